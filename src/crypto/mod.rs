@@ -1,0 +1,1 @@
+//! Secret bytes, envelope and keyring.

@@ -1,0 +1,1 @@
+//! Pure decisions: no async, no client, no clock, no randomness.

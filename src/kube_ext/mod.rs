@@ -1,0 +1,1 @@
+//! The few Kubernetes verbs used everywhere.

@@ -1,0 +1,1 @@
+//! The record, its codec and its compare-and-swap store.

@@ -1,0 +1,1 @@
+//! Providers: capability sets, requests and the classification of replies.

@@ -1,0 +1,1 @@
+//! The embedded control plane and what tests, demo and benchmark share.
