@@ -1,1 +1,5 @@
 //! Secret bytes, envelope and keyring.
+
+mod secret;
+
+pub use secret::SecretBytes;

@@ -1,1 +1,3 @@
-//! Pure decisions: no async, no client, no clock, no randomness.
+//! Pure decisions: no async, no client, no clock, no randomness. Time and ids are arguments.
+
+pub mod health;
