@@ -110,6 +110,16 @@ timings! {
         mass_change_window = 10 * 60;
         /// Least time between two writes of usage to a status.
         usage_interval = 60 * 60;
+        /// Time between two looks at a key that could not be checked and is not delivered yet.
+        recheck = 10;
+        /// Time between two looks at a key that was just minted and is refused.
+        new_key_recheck = 5;
+        /// A key that is delivered was accepted by the provider within this time.
+        candidate_fresh = 5 * 60;
+        /// Time between two checks of a delivered key while the provider does not answer.
+        outage_recheck = 60;
+        /// A provider's word on the last use of a key counts this long.
+        last_use_fresh = 30;
         /// Most time between two visits to a resource on which nothing is due.
         resync = 10 * 60;
     }

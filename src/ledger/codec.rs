@@ -12,9 +12,9 @@ use super::record::{FORMAT, Record};
 use crate::api::{
     KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL,
 };
-use crate::crypto::{Keyring, mac};
+use crate::crypto::{Keyring, LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
 use crate::domain::lifecycle::VersionState;
-use crate::domain::names::{label_fingerprint, ledger_name};
+use crate::domain::names::ledger_name;
 
 const RECORD: &str = "record";
 const MAC: &str = "mac";
@@ -86,19 +86,39 @@ pub enum DecodeError {
     /// The MAC does not match: changed by hand, or another install's keyring.
     #[error("the ledger's MAC does not match: it was changed by another hand or belongs to another keyring")]
     Tampered,
+    /// The keyring lacks the key that the record was written with.
+    #[error("the keyring has no key-encryption key {0:?}; restore the keyring")]
+    KeyMissing(String),
     /// It stands under another key's name.
     #[error("the ledger belongs to another LLMKey")]
     Misplaced,
 }
 
+/// The label that a ledger bears for a key that may still work: 40 hex digits of its fingerprint.
+pub fn fingerprint_label(fingerprint: &str) -> String {
+    let digits: String = fingerprint.chars().take(40).collect();
+    format!("{KEY_FINGERPRINT_LABEL_PREFIX}{digits}")
+}
+
+/// Why a record could not be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// No JSON.
+    #[error("the record could not be encoded")]
+    Json(#[from] serde_json::Error),
+    /// No MAC.
+    #[error("the record could not be authenticated")]
+    Mac(#[from] LedgerMacError),
+}
+
 /// Writes a record as a Secret without resourceVersion.
-pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> Result<Secret, serde_json::Error> {
+pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> Result<Secret, EncodeError> {
     let name = ledger_name(&record.namespace, &record.name);
     let bytes = serde_json::to_vec(record)?;
-    let mac = mac::sign(keyring, &name, &bytes);
+    let mac = serde_json::to_vec(&sign_ledger(keyring, &name, &bytes)?)?;
     let mut labels = BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())]);
     for fingerprint in record.live_fingerprints() {
-        labels.insert(format!("{KEY_FINGERPRINT_LABEL_PREFIX}{}", label_fingerprint(fingerprint)), String::new());
+        labels.insert(fingerprint_label(fingerprint), String::new());
     }
     let summary = serde_json::to_string(&Summary::of(record))?;
     Ok(Secret {
@@ -112,7 +132,7 @@ pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> R
         type_: Some(LEDGER_TYPE.to_owned()),
         data: Some(BTreeMap::from([
             (RECORD.to_owned(), ByteString(bytes)),
-            (MAC.to_owned(), ByteString(mac.into_bytes())),
+            (MAC.to_owned(), ByteString(mac)),
         ])),
         ..Secret::default()
     })
@@ -129,14 +149,16 @@ pub fn decode(secret: &Secret, namespace: &str, name: &str, keyring: &Keyring) -
     }
     let data = secret.data.as_ref().ok_or(DecodeError::Garbled)?;
     let bytes = &data.get(RECORD).ok_or(DecodeError::Garbled)?.0;
-    let stated = data.get(MAC).and_then(|m| std::str::from_utf8(&m.0).ok()).ok_or(DecodeError::Tampered)?;
+    let stated: LedgerMac =
+        data.get(MAC).and_then(|m| serde_json::from_slice(&m.0).ok()).ok_or(DecodeError::Tampered)?;
     let format: Format = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
     if format.format > FORMAT {
         return Err(DecodeError::Newer(format.format));
     }
-    if !mac::verify(keyring, &ledger_name(namespace, name), bytes, stated) {
-        return Err(DecodeError::Tampered);
-    }
+    verify_ledger(keyring, &ledger_name(namespace, name), bytes, &stated).map_err(|error| match error {
+        LedgerMacError::KeyMissing { kek } => DecodeError::KeyMissing(kek),
+        LedgerMacError::Mismatch | LedgerMacError::Derive => DecodeError::Tampered,
+    })?;
     let record: Record = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
     if record.namespace != namespace || record.name != name {
         return Err(DecodeError::Misplaced);

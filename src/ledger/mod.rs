@@ -7,6 +7,6 @@ mod codec;
 mod record;
 mod store;
 
-pub use codec::{DecodeError, Summary, decode, encode};
+pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, Record, Released, Version};
 pub use store::{Ledger, LedgerError, Store};

@@ -6,11 +6,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 
-use super::codec::{DecodeError, decode, encode};
+use super::codec::{DecodeError, decode, encode, fingerprint_label};
 use super::record::Record;
-use crate::api::KEY_FINGERPRINT_LABEL_PREFIX;
 use crate::crypto::Keyring;
-use crate::domain::names::{label_fingerprint, ledger_name};
+use crate::domain::names::ledger_name;
 
 /// A record as it was read or written, with the version that the next write must name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +36,7 @@ pub enum LedgerError {
     Kube(#[source] Box<kube::Error>),
     /// The record could not be written as JSON.
     #[error("the record could not be encoded")]
-    Encode(#[from] serde_json::Error),
+    Encode(#[from] super::codec::EncodeError),
     /// The API server's answer lacks a resourceVersion.
     #[error("the API server's answer has no resourceVersion")]
     NoVersion,
@@ -130,7 +129,7 @@ impl Store {
 
     /// Names of the ledgers that hold a key that may still work: one quorum LIST.
     pub async fn holders(&self, fingerprint: &str) -> Result<Vec<String>, LedgerError> {
-        let label = format!("{KEY_FINGERPRINT_LABEL_PREFIX}{}", label_fingerprint(fingerprint));
+        let label = fingerprint_label(fingerprint);
         let found = self
             .metadata
             .list(&ListParams::default().labels(&label))

@@ -20,7 +20,7 @@ pub struct Env {
     /// Install id.
     pub install: String,
     /// Random, fresh for each decision: the writer's mark and the tail of a mint name.
-    pub nonce: String,
+    pub nonce: u64,
 }
 
 /// Everything that one reconcile knows.
@@ -108,8 +108,6 @@ pub struct PolicyView {
     pub overlap_minimum: Duration,
     /// The provider must not have seen the old key for this long.
     pub quiet_for: Duration,
-    /// Durations before the due time, longest first.
-    pub reminders: Vec<Duration>,
 }
 
 /// The provider or account.
@@ -186,6 +184,8 @@ pub struct Memory {
     pub failing: Option<Failing>,
     /// When a revoked key was last found to work still.
     pub still_accepted: Option<DateTime<Utc>>,
+    /// The due time and the reminder that was last told of.
+    pub reminded: Option<(DateTime<Utc>, Duration)>,
     /// When the provider was last asked whether the old key is in use, and what it said.
     pub last_use: Option<(i32, DateTime<Utc>, Option<DateTime<Utc>>)>,
 }
@@ -304,6 +304,13 @@ pub enum Effect {
     ConfirmRevoked {
         /// The version.
         version: i32,
+    },
+    /// Remember that a reminder was told of.
+    NoteReminder {
+        /// The due time.
+        due: DateTime<Utc>,
+        /// The reminder.
+        before: Duration,
     },
     /// An event on the LLMKey.
     Announce {

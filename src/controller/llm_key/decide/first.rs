@@ -73,7 +73,7 @@ fn empty(o: &Observed, env: &Env) -> Record {
         lineage: o.key.uid.clone(),
         owner: Some(o.key.uid.clone()),
         epoch: 0,
-        writer: env.nonce.clone(),
+        writer: String::new(),
         released: None,
         retain_on_delete: o.key.retain_on_delete,
         attempt: 0,

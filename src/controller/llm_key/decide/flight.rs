@@ -2,11 +2,10 @@
 
 use super::gate::{Gate, delta, gate};
 use super::retire;
-use super::successor;
+use super::{mint_name, successor};
 use crate::api::Reason;
-use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
+use crate::controller::llm_key::model::{Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView};
 use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
-use crate::domain::names::MintName;
 use crate::ledger::{Record, Version};
 
 pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
@@ -57,9 +56,9 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
 pub(super) fn refenced(record: &Record, number: i32, env: &Env) -> Record {
     let mut next = successor(record, env);
     next.attempt += 1;
-    let name = MintName::new(&next.install, &next.lineage, number, next.attempt, &env.nonce).to_string();
+    let name = mint_name(&next, number, env);
     if let Some(version) = next.version_mut(number) {
-        version.mint_name = Some(name);
+        version.mint_name = name;
     }
     next
 }
@@ -67,7 +66,7 @@ pub(super) fn refenced(record: &Record, number: i32, env: &Env) -> Record {
 fn minted_record(
     record: &Record,
     number: i32,
-    minted: &crate::controller::llm_key::model::Minted,
+    minted: &Minted,
     env: &Env,
 ) -> Record {
     let mut next = successor(record, env);

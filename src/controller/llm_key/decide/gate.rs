@@ -93,7 +93,7 @@ fn refused(
         ),
     );
     let doublings = u32::try_from(rejections.clamp(1, 8)).unwrap_or(1) - 1;
-    let pause = env.timings.rejection_confirm.saturating_mul(1 << doublings).min(env.timings.retry_max);
+    let pause = env.timings.rejection_confirmation_gap.saturating_mul(1 << doublings).min(env.timings.retry_max);
     again(asked, pause, env, plan)
 }
 

@@ -17,6 +17,7 @@ mod tests;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
+use crate::domain::names::{AttemptId, MintName};
 use crate::ledger::{Ledger, Record};
 
 /// Plans the next step.
@@ -125,7 +126,14 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
 
 /// The record as the next write has it: a higher epoch and the writer's mark.
 fn successor(record: &Record, env: &Env) -> Record {
-    Record { epoch: record.epoch + 1, writer: env.nonce.clone(), ..record.clone() }
+    Record { epoch: record.epoch + 1, writer: format!("{:016x}", env.nonce), ..record.clone() }
+}
+
+/// The name of the record's newest attempt to mint a version.
+fn mint_name(record: &Record, number: i32, env: &Env) -> Option<String> {
+    let attempt = AttemptId::new(record.attempt, env.nonce).ok()?;
+    let version = u32::try_from(number).ok()?;
+    Some(MintName::new(&record.install, &record.lineage, version, attempt).ok()?.to_string())
 }
 
 fn due(plan: &mut Plan, reason: Reason, message: impl Into<String>) {

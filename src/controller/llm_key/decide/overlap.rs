@@ -55,7 +55,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
             Reason::KeyShared,
             format!("version {} is kept: another version or LLMKey holds the same key", old.version),
         );
-        plan.wake_at(env.now + delta(env.timings.provider_check));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
     let mut next = successor(record, env);

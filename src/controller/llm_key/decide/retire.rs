@@ -27,12 +27,12 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
     let number = version.version;
     if let Some((reason, message)) = view.account_problem {
         plan.stall(*reason, format!("version {number} waits for its revocation: {message}"));
-        plan.wake_at(env.now + delta(env.timings.provider_check));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
     if version.account.as_ref() != view.account {
         plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
-        plan.wake_at(env.now + delta(env.timings.provider_check));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
     plan.find(
@@ -59,14 +59,14 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
             Reason::KeyShared,
             format!("version {number} is not revoked: another version or LLMKey holds the same key"),
         );
-        plan.wake_at(env.now + delta(env.timings.provider_check));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
     } else if view.pass.revoke_answered != Some(number) {
         plan.effects.push(Effect::Revoke { version: number });
     } else if view.pass.confirmed.is_none() {
         plan.effects.push(Effect::ConfirmRevoked { version: number });
     } else {
         // The provider still accepts it somewhere: asked again until it does not.
-        plan.wake_at(env.now + delta(env.timings.revoke_confirm));
+        plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
     }
 }
 

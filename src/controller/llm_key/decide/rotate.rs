@@ -3,12 +3,11 @@
 use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
-use super::gate::{Gate, delta, gate};
-use super::{due, successor};
+use super::gate::{Gate, gate};
+use super::{due, mint_name, successor};
 use crate::api::{Reason, RotationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
-use crate::domain::names::MintName;
 use crate::domain::schedule;
 use crate::ledger::{KeyFacts, Record, Version};
 
@@ -19,7 +18,7 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
     next.attempt += 1;
     next.retain_on_delete = o.key.retain_on_delete;
     let number = next.next_number();
-    let name = MintName::new(&next.install, &next.lineage, number, next.attempt, &env.nonce).to_string();
+    let name = mint_name(&next, number, env)?;
     next.versions.push(Version {
         account: Some(account),
         mint_name: Some(name),
@@ -238,16 +237,37 @@ pub(super) fn due_time(
     env: &Env,
     plan: &mut Plan,
 ) -> Option<DateTime<Utc>> {
-    let at = schedule::next_due(o.policy.schedule.as_ref()?, published, lineage, &env.timings)?;
+    let schedule = o.policy.schedule.as_ref()?;
+    let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
     plan.next_rotation = Some(at);
     if env.now < at {
         plan.wake_at(at);
-        for before in &o.policy.reminders {
-            let reminder = at - delta(env.timings.scale(*before));
-            if env.now < reminder {
-                plan.wake_at(reminder);
-            }
-        }
+        remind(o, schedule, published, at, env, plan);
     }
     Some(at)
+}
+
+/// Tells once of each reminder that begins while this process looks.
+fn remind(
+    o: &Observed,
+    schedule: &schedule::Plan,
+    published: DateTime<Utc>,
+    at: DateTime<Utc>,
+    env: &Env,
+    plan: &mut Plan,
+) {
+    let reminders = schedule::reminder_due(schedule, published, at, env.now, &env.timings);
+    if let Some(next) = reminders.next {
+        plan.wake_at(next);
+    }
+    let Some(before) = reminders.active else { return };
+    if o.memory.reminded == Some((at, before)) {
+        return;
+    }
+    plan.effects.push(Effect::NoteReminder { due: at, before });
+    plan.effects.push(Effect::Announce {
+        warning: false,
+        reason: Reason::RotationReminder,
+        note: format!("the next rotation is due at {}", crate::api::rfc3339(at)),
+    });
 }

@@ -36,7 +36,7 @@ pub(super) fn probe(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     } else if env.now < at {
         plan.wake_at(at);
     } else {
-        plan.wake_at(env.now + delta(env.timings.rejection_confirm));
+        plan.wake_at(env.now + delta(env.timings.rejection_confirmation_gap));
     }
 }
 
@@ -50,7 +50,7 @@ pub fn next_probe(o: &Observed, lineage: &str, env: &Env) -> Option<chrono::Date
     if let Some(health) = &o.memory.health {
         let asked = health.last.map(|(_, at)| at);
         if health.confirming(o.key.threshold) || (asked.is_none() && health.accepted.is_none()) {
-            return Some(asked.map_or(started, |at| at + delta(env.timings.rejection_confirm)));
+            return Some(asked.map_or(started, |at| at + delta(env.timings.rejection_confirmation_gap)));
         }
         if let Some((verdict, at)) = health.last
             && !verdict.accepts()
