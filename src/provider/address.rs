@@ -83,7 +83,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_documentation())
 }
 
-/// Only 2000::/3, the one block of global unicast addresses, without its documentation and protocol parts.
+/// Only `2000::/3`, the one block of global unicast addresses, without its documentation and protocol parts.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [a, b, ..] = address.segments();
     let documentation = (a == 0x2001 && b == 0xdb8) || (a == 0x3fff && b < 0x1000);

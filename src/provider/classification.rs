@@ -69,3 +69,7 @@ pub(super) fn classify(dialect: &dyn Dialect, reply: &Reply) -> Finding {
 pub(super) fn has_list(body: &Map<String, Value>, key: &str) -> bool {
     body.get(key).is_some_and(Value::is_array)
 }
+
+#[cfg(test)]
+#[path = "classification_tests.rs"]
+mod tests;

@@ -21,10 +21,9 @@ impl Dialect for Cohere {
 
     fn judge(&self, status: u16, body: &Map<String, Value>) -> Option<Finding> {
         match status {
-            200..300 => Some(match body.get("valid")?.as_bool()? {
-                true => Finding::accepted(),
-                false => Finding::rejected(),
-            }),
+            200..300 => {
+                Some(if body.get("valid")?.as_bool()? { Finding::accepted() } else { Finding::rejected() })
+            }
             401 if text(body, &["message"])?.starts_with("invalid api token") => Some(Finding::rejected()),
             402 => text(body, &["message"]).map(|_| Finding::out_of_credit()),
             _ => None,

@@ -20,10 +20,10 @@ impl Dialect for DeepSeek {
 
     fn judge(&self, status: u16, body: &Map<String, Value>) -> Option<Finding> {
         match status {
-            200..300 if has_list(body, "balance_infos") => match body.get("is_available")?.as_bool()? {
-                true => Some(Finding::accepted()),
-                false => Some(Finding::out_of_credit()),
-            },
+            200..300 if has_list(body, "balance_infos") => {
+                let available = body.get("is_available")?.as_bool()?;
+                Some(if available { Finding::accepted() } else { Finding::out_of_credit() })
+            }
             401 if text(body, &["error", "type"]) == Some("authentication_error") => {
                 Some(Finding::rejected())
             }

@@ -105,7 +105,7 @@ impl Reply {
 
     /// How long the provider asks us to wait: at most a day. Dates count from the reply's own `Date`, whose clock wrote them.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        const LONGEST: Duration = Duration::from_hours(24);
+        const LONGEST: Duration = Duration::from_secs(24 * 3600);
         let text = |name: &str| self.headers.get(name)?.to_str().ok().map(str::trim);
         if let Some(millis) = text("retry-after-ms").and_then(|text| text.parse().ok()) {
             return Some(Duration::from_millis(millis).min(LONGEST));

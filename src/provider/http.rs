@@ -135,7 +135,7 @@ fn build(config: &ProvidersConfig, key: &ClientKey) -> Result<Client, Lost> {
         .read_timeout(config.read_timeout)
         .timeout(config.total_timeout)
         .pool_max_idle_per_host(8)
-        .pool_idle_timeout(Duration::from_mins(1))
+        .pool_idle_timeout(Duration::from_secs(60))
         .http1_max_headers(64)
         .http2_max_header_list_size(32 * 1024)
         .dns_resolver(CheckedResolver(key.policy));

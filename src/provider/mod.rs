@@ -98,7 +98,7 @@ fn dialect(provider: ProviderType) -> &'static dyn Dialect {
         ProviderType::Google => &google::Google,
         ProviderType::Mistral => &mistral::Mistral,
         ProviderType::OpenRouter => &openrouter::OpenRouter,
-        ProviderType::XAI => &xai::XAI,
+        ProviderType::XAI => &xai::Xai,
         ProviderType::Groq => &openai_compatible::GROQ,
         ProviderType::Cohere => &cohere::Cohere,
         ProviderType::DeepSeek => &deepseek::DeepSeek,

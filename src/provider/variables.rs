@@ -16,7 +16,9 @@ use crate::api::ProviderType;
 /// `TOGETHER_API_KEY`, `TOGETHER_BASE_URL`; `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`.
 pub fn default_data(provider: ProviderType, public_url: bool) -> BTreeMap<String, String> {
     let (keys, url): (&[&str], Option<&str>) = match provider {
-        ProviderType::OpenAI => (&["OPENAI_API_KEY"], Some("OPENAI_BASE_URL")),
+        ProviderType::OpenAI | ProviderType::OpenAICompatible => {
+            (&["OPENAI_API_KEY"], Some("OPENAI_BASE_URL"))
+        }
         ProviderType::Anthropic => (&["ANTHROPIC_API_KEY"], Some("ANTHROPIC_BASE_URL")),
         ProviderType::Google => (&["GEMINI_API_KEY", "GOOGLE_API_KEY"], None),
         ProviderType::Mistral => (&["MISTRAL_API_KEY"], None),
@@ -27,7 +29,6 @@ pub fn default_data(provider: ProviderType, public_url: bool) -> BTreeMap<String
         ProviderType::DeepSeek => (&["DEEPSEEK_API_KEY"], None),
         ProviderType::Together => (&["TOGETHER_API_KEY"], Some("TOGETHER_BASE_URL")),
         ProviderType::HuggingFace => (&["HF_TOKEN"], Some("HF_ENDPOINT")),
-        ProviderType::OpenAICompatible => (&["OPENAI_API_KEY"], Some("OPENAI_BASE_URL")),
     };
     let keys = keys.iter().map(|name| ((*name).to_owned(), "$(KEY)".to_owned()));
     let url = url.filter(|_| !public_url).map(|name| (name.to_owned(), "$(BASE_URL)".to_owned()));

@@ -1,6 +1,6 @@
 //! xAI's data API.
 //!
-//! A 200 may still describe a key that is switched off; an unknown key is a 400. Sources: xAI's OpenAPI description
+//! A 200 may still describe a key that is switched off; an unknown key is a 400. Sources: xAI's published API description
 //! (`GET /v1/api-key`) and docs.x.ai.
 
 use serde_json::{Map, Value};
@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
-pub(super) struct XAI;
+pub(super) struct Xai;
 
-impl Dialect for XAI {
+impl Dialect for Xai {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
         Request::get(endpoint.url(&["api-key"], &[])).bearer(key)
     }
