@@ -1,6 +1,6 @@
 //! A control plane to try things on, without a container engine.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,7 +34,13 @@ enum Command {
 async fn main() -> ExitCode {
     // While the API server starts, kube logs each refused attempt as an error.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
     let result = match Arguments::parse().command {
         Command::Up { keep, apiserver_args } => {
             up(Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() }).await
