@@ -1,1 +1,3 @@
 //! The controllers.
+
+pub mod llm_key;

@@ -1,0 +1,4 @@
+//! The controller of `LLMKey`s.
+
+pub mod decide;
+pub mod model;
