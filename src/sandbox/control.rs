@@ -15,12 +15,12 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    call::Operation,
     credential::{Credential, Digest},
     fault::FaultRule,
     log::LogEntry,
+    operation::Operation,
+    settings::{OwnerAccess, Settings},
     view::{self, Handle},
-    world::{OwnerAccess, Settings},
 };
 
 type Control = State<Arc<Handle>>;

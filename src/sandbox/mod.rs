@@ -12,8 +12,10 @@ mod credential;
 mod fault;
 mod listener;
 mod log;
+mod operation;
 mod page;
 mod routes;
+mod settings;
 mod tls;
 mod view;
 mod wire;
@@ -40,11 +42,11 @@ use self::{
 };
 pub use self::{
     backend::Clock,
-    call::Operation,
     fault::{Answer, Fault, FaultReport, FaultRule, Phase},
     log::{CallerMark, Effect, LogEntry},
+    operation::Operation,
+    settings::{KeyDelete, OwnerAccess, Settings},
     view::{AccountRecord, KeyRecord, KeyState, ProjectRecord},
-    world::{KeyDelete, OwnerAccess, Settings},
 };
 
 /// How to start a sandbox.

@@ -14,8 +14,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     backend::{Backend, error_response},
-    call::{Call, Input, KeyFilter, Operation, PageQuery},
+    call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
+    operation::Operation,
     wire::ApiError,
 };
 

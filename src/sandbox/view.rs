@@ -11,7 +11,8 @@ use super::{
     credential::{Presented, digest, fingerprint},
     fault::{FaultReport, FaultRule},
     log::LogEntry,
-    world::{Key, NewKey, Owner, OwnerAccess, Project, Settings, Verdict},
+    settings::{OwnerAccess, Settings},
+    world::{Key, NewKey, Owner, Project, Verdict},
 };
 
 /// Where a key is in its life.
