@@ -1,2 +1,90 @@
-//! Placeholder.
-fn main() {}
+//! A control plane to try things on, without a container engine.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use llmkey_operator::testbed::{ControlPlane, Error, Options, tools};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a control plane and keep it until Ctrl-C.
+    Up {
+        /// Leave the directory with logs and data when it ends.
+        #[arg(long)]
+        keep: bool,
+        /// A further kube-apiserver flag, for example `--apiserver-arg=--v=4`; may be repeated.
+        #[arg(long = "apiserver-arg", allow_hyphen_values = true)]
+        apiserver_args: Vec<String>,
+    },
+    /// Find or build the programs and say where they are.
+    Tools,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // While the API server starts, kube logs each refused attempt as an error.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
+    let result = match Arguments::parse().command {
+        Command::Up { keep, apiserver_args } => {
+            up(Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() }).await
+        }
+        Command::Tools => show_tools(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn up(options: Options) -> Result<(), Error> {
+    let cluster = ControlPlane::start(options).await?;
+    let kubectl = cluster.binaries().kubectl.as_deref().map(|path| path.display().to_string());
+    say(&format!(
+        "Kubernetes {} at {}\n\n  export KUBECONFIG={}\n  alias kubectl={}\n\nCtrl-C ends it.",
+        cluster.version(),
+        cluster.url(),
+        cluster.admin_kubeconfig().display(),
+        kubectl.as_deref().unwrap_or("kubectl"),
+    ))?;
+    let what = |source| Error::Io { what: "wait for a signal".to_owned(), source };
+    let mut terminated = signal(SignalKind::terminate()).map_err(what)?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(what),
+        _ = terminated.recv() => Ok(()),
+    }
+}
+
+fn show_tools() -> Result<(), Error> {
+    let binaries = tools::binaries()?;
+    let helm = tools::helm()?;
+    let paths = [binaries.etcd, binaries.kube_apiserver, binaries.kube_controller_manager, helm];
+    for path in paths.iter().chain(&binaries.kubectl) {
+        say(&path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn say(text: &str) -> Result<(), Error> {
+    writeln!(io::stdout(), "{text}")
+        .map_err(|source| Error::Io { what: "write to standard output".to_owned(), source })
+}
