@@ -5,3 +5,4 @@
 
 mod common;
 mod control_plane;
+mod lease;
