@@ -19,8 +19,8 @@ use crate::common::eventually;
 
 const NAME: &str = "operator";
 const TIMING: Timing = Timing {
-    duration: Duration::from_millis(3000),
-    renew_deadline: Duration::from_millis(2000),
+    duration: Duration::from_secs(3),
+    renew_deadline: Duration::from_secs(2),
     retry_period: Duration::from_millis(200),
 };
 
