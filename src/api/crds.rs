@@ -11,6 +11,10 @@ pub fn crd<K: CustomResourceExt>() -> Value {
     let mut crd = serde_json::to_value(K::crd()).unwrap_or_default();
     let schema = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     tidy(schema);
+    if let Some(root) = schema.as_object_mut() {
+        root.remove("title");
+    }
+    bound_conditions(&mut schema["properties"]["status"]["properties"]["conditions"]["items"]["properties"]);
     schema["properties"]["status"]["default"] = json!({"observedGeneration": -1});
     crd
 }
@@ -18,6 +22,24 @@ pub fn crd<K: CustomResourceExt>() -> Value {
 /// All CRDs, in the order of their names.
 pub fn all() -> Vec<Value> {
     vec![crd::<ClusterRotationPolicy>(), crd::<LLMKey>(), crd::<LLMProvider>(), crd::<RotationPolicy>()]
+}
+
+/// The bounds that Kubernetes documents for its `Condition`; the Rust type carries none.
+fn bound_conditions(condition: &mut Value) {
+    for (field, bounds) in [
+        ("message", json!({"maxLength": 32_768})),
+        ("observedGeneration", json!({"minimum": 0})),
+        (
+            "reason",
+            json!({"minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}),
+        ),
+        ("status", json!({"enum": ["True", "False", "Unknown"]})),
+        ("type", json!({"maxLength": 316})),
+    ] {
+        if let (Some(schema), Value::Object(bounds)) = (condition[field].as_object_mut(), bounds) {
+            schema.extend(bounds);
+        }
+    }
 }
 
 fn tidy(schema: &mut Value) {

@@ -35,7 +35,7 @@ use super::{GoDuration, ProviderType};
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName", priority = 1),
     printcolumn(name = "Fingerprint", type_ = "string", json_path = ".status.fingerprint", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("size(self.metadata.name) <= 200").message("metadata.name: at most 200 characters"),
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters, because it becomes the value of a label"),
     validation = Rule::new("!has(self.spec.source.secretRef) || self.spec.source.secretRef.name != (has(self.spec.target.secretName) ? self.spec.target.secretName : self.metadata.name)").message("spec.target.secretName: the source Secret cannot also be the target (the default is the LLMKey's name); set target.secretName to another name")
 )]
 #[serde(rename_all = "camelCase")]
@@ -50,6 +50,7 @@ pub struct LLMKeySpec {
     /// The provider's public endpoint, for keys that you supply: they are checked there, nothing is made or revoked.
     /// Exactly one of `provider` and `providerRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PublicProvider")]
     pub provider: Option<PublicProvider>,
     /// An LLMProvider: an account, which is needed to mint and revoke, or an endpoint of your own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +82,7 @@ pub struct LLMKeySpec {
     /// What happens to the provider's key when the LLMKey is deleted. Default: `Revoke` for minted keys, `Retain` for
     /// supplied ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DeletionPolicy")]
     pub deletion_policy: Option<DeletionPolicy>,
     /// How long after deletion the keys are revoked, 0s to 168h. An LLMKey of the same name and source that comes back
     /// earlier keeps them. Default: 1h.
@@ -139,7 +141,7 @@ impl From<PublicProvider> for ProviderType {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct ProviderRef {
     /// Name of the LLMProvider.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
 }
 
@@ -184,9 +186,9 @@ pub struct Target {
     /// Default: the variables that the provider's SDK reads, for OpenAI `OPENAI_API_KEY`, and `OPENAI_BASE_URL` where the URL is
     /// not the public one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
-    #[x_kube(validation = Rule::new("self.all(k, size(k) <= 253 && k.matches('^[-._a-zA-Z0-9]+$'))").message("keys: letters, digits, '-', '_' and '.'"))]
-    #[x_kube(validation = Rule::new("self.all(k, size(self[k]) <= 4096)").message("each text: at most 4096 characters"))]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text()))]
+    #[x_kube(validation = Rule::new("self.all(k, size(k) <= 253 && k.matches('^[-._a-zA-Z0-9]+$'))").message("keys: 1 to 253 letters, digits, '-', '_' and '.'"))]
+    #[x_kube(validation = Rule::new(KNOWN_NAMES).message("$(NAME) knows the names KEY, BASE_URL, MODEL, CONFIG and VERSION; write $$( for a plain $("))]
     pub data: BTreeMap<String, String>,
 }
 
@@ -198,7 +200,7 @@ pub struct RotationPolicyRef {
     #[serde(default)]
     pub kind: PolicyKind,
     /// Name of the policy.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
 }
 
@@ -290,6 +292,7 @@ pub struct LLMKeyStatus {
     pub conditions: Vec<Condition>,
     /// The provider in words: `OpenAI`, or `OpenAI (team-a)` for the LLMProvider `team-a`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
     pub provider: Option<String>,
     /// Health of the published key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -299,24 +302,30 @@ pub struct LLMKeyStatus {
     pub current_version: Option<i32>,
     /// Last four characters of the published key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4))]
     pub last_four: Option<String>,
     /// Twelve hex digits of a keyed hash of the published key, for comparing keys within this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
     pub fingerprint: Option<String>,
     /// The target Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
     pub secret_name: Option<String>,
     /// The policy in force: `RotationPolicy/monthly`, with ` (Defaulted)` if the spec names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
     pub rotation_policy: Option<String>,
     /// When the next rotation is due, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
     pub next_rotation_time: Option<String>,
     /// The last rotation that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rotation: Option<LastRotation>,
-    /// The last token of `llmkeys.dev/rotate` that was accepted.
+    /// The last token of `llmkeys.dev/rotate` that was accepted, its first 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub last_handled_rotate: Option<String>,
     /// The newest versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -428,6 +437,14 @@ pub struct ObservedVersions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub target: Option<String>,
+}
+
+/// A `$(` that does not follow `$` begins one of the known names. `$$` is consumed as a pair, from the left.
+const KNOWN_NAMES: &str = "self.all(k, self[k].matches('^([^$]|[$][$]|[$][(](KEY|BASE_URL|MODEL|CONFIG|VERSION)[)]|[$][^$(])*[$]?$'))";
+
+/// `BTreeMap<String, String>` has no place for the bound that keeps the rule on its values cheap.
+fn bounded_text() -> serde_json::Value {
+    serde_json::json!({"type": "string", "maxLength": 4096})
 }
 
 fn free_object(_: &mut SchemaGenerator) -> Schema {

@@ -164,10 +164,11 @@ pub struct LLMProviderStatus {
     pub conditions: Vec<Condition>,
     /// The URL in use.
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
     pub base_url: Option<String>,
     /// What this account can do here, sorted: Validate, Mint, List, Revoke, LastUsed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
     pub capabilities: Vec<String>,
     /// LLMKeys that refer to this provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]

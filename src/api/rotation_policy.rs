@@ -191,6 +191,7 @@ pub struct RotationPolicyStatus {
     pub conditions: Vec<Condition>,
     /// The schedule in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
     pub schedule: Option<String>,
     /// LLMKeys that follow this policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]

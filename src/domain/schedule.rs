@@ -152,7 +152,11 @@ pub fn describe(plan: &Plan) -> String {
 pub fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
-    let text: String = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    let mut text = String::new();
+    for (n, unit) in parts.iter().filter(|(n, _)| *n > 0) {
+        text += &n.to_string();
+        text += unit;
+    }
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 

@@ -7,3 +7,4 @@ mod common;
 mod control_plane;
 mod events;
 mod lease;
+mod sandbox;
