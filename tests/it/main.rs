@@ -5,4 +5,6 @@
 
 mod common;
 mod control_plane;
+mod events;
+mod lease;
 mod sandbox;
