@@ -92,7 +92,9 @@ impl Ctx {
         let Some(reference) = &provider.spec.admin_credential_ref else {
             return Err((
                 Reason::AdminCredentialMissing,
-                format!("LLMProvider {name} has no adminCredentialRef: it can check keys, not make or revoke them"),
+                format!(
+                    "LLMProvider {name} has no adminCredentialRef: it can check keys, not make or revoke them"
+                ),
             ));
         };
         let version = self.index.secret(&self.operator_namespace, &reference.name).filter(|s| !s.gone);
@@ -125,7 +127,9 @@ impl Ctx {
             .get_opt(secret)
             .await
             .map_err(|_| missing(format!("{place} could not be read")))?
-            .ok_or_else(|| missing(format!("{place} does not exist; create it with the keys credential and host")))?;
+            .ok_or_else(|| {
+                missing(format!("{place} does not exist; create it with the keys credential and host"))
+            })?;
         if found.labels().get(ADMIN_CREDENTIAL_LABEL).map(String::as_str) != Some("true") {
             return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true")));
         }
@@ -138,11 +142,16 @@ impl Ctx {
         let project = provider.spec.open_ai.as_ref().map(|o| o.project.as_str()).ok_or_else(|| {
             (
                 Reason::NotSupported,
-                format!("keys of type {} cannot be made by this operator: supply them", provider.spec.r#type.as_str()),
+                format!(
+                    "keys of type {} cannot be made by this operator: supply them",
+                    provider.spec.r#type.as_str()
+                ),
             )
         })?;
         Account::new(endpoint.clone(), project, credential).map(Arc::new).map_err(|error| match error {
-            AccountError::HostMismatch { .. } => (Reason::AdminCredentialHostMismatch, format!("{place}: {error}")),
+            AccountError::HostMismatch { .. } => {
+                (Reason::AdminCredentialHostMismatch, format!("{place}: {error}"))
+            }
             _ => missing(format!("{place}: {error}")),
         })
     }

@@ -135,7 +135,8 @@ impl Actor<'_> {
             .cloned()
             .chain(on.then(|| FINALIZER.to_owned()))
             .collect();
-        let seen = self.remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
+        let seen =
+            self.remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
         let patch = serde_json::json!({"metadata": {
             "resourceVersion": seen, "uid": key.uid(), "finalizers": finalizers,
         }});
@@ -187,9 +188,10 @@ impl Actor<'_> {
                 .cloned()
                 .ok_or(NotDone::Changed)?;
             let envelope =
-                crypto::seal(&self.ctx.keyring, &identity(&record, number), &held, &mut SystemEntropy).map_err(
-                    |error| NotDone::Failed(failure(Reason::KeyringMissing, error.to_string(), Class::Transient)),
-                )?;
+                crypto::seal(&self.ctx.keyring, &identity(&record, number), &held, &mut SystemEntropy)
+                    .map_err(|error| {
+                        NotDone::Failed(failure(Reason::KeyringMissing, error.to_string(), Class::Transient))
+                    })?;
             if let Some(version) = record.version_mut(number) {
                 version.sealed = Some(envelope);
             }
@@ -213,7 +215,11 @@ impl Actor<'_> {
             Ok(made) => {
                 let facts = facts(self.ctx, &record.namespace, &made.secret);
                 self.held.minted = Some(made.secret);
-                Ok(Learned::Minted(Minted { attempt: record.attempt, id: made.id.as_str().to_owned(), facts }))
+                Ok(Learned::Minted(Minted {
+                    attempt: record.attempt,
+                    id: made.id.as_str().to_owned(),
+                    facts,
+                }))
             }
             Err(error) => {
                 self.ctx.metrics.rotated(Completion::Failed);
@@ -271,14 +277,12 @@ impl Actor<'_> {
             Subject::Candidate(version) | Subject::Delivered(version) => self.key_of(o, version),
         };
         let Some(key) = key else {
-            let message = "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
+            let message =
+                "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
             return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
         };
         let verdict = self.ask(&endpoint, &key).await;
-        let fingerprint = match subject {
-            Subject::Delivered(_) => facts(self.ctx, &o.key.namespace, &key).shown,
-            _ => self.ctx.install.key.fingerprint(&key).as_str().to_owned(),
-        };
+        let fingerprint = self.ctx.install.key.status_fingerprint(&o.key.namespace, &key);
         Ok(Learned::Answer { subject, fingerprint, verdict })
     }
 
@@ -308,12 +312,14 @@ impl Actor<'_> {
     async fn write_target(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let Some(owner) = self.key else { return Ok(Learned::Nothing) };
         let Some(key) = self.key_of(o, version) else {
-            let message = "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
+            let message =
+                "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
             return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
         };
-        let rendered = template::render(&self.held.texts.data, &key, &self.held.texts.values(version)).map_err(
-            |error| NotDone::Failed(failure(Reason::TargetTemplateInvalid, error.to_string(), Class::User)),
-        )?;
+        let rendered = template::render(&self.held.texts.data, &key, &self.held.texts.values(version))
+            .map_err(|error| {
+                NotDone::Failed(failure(Reason::TargetTemplateInvalid, error.to_string(), Class::User))
+            })?;
         let name = &o.key.target_name;
         let mut secret = Secret {
             metadata: ObjectMeta {
@@ -331,7 +337,8 @@ impl Actor<'_> {
             ..Secret::default()
         };
         let api: Api<Secret> = Api::namespaced(self.ctx.client.clone(), &o.key.namespace);
-        let params = PostParams { field_manager: Some(crate::api::FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params =
+            PostParams { field_manager: Some(crate::api::FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let written = match &self.held.target {
             None => api.create(&params, &secret).await,
             Some((resource_version, uid)) => {
@@ -359,7 +366,11 @@ impl Actor<'_> {
             NotDone::Kube(error) => match &*error {
                 kube::Error::Api(status) if matches!(status.code, 403 | 422) => {
                     let said: String = status.message.chars().take(300).collect();
-                    NotDone::Failed(failure(Reason::RefusedByKubernetes, format!("{what}: {said}"), Class::User))
+                    NotDone::Failed(failure(
+                        Reason::RefusedByKubernetes,
+                        format!("{what}: {said}"),
+                        Class::User,
+                    ))
                 }
                 _ => NotDone::Kube(error),
             },
@@ -368,7 +379,9 @@ impl Actor<'_> {
     }
 
     async fn delete_target(&mut self, o: &Observed) -> Result<Learned, NotDone> {
-        let Some((resource_version, uid)) = self.held.target.clone() else { return Ok(Learned::TargetDeleted) };
+        let Some((resource_version, uid)) = self.held.target.clone() else {
+            return Ok(Learned::TargetDeleted);
+        };
         let api: Api<Secret> = Api::namespaced(self.ctx.client.clone(), &o.key.namespace);
         let params = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(uid), resource_version: Some(resource_version) }),
@@ -394,7 +407,8 @@ impl Actor<'_> {
     }
 
     fn key_id(o: &Observed, version: i32) -> Result<ProviderKeyId, NotDone> {
-        let id = record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(NotDone::Changed)?;
+        let id =
+            record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(NotDone::Changed)?;
         ProviderKeyId::parse(&id).map_err(|_| NotDone::Changed)
     }
 
@@ -402,7 +416,8 @@ impl Actor<'_> {
         let account = self.account()?;
         match self.ctx.providers.last_used(&account, &Self::key_id(o, version)?).await {
             Ok(answer) => {
-                let used = answer.at.map(|t| t.with_nanosecond(0).unwrap_or(t) + chrono::Duration::seconds(1));
+                let used =
+                    answer.at.map(|t| t.with_nanosecond(0).unwrap_or(t) + chrono::Duration::seconds(1));
                 Ok(Learned::LastUse { version, used })
             }
             // The provider does not know the key any more: nobody uses it.

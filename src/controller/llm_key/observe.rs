@@ -1,7 +1,5 @@
 //! All reads of a reconcile. As few as the question needs: what the watches show unchanged is not read.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::ResourceExt;
@@ -10,7 +8,7 @@ use kube::api::Api;
 use super::act::Held;
 use super::memory::{Remember, Seen, unchanged};
 use super::model::{LedgerView, Memory, Observed, Pass, SourceView, TargetView};
-use super::views::{Resolved, Texts, key_view, policy_view, resolve, texts};
+use super::views::{Resolved, key_view, policy_view, resolve, texts};
 use crate::api::{ConditionStatus, ConditionType, FIELD_MANAGER, LLMKey, Reason, from_k8s, parse_rfc3339};
 use crate::controller::context::Ctx;
 use crate::controller::index::owner;
@@ -51,10 +49,8 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     if view.deleting && view.finalizer {
         view.namespace_terminating = terminating(ctx, &view.namespace).await?;
     }
-    let mut remember = ctx
-        .remembered
-        .recall(&view.namespace, &view.name, &view.uid)
-        .unwrap_or_else(|| from_status(key));
+    let mut remember =
+        ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
     resume_health(key, &mut remember.memory, ctx.clock.now());
     let mut seeing = Seeing {
@@ -88,7 +84,11 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let o = &mut seeing.observed;
     let remember = &seeing.remember;
     let generation = remember.generation == key.metadata.generation;
-    if !generation || o.key.deleting || o.memory.failing.is_some() || o.key.rotate != o.key.last_handled_rotate {
+    if !generation
+        || o.key.deleting
+        || o.memory.failing.is_some()
+        || o.key.rotate != o.key.last_handled_rotate
+    {
         return false;
     }
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));
@@ -153,7 +153,11 @@ async fn read_ledger(
         Err(LedgerError::Kube(error)) => return Err(*error),
         Err(error) => LedgerView::Unreadable(
             Reason::LedgerUnreadable,
-            format!("Secret {} in namespace {}: {error}", ledger_name(namespace, name), ctx.operator_namespace),
+            format!(
+                "Secret {} in namespace {}: {error}",
+                ledger_name(namespace, name),
+                ctx.operator_namespace
+            ),
         ),
     })
 }
@@ -161,27 +165,32 @@ async fn read_ledger(
 async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::Error> {
     let Some(reference) = &key.spec.source.secret_ref else { return Ok(()) };
     let namespace = &seeing.observed.key.namespace;
-    let problem = |reason, message: String| SourceView::Problem(reason, format!("spec.source.secretRef: {message}"));
+    let problem =
+        |reason, message: String| SourceView::Problem(reason, format!("spec.source.secretRef: {message}"));
     let place = format!("Secret {namespace}/{}", reference.name);
     if ctx.index.is_target(namespace, &reference.name) {
-        seeing.observed.source =
-            problem(Reason::SourceIsTarget, format!("{place} is the target of an LLMKey; name the Secret that you write"));
+        seeing.observed.source = problem(
+            Reason::SourceIsTarget,
+            format!("{place} is the target of an LLMKey; name the Secret that you write"),
+        );
         return Ok(());
     }
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
     let Some(mut secret) = api.get_opt(&reference.name).await? else {
         seeing.remember.source = None;
-        seeing.observed.source = problem(Reason::SourceNotFound, format!("{place} does not exist; create it"));
+        seeing.observed.source =
+            problem(Reason::SourceNotFound, format!("{place} does not exist; create it"));
         return Ok(());
     };
-    seeing.remember.source = secret
-        .resource_version()
-        .map(|v| Seen { resource_version: v.into_boxed_str(), first_hand: true });
+    seeing.remember.source =
+        secret.resource_version().map(|v| Seen { resource_version: v.into_boxed_str(), first_hand: true });
     let type_ = secret.type_.clone().unwrap_or_default();
     if !SOURCE_TYPES.contains(&type_.as_str()) || owner(secret.owner_references()).is_some() {
         seeing.observed.source = problem(
             Reason::SourceTypeRefused,
-            format!("{place} has type {type_}; a key is taken only from a Secret of type Opaque that the operator does not write"),
+            format!(
+                "{place} has type {type_}; a key is taken only from a Secret of type Opaque that the operator does not write"
+            ),
         );
         return Ok(());
     }
@@ -196,7 +205,9 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
         return Ok(());
     };
     seeing.observed.source = match check_shape(kind, &value) {
-        Err(error) => problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key)),
+        Err(error) => {
+            problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
+        }
         Ok(()) => {
             let facts = facts(ctx, namespace, &value);
             seeing.held.source = Some(value);
@@ -248,7 +259,8 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     o.target = match owner(secret.owner_references()) {
         Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
             let delivered = delivered_key(ctx, &o.ledger, held);
-            remember.target = Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
+            remember.target =
+                Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
             TargetView::Ours {
                 carries: delivered.filter(|v| carries(&secret, held, *v, &o.key.name)),
                 since: written_at(&secret),
@@ -275,7 +287,9 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     if secret.type_.as_deref() != Some("Opaque") && !matches!(o.target, TargetView::Foreign(..)) {
         o.target = TargetView::Foreign(
             Reason::TargetForeign,
-            format!("Secret {name} has a type that cannot be changed; delete it, or choose another target.secretName"),
+            format!(
+                "Secret {name} has a type that cannot be changed; delete it, or choose another target.secretName"
+            ),
         );
     }
     held.target = Some((resource_version, uid));
@@ -328,7 +342,9 @@ pub fn identity(record: &Record, number: i32) -> Identity<'_> {
 /// Whether the Secret is exactly what delivering the version would write.
 fn carries(secret: &Secret, held: &Held, version: i32, key: &str) -> bool {
     let Some(bytes) = held.keys.get(&version) else { return false };
-    let Ok(rendered) = template::render(&held.texts.data, bytes, &held.texts.values(version)) else { return false };
+    let Ok(rendered) = template::render(&held.texts.data, bytes, &held.texts.values(version)) else {
+        return false;
+    };
     let data = secret.data.as_ref();
     let labels = secret.labels();
     data.is_some_and(|d| d.len() == rendered.len())
@@ -404,9 +420,8 @@ fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
 }
 
 /// The LLMKey as an owner of its target.
-pub fn owner_reference(key: &LLMKey) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+pub fn owner_reference(
+    key: &LLMKey,
+) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
     kube::Resource::controller_owner_ref(key, &())
 }
-
-/// A shared LLMKey.
-pub type Key = Arc<LLMKey>;

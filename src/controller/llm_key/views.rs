@@ -9,8 +9,8 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::model::{KeyView, PolicyView, ProviderView};
 use crate::api::{
-    ClusterRotationPolicy, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider, PAUSED, PolicyKind, ROTATE,
-    Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
+    ClusterRotationPolicy, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider, PAUSED, PolicyKind,
+    ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
@@ -124,15 +124,22 @@ pub fn policy_view(ctx: &Ctx, key: &LLMKey) -> PolicyView {
     match found {
         Some(Ok(spec)) => policy(&spec, shown, false, &ctx.timings),
         Some(Err(())) => {
-            let problem = (Reason::Malformed, format!("{shown} cannot be read: apply it again in the CRD's form"));
-            PolicyView { problem: Some(problem), ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings) }
+            let problem =
+                (Reason::Malformed, format!("{shown} cannot be read: apply it again in the CRD's form"));
+            PolicyView {
+                problem: Some(problem),
+                ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings)
+            }
         }
         None => {
             let problem = (
                 Reason::PolicyNotFound,
                 format!("spec.rotationPolicyRef: {shown} does not exist; create it, or name another policy"),
             );
-            PolicyView { problem: Some(problem), ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings) }
+            PolicyView {
+                problem: Some(problem),
+                ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings)
+            }
         }
     }
 }
@@ -156,7 +163,11 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         defaulted,
         schedule,
         problem,
-        mode: if spec.mode == RotationMode::RemindOnly { RotationMode::RemindOnly } else { RotationMode::Automatic },
+        mode: if spec.mode == RotationMode::RemindOnly {
+            RotationMode::RemindOnly
+        } else {
+            RotationMode::Automatic
+        },
         overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
         quiet_for: overlap
             .evidence
@@ -220,7 +231,9 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
             return unusable(name.clone(), Reason::Malformed, message);
         }
         None => {
-            let message = format!("spec.providerRef: LLMProvider {name} does not exist; ask the platform's administrators");
+            let message = format!(
+                "spec.providerRef: LLMProvider {name} does not exist; ask the platform's administrators"
+            );
             return unusable(name.clone(), Reason::ProviderNotFound, message);
         }
     };
