@@ -1,1 +1,47 @@
-//! The custom resources, group `llmkeys.dev`.
+//! The custom resources, group `llmkeys.dev`, version `v1alpha1`.
+
+mod conditions;
+mod crds;
+mod duration;
+mod llm_key;
+mod llm_provider;
+mod rotation_policy;
+mod time;
+
+pub use conditions::{ConditionStatus, ConditionType, Conditions, Reason};
+pub use crds::{all as crds, crd};
+pub use duration::GoDuration;
+pub use llm_key::*;
+pub use llm_provider::*;
+pub use rotation_policy::*;
+pub use time::{from_k8s, parse_rfc3339, rfc3339, to_k8s};
+
+/// API group of every kind of this operator.
+pub const GROUP: &str = "llmkeys.dev";
+/// Version of every kind of this operator.
+pub const VERSION: &str = "v1alpha1";
+/// Field manager of every write but the restart annotation.
+pub const FIELD_MANAGER: &str = "llmkey-operator";
+/// Finalizer, present only while the ledger holds something that deletion must revoke.
+pub const FINALIZER: &str = "llmkeys.dev/revoke";
+
+/// Annotation on an `LLMKey`: rotate once for each new token.
+pub const ROTATE: &str = "llmkeys.dev/rotate";
+/// Annotation on an `LLMKey`: `"true"` stops new rotations and revocations.
+pub const PAUSED: &str = "llmkeys.dev/paused";
+/// Annotation on a Secret: its owner lets the named `LLMKey` take it over.
+pub const ADOPT_BY: &str = "llmkeys.dev/adopt-by";
+/// Label on a target Secret: the `LLMKey` that it belongs to.
+pub const KEY_LABEL: &str = "llmkeys.dev/key";
+/// Label on an admin credential Secret, value `"true"`.
+pub const ADMIN_CREDENTIAL_LABEL: &str = "llmkeys.dev/admin-credential";
+/// Label that Kubernetes tools read to tell who manages an object.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY_LABEL`] on everything that the operator writes.
+pub const MANAGED_BY: &str = "llmkey-operator";
+/// Type of a ledger Secret; immutable, so that no other Secret can be taken for one.
+pub const LEDGER_TYPE: &str = "llmkeys.dev/ledger";
+/// Annotation on a ledger: facts for caches that hold metadata only.
+pub const LEDGER_SUMMARY: &str = "llmkeys.dev/summary";
+/// Prefix of the labels on a ledger, one for each key that is not yet revoked.
+pub const KEY_FINGERPRINT_LABEL_PREFIX: &str = "k.llmkeys.dev/";

@@ -3,5 +3,8 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cel;
 mod common;
 mod control_plane;
+mod crds;
+mod sandbox;

@@ -1,0 +1,452 @@
+//! `LLMKey`: one logical key: where it comes from, where it is delivered, how it rotates.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::{GoDuration, ProviderType};
+
+/// One logical LLM provider key.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "llmkeys.dev",
+    version = "v1alpha1",
+    kind = "LLMKey",
+    plural = "llmkeys",
+    namespaced,
+    status = "LLMKeyStatus",
+    derive = "PartialEq",
+    shortname = "lk",
+    category = "llm",
+    doc = "One logical LLM provider key: where it comes from, the Secret it is delivered to, and how it rotates.",
+    selectable = ".spec.provider",
+    selectable = ".spec.providerRef.name",
+    printcolumn(name = "Provider", type_ = "string", json_path = ".status.provider"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Health", type_ = "string", json_path = ".status.health.state"),
+    printcolumn(name = "Version", type_ = "integer", json_path = ".status.currentVersion"),
+    printcolumn(name = "Last4", type_ = "string", json_path = ".status.lastFour"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextRotationTime"),
+    printcolumn(name = "Policy", type_ = "string", json_path = ".status.rotationPolicy", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName", priority = 1),
+    printcolumn(name = "Fingerprint", type_ = "string", json_path = ".status.fingerprint", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters, because it becomes the value of a label"),
+    validation = Rule::new("!has(self.spec.source.secretRef) || self.spec.source.secretRef.name != (has(self.spec.target.secretName) ? self.spec.target.secretName : self.metadata.name)").message("spec.target.secretName: the source Secret cannot also be the target (the default is the LLMKey's name); set target.secretName to another name")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.provider) != has(self.providerRef)").message("set exactly one of provider (a public endpoint, validation only) and providerRef (an LLMProvider)"),
+    validation = Rule::new("!has(self.source.mint) || has(self.providerRef)").message("source.mint needs providerRef: an LLMProvider with an admin credential"),
+    validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider)").message("provider: a key's provider does not change; create another LLMKey"),
+    validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.providerRef)").message("desiredState: Revoked needs providerRef: without an account nothing can be revoked"),
+    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.providerRef)").message("deletionPolicy: Revoke needs providerRef: without an account nothing can be revoked")
+)]
+pub struct LLMKeySpec {
+    /// The provider's public endpoint, for keys that you supply: they are checked there, nothing is made or revoked.
+    /// Exactly one of `provider` and `providerRef`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PublicProvider")]
+    pub provider: Option<PublicProvider>,
+    /// An LLMProvider: an account, which is needed to mint and revoke, or an endpoint of your own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_ref: Option<ProviderRef>,
+    /// Where the key comes from. Exactly one of `secretRef` and `mint`.
+    pub source: Source,
+    /// The Secret that workloads mount.
+    #[serde(default)]
+    pub target: Target,
+    /// Model name for `$(MODEL)` in `target.data`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub model: Option<String>,
+    /// Free JSON object for `$(CONFIG)` in `target.data`, up to 8 KiB as text. It is not secret: keep keys out of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "free_object")]
+    pub config: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The policy to follow. Default: the ClusterRotationPolicy named `default`, if there is one; that one rotates minted
+    /// keys only and reminds for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation_policy_ref: Option<RotationPolicyRef>,
+    /// How the key is checked. No check spends tokens.
+    #[serde(default)]
+    pub validation: Validation,
+    /// `Active` (default) or `Revoked`: revoke all keys of this resource at the provider now, without overlap, then take the
+    /// target Secret away. Going back to Active needs a new key.
+    #[serde(default)]
+    pub desired_state: DesiredState,
+    /// What happens to the provider's key when the LLMKey is deleted. Default: `Revoke` for minted keys, `Retain` for
+    /// supplied ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DeletionPolicy")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// How long after deletion the keys are revoked, 0s to 168h. An LLMKey of the same name and source that comes back
+    /// earlier keeps them. Default: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('168h')").message("at most 168h"))]
+    pub deletion_grace_period: Option<GoDuration>,
+}
+
+/// Providers whose public endpoint can be used without an LLMProvider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "A provider with a public endpoint.")]
+pub enum PublicProvider {
+    /// OpenAI.
+    OpenAI,
+    /// Anthropic.
+    Anthropic,
+    /// Google Gemini API.
+    Google,
+    /// Mistral.
+    Mistral,
+    /// OpenRouter.
+    OpenRouter,
+    /// xAI.
+    XAI,
+    /// Groq.
+    Groq,
+    /// Cohere.
+    Cohere,
+    /// DeepSeek.
+    DeepSeek,
+    /// Together.
+    Together,
+    /// Hugging Face.
+    HuggingFace,
+}
+
+impl From<PublicProvider> for ProviderType {
+    fn from(provider: PublicProvider) -> Self {
+        match provider {
+            PublicProvider::OpenAI => Self::OpenAI,
+            PublicProvider::Anthropic => Self::Anthropic,
+            PublicProvider::Google => Self::Google,
+            PublicProvider::Mistral => Self::Mistral,
+            PublicProvider::OpenRouter => Self::OpenRouter,
+            PublicProvider::XAI => Self::XAI,
+            PublicProvider::Groq => Self::Groq,
+            PublicProvider::Cohere => Self::Cohere,
+            PublicProvider::DeepSeek => Self::DeepSeek,
+            PublicProvider::Together => Self::Together,
+            PublicProvider::HuggingFace => Self::HuggingFace,
+        }
+    }
+}
+
+/// Names an LLMProvider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct ProviderRef {
+    /// Name of the LLMProvider.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// Where the key comes from: exactly one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.secretRef), has(self.mint)].filter(x, x).size() == 1").message("set exactly one of secretRef, mint"))]
+pub struct Source {
+    /// A Secret of the same namespace that holds a key you supply. A changed value is a new version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// The key is created at the provider's admin API, one service account for each version at OpenAI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mint: Option<Mint>,
+}
+
+/// One key of a Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Key within its data.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
+    pub key: String,
+}
+
+/// A minted key; the account of the LLMProvider says the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Mint {}
+
+/// The Secret that workloads mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretName) == has(oldSelf.secretName) && (!has(self.secretName) || self.secretName == oldSelf.secretName)").message("secretName does not change; create another LLMKey"))]
+pub struct Target {
+    /// Name of the Secret. Default: the LLMKey's name. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub secret_name: Option<String>,
+    /// The Secret's data: key to text with `$(KEY)`, `$(BASE_URL)`, `$(MODEL)`, `$(CONFIG)`, `$(VERSION)`; `$$` is a dollar sign.
+    /// Default: the variables that the provider's SDK reads, for OpenAI `OPENAI_API_KEY`, and `OPENAI_BASE_URL` where the URL is
+    /// not the public one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text()))]
+    #[x_kube(validation = Rule::new("self.all(k, size(k) <= 253 && k.matches('^[-._a-zA-Z0-9]+$'))").message("keys: 1 to 253 letters, digits, '-', '_' and '.'"))]
+    #[x_kube(validation = Rule::new(KNOWN_NAMES).message("$(NAME) knows the names KEY, BASE_URL, MODEL, CONFIG and VERSION; write $$( for a plain $("))]
+    pub data: BTreeMap<String, String>,
+}
+
+/// Names a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationPolicyRef {
+    /// RotationPolicy (default; of the same namespace) or ClusterRotationPolicy.
+    #[serde(default)]
+    pub kind: PolicyKind,
+    /// Name of the policy.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// Kind of a policy.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[schemars(description = "RotationPolicy or ClusterRotationPolicy.")]
+pub enum PolicyKind {
+    /// Of the same namespace.
+    #[default]
+    RotationPolicy,
+    /// Of the cluster.
+    ClusterRotationPolicy,
+}
+
+impl PolicyKind {
+    /// The kind as the API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RotationPolicy => "RotationPolicy",
+            Self::ClusterRotationPolicy => "ClusterRotationPolicy",
+        }
+    }
+}
+
+/// How the key is checked at the provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// `Required` (default): publish what the provider accepts. `Advisory`: publish at once and report. `Disabled`: never ask.
+    #[serde(default)]
+    pub mode: ValidationMode,
+    /// How often a published key is checked, 1m to 168h. Default: 15m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('168h')").message("1m to 168h"))]
+    pub interval: Option<GoDuration>,
+    /// Rejections of the key in a row before it is called Invalid, 1 to 10. Default: 3. Outages and throttling never count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub failure_threshold: Option<i32>,
+}
+
+/// Whether validation decides, reports or is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Required, Advisory or Disabled.")]
+pub enum ValidationMode {
+    /// Publish what the provider accepts.
+    #[default]
+    Required,
+    /// Publish at once, report.
+    Advisory,
+    /// Never ask.
+    Disabled,
+}
+
+/// What the keys are meant to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Active or Revoked.")]
+pub enum DesiredState {
+    /// In use.
+    #[default]
+    Active,
+    /// Revoked at the provider, without overlap or grace.
+    Revoked,
+}
+
+/// What happens to the provider's key on deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Revoke or Retain.")]
+pub enum DeletionPolicy {
+    /// Revoked after the grace period.
+    Revoke,
+    /// Left as it is.
+    Retain,
+}
+
+/// What the operator observed. A projection of the ledger: it can be lost and is rebuilt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LLMKeyStatus {
+    /// Generation of the spec that this status speaks of; -1 before the first visit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling, Stalled, Healthy, RotationDue, ConsumersCurrent and OverlapActive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// The provider in words: `OpenAI`, or `OpenAI (team-a)` for the LLMProvider `team-a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    pub provider: Option<String>,
+    /// Health of the published key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<KeyHealth>,
+    /// The published version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<i32>,
+    /// Last four characters of the published key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4))]
+    pub last_four: Option<String>,
+    /// Twelve hex digits of a keyed hash of the published key, for comparing keys within this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
+    pub fingerprint: Option<String>,
+    /// The target Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub secret_name: Option<String>,
+    /// The policy in force: `RotationPolicy/monthly`, with ` (Defaulted)` if the spec names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    pub rotation_policy: Option<String>,
+    /// When the next rotation is due, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub next_rotation_time: Option<String>,
+    /// The last rotation that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rotation: Option<LastRotation>,
+    /// The last token of `llmkeys.dev/rotate` that was accepted, its first 256 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub last_handled_rotate: Option<String>,
+    /// The newest versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["version".into()]))]
+    #[schemars(length(max = 20))]
+    pub versions: Vec<VersionStatus>,
+    /// Resource versions that were last found right: a hint that saves reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ObservedVersions>,
+}
+
+/// Health of the published key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyHealth {
+    /// Valid, Invalid, Disabled, Expired, RestrictedScope, OutOfCredit, RateLimited, ProviderDown or Unknown.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// Since when, RFC 3339.
+    #[schemars(length(max = 32))]
+    pub since: String,
+    /// Earlier states, newest first, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub history: Vec<PastHealth>,
+}
+
+/// A state that has passed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct PastHealth {
+    /// The state.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// When it began, RFC 3339.
+    #[schemars(length(max = 32))]
+    pub since: String,
+}
+
+/// A rotation that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRotation {
+    /// Version that it made.
+    pub version: i32,
+    /// Why: Initial, Schedule, Requested, SourceChanged or Replaced.
+    #[schemars(length(max = 32))]
+    pub reason: String,
+    /// Published or Failed.
+    #[schemars(length(max = 32))]
+    pub result: String,
+    /// When it ended, RFC 3339.
+    #[schemars(length(max = 32))]
+    pub time: String,
+}
+
+/// One version: an act of publishing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionStatus {
+    /// Its number, counted from 1.
+    pub version: i32,
+    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained or Abandoned.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// Supplied or Minted.
+    #[schemars(length(max = 32))]
+    pub origin: String,
+    /// Why it was made.
+    #[schemars(length(max = 32))]
+    pub reason: String,
+    /// Last four characters of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4))]
+    pub last_four: Option<String>,
+    /// Twelve hex digits of a keyed hash of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
+    pub fingerprint: Option<String>,
+    /// The key's id at the provider.
+    #[serde(default, rename = "providerKeyID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 260))]
+    pub provider_key_id: Option<String>,
+    /// When it was delivered, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub published_at: Option<String>,
+    /// When the provider had confirmed its revocation, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub revoked_at: Option<String>,
+    /// What the revocation rests on: ProviderQuiet, MinimumElapsed or Explicit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub revocation_basis: Option<String>,
+}
+
+/// Resource versions that were last found right.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct ObservedVersions {
+    /// Of the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub ledger: Option<String>,
+    /// Of the source Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub source: Option<String>,
+    /// Of the target Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub target: Option<String>,
+}
+
+/// A `$(` that does not follow `$` begins one of the known names. `$$` is consumed as a pair, from the left.
+const KNOWN_NAMES: &str = "self.all(k, self[k].matches('^([^$]|[$][$]|[$][(](KEY|BASE_URL|MODEL|CONFIG|VERSION)[)]|[$][^$(])*[$]?$'))";
+
+/// `BTreeMap<String, String>` has no place for the bound that keeps the rule on its values cheap.
+fn bounded_text() -> serde_json::Value {
+    serde_json::json!({"type": "string", "maxLength": 4096})
+}
+
+fn free_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "maxProperties": 64})
+}

@@ -1,0 +1,176 @@
+//! `LLMProvider`: an account or endpoint at a provider.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What stands at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Which provider's API stands at the URL.")]
+pub enum ProviderType {
+    /// OpenAI.
+    OpenAI,
+    /// Anthropic.
+    Anthropic,
+    /// Google Gemini API.
+    Google,
+    /// Mistral.
+    Mistral,
+    /// OpenRouter.
+    OpenRouter,
+    /// xAI.
+    XAI,
+    /// Groq.
+    Groq,
+    /// Cohere.
+    Cohere,
+    /// DeepSeek.
+    DeepSeek,
+    /// Together.
+    Together,
+    /// Hugging Face.
+    HuggingFace,
+    /// Any server that speaks OpenAI's data API, such as vLLM.
+    OpenAICompatible,
+}
+
+impl ProviderType {
+    /// The type as the API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAI => "OpenAI",
+            Self::Anthropic => "Anthropic",
+            Self::Google => "Google",
+            Self::Mistral => "Mistral",
+            Self::OpenRouter => "OpenRouter",
+            Self::XAI => "XAI",
+            Self::Groq => "Groq",
+            Self::Cohere => "Cohere",
+            Self::DeepSeek => "DeepSeek",
+            Self::Together => "Together",
+            Self::HuggingFace => "HuggingFace",
+            Self::OpenAICompatible => "OpenAICompatible",
+        }
+    }
+}
+
+/// An account or endpoint at a provider, written by the platform's administrators.
+///
+/// A namespace may use it only if `allowedNamespaces` lists it. Without `adminCredentialRef` it serves for
+/// validation only: nothing is minted or revoked.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[kube(
+    group = "llmkeys.dev",
+    version = "v1alpha1",
+    kind = "LLMProvider",
+    plural = "llmproviders",
+    status = "LLMProviderStatus",
+    derive = "PartialEq",
+    shortname = "lpr",
+    category = "llm",
+    doc = "A provider account or endpoint, written by the platform's administrators.",
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.baseURL", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.type == oldSelf.type").message("type: a provider's type does not change; create another LLMProvider"),
+    validation = Rule::new("self.type != 'OpenAICompatible' || has(self.baseURL)").message("baseURL: OpenAICompatible has no public endpoint of its own; set the server's URL"),
+    validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
+    validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in")
+)]
+pub struct LLMProviderSpec {
+    /// Which provider's API stands at the URL. Immutable.
+    pub r#type: ProviderType,
+    /// URL of the API, https only, for example `https://api.openai.com/v1`. Default: the type's public one.
+    #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub base_url: Option<String>,
+    /// Certificate authorities (PEM) to trust for this URL, beside the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
+    /// Which addresses the URL's host may resolve to. `PublicOnly` (default) refuses private, loopback and link-local ones;
+    /// `AllowPrivate` is for servers inside your network.
+    #[serde(default)]
+    pub addresses: Addresses,
+    /// OpenAI: where keys are made.
+    #[serde(default, rename = "openAI", skip_serializing_if = "Option::is_none")]
+    pub open_ai: Option<OpenAIAccount>,
+    /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
+    /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
+    /// by a change of the URL. Without it: validation only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_credential_ref: Option<SecretName>,
+    /// Namespaces whose LLMKeys may use this provider: exact names. An empty list allows nobody; `"*"`, written out, allows all.
+    #[schemars(length(max = 1024), inner(length(max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = Rule::new("self.all(n, n == '*' || n.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))").message("must be exact namespace names or \"*\""))]
+    pub allowed_namespaces: Vec<String>,
+}
+
+/// Which addresses may be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "PublicOnly or AllowPrivate.")]
+pub enum Addresses {
+    /// Public addresses only.
+    #[default]
+    PublicOnly,
+    /// Private, loopback and link-local addresses too.
+    AllowPrivate,
+}
+
+/// The OpenAI account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct OpenAIAccount {
+    /// Project id, for example `proj_abc123`: service accounts are made in it.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    pub project: String,
+}
+
+/// Names a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct SecretName {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// What the operator observed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LLMProviderStatus {
+    /// Generation of the spec that this status speaks of; -1 before the first visit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// The URL in use.
+    #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub base_url: Option<String>,
+    /// What this account can do here, sorted: Validate, Mint, List, Revoke, LastUsed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub capabilities: Vec<String>,
+    /// LLMKeys that refer to this provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i32>,
+}

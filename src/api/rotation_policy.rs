@@ -1,0 +1,199 @@
+//! `RotationPolicy` and `ClusterRotationPolicy`: when and how keys rotate. One spec type behind both.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::GoDuration;
+
+/// When and how keys rotate. `schedule` alone is a safe policy.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[kube(
+    group = "llmkeys.dev",
+    version = "v1alpha1",
+    kind = "RotationPolicy",
+    plural = "rotationpolicies",
+    namespaced,
+    status = "RotationPolicyStatus",
+    derive = "PartialEq",
+    shortname = "rp",
+    category = "llm",
+    doc = "When and how the keys of this namespace that refer to it rotate.",
+    printcolumn(name = "Schedule", type_ = "string", json_path = ".status.schedule"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.overlap) || !has(self.overlap.minimum) || !has(self.schedule) || !has(self.schedule.interval) || duration(self.overlap.minimum) < duration(self.schedule.interval)").message("overlap.minimum must be shorter than schedule.interval"),
+    validation = Rule::new("(has(self.overlap) && has(self.overlap.minimum)) || !has(self.schedule) || !has(self.schedule.interval) || duration(self.schedule.interval) > duration('24h')").message("overlap.minimum: with an interval of 24h or less set it, below the interval (its default is 24h)")
+)]
+pub struct RotationPolicySpec {
+    /// When keys rotate, counted from the publishing of the current version. None: by hand, with the annotation
+    /// `llmkeys.dev/rotate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Spread of due times so that keys do not all rotate at once, 0s to 24h; each key has its own stable share.
+    /// Default: 10 % of the period, at most 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("at most 24h"))]
+    pub jitter: Option<GoDuration>,
+    /// `Automatic` (default): rotate what can be minted, remind for the rest. `RemindOnly`: remind for all.
+    #[serde(default)]
+    pub mode: RotationMode,
+    /// Durations before the due time at which an event reminds, at most 5, for example `["168h", "24h"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    #[x_kube(validation = Rule::new("self.all(d, duration(d) >= duration('1m') && duration(d) <= duration('2160h'))").message("each 1m to 2160h"))]
+    pub reminders: Vec<GoDuration>,
+    /// How long the older key goes on working beside the new one, and what must be known before it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Overlap>,
+}
+
+/// At most one of the three.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.interval), has(self.calendar), has(self.cron)].filter(x, x).size() <= 1").message("set at most one of interval, calendar, cron"))]
+pub struct Schedule {
+    /// Rotate this long after the current version was published, 1h to 8760h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1h') && duration(self) <= duration('8760h')").message("1h to 8760h; write days as hours, 30 days are 720h"))]
+    pub interval: Option<GoDuration>,
+    /// Rotate at the start of each period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calendar: Option<Calendar>,
+    /// Rotate when the expression says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<Cron>,
+}
+
+/// The start of each period. The first one at least half a period after the current version's publishing counts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Calendar {
+    /// Daily, Weekly (Monday), Monthly or Quarterly.
+    pub period: Period,
+    /// IANA time zone, for example `Europe/Berlin`. Default: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
+}
+
+/// A calendar period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Daily, Weekly (starts on Monday), Monthly or Quarterly.")]
+pub enum Period {
+    /// Midnight.
+    Daily,
+    /// Midnight of Monday.
+    Weekly,
+    /// Midnight of the first of the month.
+    Monthly,
+    /// Midnight of the first of January, April, July and October.
+    Quarterly,
+}
+
+/// A cron schedule with the meaning that Kubernetes CronJobs give it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cron {
+    /// Five fields: minute, hour, day of month, month, day of week, for example `0 3 1 * *`.
+    #[schemars(length(min = 9, max = 128), regex(pattern = r"^\S+\s+\S+\s+\S+\s+\S+\s+\S+$"))]
+    pub expression: String,
+    /// IANA time zone, for example `Europe/Berlin`. Default: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
+}
+
+/// Whether the operator rotates or reminds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Automatic or RemindOnly.")]
+pub enum RotationMode {
+    /// Rotate what can be minted.
+    #[default]
+    Automatic,
+    /// Only remind.
+    RemindOnly,
+}
+
+/// The time in which two keys work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Overlap {
+    /// The older key works at least this long after the new one was published, 0s to 720h. Default: 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('720h')").message("at most 720h"))]
+    pub minimum: Option<GoDuration>,
+    /// What must be known before the older key is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// Evidence that nobody uses the older key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// The provider must not have seen the older key for this long, 0s to 168h; 0s does not ask. Default: 1h where the
+    /// provider reports the last use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('168h')").message("at most 168h"))]
+    pub quiet_for: Option<GoDuration>,
+}
+
+/// The same for all namespaces. The one named `default` serves every key that names no policy.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[kube(
+    group = "llmkeys.dev",
+    version = "v1alpha1",
+    kind = "ClusterRotationPolicy",
+    plural = "clusterrotationpolicies",
+    status = "RotationPolicyStatus",
+    derive = "PartialEq",
+    shortname = "crp",
+    category = "llm",
+    doc = "When and how keys of any namespace that refer to it rotate. The one named `default` serves keys that name none.",
+    printcolumn(name = "Schedule", type_ = "string", json_path = ".status.schedule"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(transparent)]
+pub struct ClusterRotationPolicySpec {
+    /// The policy itself.
+    pub policy: RotationPolicySpec,
+}
+
+/// What the operator observed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationPolicyStatus {
+    /// Generation of the spec that this status speaks of; -1 before the first visit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// The schedule in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub schedule: Option<String>,
+    /// LLMKeys that follow this policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i32>,
+}
