@@ -300,9 +300,10 @@ impl Elector {
         });
         let sent = self.clock.monotonic();
         let written = self.leases.replace(&self.name, &PostParams::default(), &lease).await;
-        self.written(sent, written)
+        self.written(sent, written, &[404, 409])
     }
 
+    /// Writes the first Lease. False if there is one by now.
     async fn post(&mut self) -> Result<bool, Error> {
         let now = self.micro_time();
         let lease = Lease {
@@ -318,11 +319,17 @@ impl Elector {
         };
         let sent = self.clock.monotonic();
         let written = self.leases.create(&PostParams::default(), &lease).await;
-        self.written(sent, written)
+        self.written(sent, written, &[409])
     }
 
-    /// After a write: leadership counts from before it was sent.
-    fn written(&mut self, sent: Duration, result: Result<Lease, Error>) -> Result<bool, Error> {
+    /// After a write: leadership counts from before it was sent. `changed` are the codes that say that
+    /// somebody else was faster; of the others, such as a namespace that does not exist, people must hear.
+    fn written(
+        &mut self,
+        sent: Duration,
+        result: Result<Lease, Error>,
+        changed: &[u16],
+    ) -> Result<bool, Error> {
         match result {
             Ok(lease) => {
                 self.held = Some(lease);
@@ -330,7 +337,7 @@ impl Elector {
                 self.win(sent + self.timing.renew_deadline);
                 Ok(true)
             }
-            Err(Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(Error::Api(status)) if changed.contains(&status.code) => Ok(false),
             Err(error) => Err(error),
         }
     }

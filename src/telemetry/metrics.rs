@@ -19,6 +19,7 @@ pub use super::key_gauges::KeyGauges;
 use super::key_gauges::KeyTable;
 use crate::api::ProviderType;
 use crate::domain::health::Verdict;
+use crate::domain::lifecycle::RevocationBasis;
 use crate::kube_ext::clock::Clock;
 
 /// Content type of [`Metrics::encode`].
@@ -228,9 +229,12 @@ impl Metrics {
         self.families.rotations.get_or_create(&[("result", result.as_str())]).inc();
     }
 
-    /// Counts one revocation that ended; `basis` as the status spells it: `ConsumersProven`, ...
-    pub fn revoked(&self, basis: &'static str, result: Completion) {
-        self.families.revocations.get_or_create(&[("basis", basis), ("result", result.as_str())]).inc();
+    /// Counts one revocation that ended, by what it rests on.
+    pub fn revoked(&self, basis: RevocationBasis, result: Completion) {
+        self.families
+            .revocations
+            .get_or_create(&[("basis", basis.as_str()), ("result", result.as_str())])
+            .inc();
     }
 
     /// Counts one request to a provider; `operation` and `class` are names of variants.
@@ -328,11 +332,12 @@ fn timed<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::health::HealthState;
     use std::collections::{BTreeMap, BTreeSet};
 
     const SECOND: Duration = Duration::from_secs(1);
     const KEY: KeyGauges = KeyGauges {
-        state: "Valid",
+        state: HealthState::Valid,
         ready: true,
         next_rotation: Some(1_800_000_000),
         last_probe: Some(1_700_000_000),
@@ -347,11 +352,15 @@ mod tests {
         metrics.validated(ProviderType::OpenAI, Verdict::Rejected, SECOND);
         metrics.validated(ProviderType::OpenAI, Verdict::Valid, SECOND);
         metrics.rotated(Completion::Succeeded);
-        metrics.revoked("ConsumersProven", Completion::Succeeded);
+        metrics.revoked(RevocationBasis::ProviderQuiet, Completion::Succeeded);
         metrics.requested(ProviderType::OpenAI, "mint", "ok", SECOND);
         metrics.set_leader(true);
         metrics.set_key("team-a", "chat", KEY);
-        metrics.set_key("team-b", "chat", KeyGauges { state: "Unknown", ..KeyGauges::default() });
+        metrics.set_key(
+            "team-b",
+            "chat",
+            KeyGauges { state: HealthState::Unknown, next_rotation: None, ..KEY },
+        );
         metrics
     }
 
@@ -438,7 +447,7 @@ mod tests {
     fn a_key_that_is_gone_has_no_series() {
         let metrics = all();
         assert!(metrics.encode().unwrap().contains(r#"namespace="team-a",name="chat",state="Valid"} 1"#));
-        metrics.set_key("team-a", "chat", KeyGauges { state: "Invalid", ..KEY });
+        metrics.set_key("team-a", "chat", KeyGauges { state: HealthState::Invalid, ..KEY });
         let text = metrics.encode().unwrap();
         assert!(text.contains(r#"state="Invalid"} 1"#) && !text.contains(r#"state="Valid"}"#), "{text}");
         metrics.forget_key("team-a", "chat");

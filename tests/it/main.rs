@@ -7,4 +7,5 @@ mod common;
 mod control_plane;
 mod events;
 mod lease;
+mod log;
 mod sandbox;
