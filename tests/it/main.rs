@@ -3,8 +3,10 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod cel;
 mod common;
 mod control_plane;
+mod crds;
 mod events;
 mod lease;
 mod log;
