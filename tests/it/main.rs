@@ -9,6 +9,7 @@ mod control_plane;
 mod crds;
 mod events;
 mod lease;
+mod log;
 mod sandbox;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
