@@ -47,13 +47,13 @@ hash_of() {
 }
 
 require_go() {
-  local want found
+  local want
   want=$(sed -n 's/^go //p' "$here/$1/go.mod")
   command -v go >/dev/null || die "Go $want or newer is needed to build $1, and no 'go' is on the PATH: https://go.dev/dl"
   # Inside the module: go may fetch the version that go.mod asks for, unless GOTOOLCHAIN forbids it.
-  found=$(cd "$here/$1" && go env GOVERSION 2>/dev/null) ||
-    die "Go $want or newer is needed to build $1, and $(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null || echo 'this one') is older: https://go.dev/dl, or unset GOTOOLCHAIN"
-  say "$1: building with $found; the first build takes some minutes, later runs use $cache"
+  (cd "$here/$1" && go list -m >/dev/null 2>&1) ||
+    die "Go $want or newer is needed to build $1, and $(GOTOOLCHAIN=local go env GOVERSION) is older: https://go.dev/dl, or unset GOTOOLCHAIN so that go fetches it"
+  say "$1: building with $(cd "$here/$1" && go env GOVERSION); the first build takes some minutes, later runs use $cache"
 }
 
 # One line every few seconds with what the build is doing, until it ends.
@@ -66,7 +66,7 @@ report() {
       local compiled last
       compiled=$(grep -vc '^go: ' "$log" || true)
       last=$(tail -n 1 "$log" | cut -c1-80)
-      say "$tool: $((SECONDS - start)) s, $compiled packages compiled; now $last"
+      say "$tool: $((SECONDS - start)) s, $compiled packages compiled; now ${last:-linking}"
     fi
   done
 }
@@ -103,7 +103,9 @@ compile() {
   pid=$!
   report "$tool" "$log" "$pid"
   if ! wait "$pid"; then
-    grep -vE '^[a-z0-9./_-]+$|^go: downloading' "$log" | tail -n 5 >&2 || true
+    grep -vE '^[A-Za-z0-9./_-]+$|^go: downloading' "$log" | tail -n 5 >&2 || true
+    ! grep -qE ': Get "https?://|: reading https?://' "$log" ||
+      die "a module of $tool could not be downloaded: check the network and GOPROXY; all of Go's output is in $log"
     die "building $tool failed; all of Go's output is in $log"
   fi
   local name

@@ -1,1 +1,335 @@
-//! Command line and configuration.
+//! Command line and configuration. Nothing else reads flags or the environment.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::telemetry::log::LogFormat;
+
+/// Where Kubernetes tells a pod its namespace.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+/// The operator's namespace outside of a cluster.
+const DEFAULT_NAMESPACE: &str = "llmkey-system";
+/// Longest name of a namespace.
+const MAX_NAMESPACE: usize = 63;
+
+/// Why the process cannot begin; one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The arguments are wrong.
+    #[error("{0}; see llmkey-operator --help")]
+    Usage(String),
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+    /// The CRDs cannot be written as YAML.
+    #[error("cannot write the CRDs as YAML: {0}")]
+    Yaml(#[from] serde_saphyr::ser::Error),
+}
+
+/// Owns the whole life of LLM provider keys in a Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "llmkey-operator", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Runs the operator.
+    Run(Box<RunArgs>),
+    /// Prints the custom resource definitions as YAML.
+    Crds,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Namespace of the operator's own Secrets and Lease [default: POD_NAMESPACE, the service account's,
+    /// or llmkey-system].
+    #[arg(long, env = "LLMKEY_OPERATOR_NAMESPACE", value_parser = namespace)]
+    operator_namespace: Option<String>,
+    /// Kubeconfig file [default: the pod's service account, else KUBECONFIG, else ~/.kube/config].
+    #[arg(long, env = "LLMKEY_KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Directory with the key-encryption keys [default: a Secret in the operator's namespace].
+    #[arg(long, env = "LLMKEY_KEYRING_DIR")]
+    keyring_dir: Option<PathBuf>,
+    /// Address of /metrics, /healthz, /readyz and /log-level.
+    #[arg(long, env = "LLMKEY_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
+    metrics_listen: SocketAddr,
+    /// Exports gauges that carry the namespace and name of each key.
+    #[arg(long, env = "LLMKEY_PER_KEY_METRICS", default_value_t = true, action = ArgAction::Set)]
+    per_key_metrics: bool,
+    /// Takes part in an election, so that one of several replicas works.
+    #[arg(long, env = "LLMKEY_LEADER_ELECT", default_value_t = true, action = ArgAction::Set)]
+    leader_elect: bool,
+    /// Name of the election's Lease.
+    #[arg(long, env = "LLMKEY_LEASE_NAME", default_value = "llmkey-operator")]
+    lease_name: String,
+    /// Name of this process in the Lease and in events [default: POD_NAME, or host name and process id].
+    #[arg(long, env = "LLMKEY_IDENTITY")]
+    identity: Option<String>,
+    /// Reconciles at the same time, for each kind.
+    #[arg(long, env = "LLMKEY_CONCURRENCY", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    concurrency: u16,
+    /// Level (error, warn, info, debug, trace) or list of target=level; dependencies stay at warn.
+    #[arg(long, env = "LLMKEY_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// How log lines look.
+    #[arg(long, env = "LLMKEY_LOG_FORMAT", default_value = "json")]
+    log_format: LogFormat,
+    /// Namespace to serve, repeatable; the environment variable takes a comma-separated list [default: all].
+    #[arg(long, env = "LLMKEY_WATCH_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
+    watch_namespace: Vec<String>,
+    /// Asks the API server for streaming lists; false for servers without the WatchList feature.
+    #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set)]
+    streaming_lists: bool,
+    /// For tests only: divides every duration; the operator then refuses providers that are not on loopback.
+    #[arg(long, env = "LLMKEY_TEST_TIME_DIVISOR", default_value_t = 1, hide_short_help = true,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    test_time_divisor: u32,
+}
+
+/// What the process was asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `llmkey-operator run`.
+    Run(Box<Config>),
+    /// `llmkey-operator crds`.
+    Crds,
+}
+
+/// Everything that can be set from outside, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Namespace of the operator's own Secrets and Lease.
+    pub operator_namespace: String,
+    /// Kubeconfig file; `None` = the service account, else the usual places.
+    pub kubeconfig: Option<PathBuf>,
+    /// Directory with the key-encryption keys; `None` = a Secret in the operator's namespace.
+    pub keyring_dir: Option<PathBuf>,
+    /// Address of the HTTP endpoints.
+    pub metrics_listen: SocketAddr,
+    /// Whether metrics carry the names of keys.
+    pub per_key_metrics: bool,
+    /// Whether an election decides who works.
+    pub leader_elect: bool,
+    /// Name of the election's Lease.
+    pub lease_name: String,
+    /// Name of this process in the Lease and in events.
+    pub identity: String,
+    /// Reconciles at the same time, for each kind; at least 1.
+    pub concurrency: u16,
+    /// Log filter at the start.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Namespaces to serve; empty = all.
+    pub watch_namespaces: Vec<String>,
+    /// Whether watches use streaming lists.
+    pub streaming_lists: bool,
+    /// Divisor of every duration; 1 except in tests.
+    pub test_time_divisor: u32,
+}
+
+/// What the surroundings say where no flag does.
+#[derive(Debug, Default)]
+struct Surroundings {
+    pod_namespace: Option<String>,
+    account_namespace: Option<String>,
+    pod_name: Option<String>,
+    host_name: Option<String>,
+    process_id: u32,
+}
+
+impl Surroundings {
+    fn read() -> Self {
+        let file = |path| fs::read_to_string(path).ok();
+        Self {
+            pod_namespace: env::var("POD_NAMESPACE").ok(),
+            account_namespace: file(NAMESPACE_FILE),
+            pod_name: env::var("POD_NAME").ok(),
+            host_name: file("/proc/sys/kernel/hostname"),
+            process_id: std::process::id(),
+        }
+    }
+}
+
+impl Config {
+    fn resolve(args: RunArgs, around: Surroundings) -> Self {
+        let filled = |text: Option<String>| text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+        let operator_namespace = args
+            .operator_namespace
+            .or_else(|| filled(around.pod_namespace))
+            .or_else(|| filled(around.account_namespace))
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+        let identity = filled(args.identity).or_else(|| filled(around.pod_name)).unwrap_or_else(|| {
+            format!("{}-{}", filled(around.host_name).as_deref().unwrap_or("unknown"), around.process_id)
+        });
+        Self {
+            operator_namespace,
+            kubeconfig: args.kubeconfig,
+            keyring_dir: args.keyring_dir,
+            metrics_listen: args.metrics_listen,
+            per_key_metrics: args.per_key_metrics,
+            leader_elect: args.leader_elect,
+            lease_name: args.lease_name,
+            identity,
+            concurrency: args.concurrency,
+            log_level: args.log_level,
+            log_format: args.log_format,
+            watch_namespaces: args.watch_namespace,
+            streaming_lists: args.streaming_lists,
+            test_time_divisor: args.test_time_divisor,
+        }
+    }
+}
+
+/// Reads the command line and the environment. Help and version are printed, and `None` returned.
+pub fn parse() -> Result<Option<Command>, CliError> {
+    parse_from(env::args_os(), Surroundings::read())
+}
+
+fn parse_from<I>(args: I, around: Surroundings) -> Result<Option<Command>, CliError>
+where
+    I: IntoIterator<Item: Into<std::ffi::OsString> + Clone>,
+{
+    match Cli::try_parse_from(args) {
+        Ok(Cli { command: Subcommands::Run(args) }) => {
+            Ok(Some(Command::Run(Box::new(Config::resolve(*args, around)))))
+        }
+        Ok(Cli { command: Subcommands::Crds }) => Ok(Some(Command::Crds)),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            error.print()?;
+            Ok(None)
+        }
+        Err(error) => Err(CliError::Usage(one_sentence(&error))),
+    }
+}
+
+/// clap's errors go on with a usage text; the first paragraph says what is wrong.
+fn one_sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is needed: run or crds".to_owned();
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
+}
+
+/// Prints the CRDs as one YAML stream.
+pub fn print_crds() -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    for crd in crate::api::crds() {
+        write!(out, "---\n{}", serde_saphyr::to_string(&crd)?)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn namespace(text: &str) -> Result<String, &'static str> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let edges = !text.starts_with('-') && !text.ends_with('-');
+    if (1..=MAX_NAMESPACE).contains(&text.len()) && text.chars().all(inner) && edges {
+        Ok(text.to_owned())
+    } else {
+        Err("not a namespace's name: lower-case letters, digits and inner dashes, at most 63")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(args: &[&str], around: Surroundings) -> Result<Config, String> {
+        let args = ["llmkey-operator", "run"].iter().chain(args);
+        match parse_from(args, around) {
+            Ok(Some(Command::Run(config))) => Ok(*config),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_fit_a_pod() {
+        let pod = Surroundings {
+            pod_namespace: Some("keys".into()),
+            account_namespace: Some("other".into()),
+            pod_name: Some("operator-abc".into()),
+            ..Surroundings::default()
+        };
+        let config = run(&[], pod).unwrap();
+        assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("keys", "operator-abc"));
+        assert!(config.leader_elect && config.streaming_lists && config.per_key_metrics);
+        assert_eq!((config.concurrency, config.test_time_divisor), (16, 1));
+        assert!(config.watch_namespaces.is_empty());
+    }
+
+    #[test]
+    fn defaults_fit_a_desk() {
+        let desk = || Surroundings { host_name: Some("desk\n".into()), process_id: 7, ..Default::default() };
+        let config = run(&[], desk()).unwrap();
+        assert_eq!(
+            (config.operator_namespace.as_str(), config.identity.as_str()),
+            ("llmkey-system", "desk-7")
+        );
+        let file = Surroundings { account_namespace: Some("mounted\n".into()), ..desk() };
+        assert_eq!(run(&[], file).unwrap().operator_namespace, "mounted");
+    }
+
+    #[test]
+    fn flags_win() {
+        let pod = Surroundings { pod_namespace: Some("keys".into()), ..Surroundings::default() };
+        let args = [
+            "--operator-namespace=ops",
+            "--identity=me",
+            "--leader-elect=false",
+            "--watch-namespace=team-a",
+            "--watch-namespace=team-b",
+            "--log-format=text",
+            "--metrics-listen=127.0.0.1:0",
+        ];
+        let config = run(&args, pod).unwrap();
+        assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("ops", "me"));
+        assert!(!config.leader_elect);
+        assert_eq!(config.watch_namespaces, ["team-a", "team-b"]);
+        assert_eq!(config.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn mistakes_are_told_in_one_sentence() {
+        for args in [
+            &["--concurrency=0"][..],
+            &["--watch-namespace=Team_A"],
+            &["--test-time-divisor=0"],
+            &["--no-such-flag"],
+            &["--metrics-listen=everywhere"],
+        ] {
+            let error = run(args, Surroundings::default()).unwrap_err();
+            assert!(error.lines().count() == 1 && !error.starts_with("error"), "{error}");
+        }
+        let bare = parse_from(["llmkey-operator"], Surroundings::default()).unwrap_err();
+        assert!(bare.to_string().starts_with("a command is needed"), "{bare}");
+    }
+
+    #[test]
+    fn the_test_divisor_is_no_part_of_the_short_help() {
+        let mut cli = Cli::command();
+        let run = cli.find_subcommand_mut("run").unwrap();
+        assert!(!run.render_help().to_string().contains("test-time-divisor"));
+        assert!(run.render_long_help().to_string().contains("test-time-divisor"));
+    }
+}

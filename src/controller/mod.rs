@@ -1,1 +1,4 @@
 //! The controllers.
+
+pub mod index;
+pub mod llm_key;

@@ -1,1 +1,5 @@
-//! The few Kubernetes verbs used everywhere.
+//! The few Kubernetes verbs used everywhere, and the clock.
+
+pub mod clock;
+pub mod events;
+pub mod lease;

@@ -1,1 +1,12 @@
 //! The record, its codec and its compare-and-swap store.
+//!
+//! The ledger is the truth, and compare-and-swap on it is the only safety: leader election, caches, status and
+//! annotations are hints that may cause a read, never an effect.
+
+mod codec;
+mod record;
+mod store;
+
+pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label};
+pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, Record, Released, Version};
+pub use store::{Ledger, LedgerError, Store};

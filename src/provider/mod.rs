@@ -1,1 +1,125 @@
 //! Providers: capability sets, requests and the classification of replies.
+//!
+//! One file for each provider, with nothing but pure functions from a key to a request and from a reply to a meaning; one
+//! shared way of sending. A provider's text never leaves this module: errors and verdicts carry our own words only.
+
+mod account;
+mod address;
+mod anthropic;
+mod capability;
+mod classification;
+mod client;
+mod cohere;
+mod deepseek;
+mod endpoint;
+mod error;
+mod exchange;
+mod google;
+mod http;
+mod huggingface;
+mod mistral;
+mod openai;
+mod openai_admin;
+mod openai_compatible;
+mod openrouter;
+mod shape;
+mod together;
+mod variables;
+mod xai;
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
+pub use capability::{Capabilities, Capability};
+pub use client::{LastUsed, ListedKey, Minted, Providers, ProvidersConfig, Revocation, Validation};
+pub use endpoint::{Endpoint, EndpointError, default_base_url};
+pub use error::{CallError, ErrorClass, MintError};
+pub use shape::{ShapeError, check_shape};
+pub use variables::default_data;
+
+use self::{
+    classification::Finding,
+    client::Page,
+    exchange::{Reply, Request, Unsendable},
+};
+use crate::{api::ProviderType, crypto::SecretBytes};
+
+/// What every provider has: a call that costs nothing and tells whether a key is accepted.
+trait Dialect: Sync {
+    /// The validation call.
+    fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable>;
+
+    /// What a 2xx or 4xx (but 429) reply with a JSON object says of the key; none if it is no known answer.
+    /// Only an answer that speaks of this key alone may refuse it.
+    fn judge(&self, status: u16, body: &Map<String, Value>) -> Option<Finding>;
+
+    /// Whether a 429 is about money, not about pace.
+    fn is_out_of_credit(&self, _body: &Map<String, Value>) -> bool {
+        false
+    }
+
+    /// How long a 429's body asks us to wait.
+    fn retry_after(&self, _body: &Map<String, Value>) -> Option<Duration> {
+        None
+    }
+
+    /// The validation call without a key, for servers that may accept anybody.
+    fn keyless_request(&self, _endpoint: &Endpoint) -> Option<Request> {
+        None
+    }
+
+    /// The admin API, where keys can be made and ended.
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        None
+    }
+}
+
+/// A provider's admin API: requests out of, and meanings into, plain data.
+trait Admin: Sync {
+    fn capabilities(&self) -> Capabilities;
+    fn account_request(&self, account: &Account) -> Result<Request, Unsendable>;
+    fn read_account(&self, account: &Account, reply: &Reply) -> Result<(), CallError>;
+    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable>;
+    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError>;
+    fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable>;
+    fn read_list(&self, reply: &Reply) -> Result<Page, CallError>;
+    fn last_used_request(&self, account: &Account, key: &str) -> Result<Request, Unsendable>;
+    fn read_last_used(&self, key: &str, reply: &Reply) -> Result<LastUsed, CallError>;
+    fn revoke_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    fn read_revocation(&self, id: &ProviderKeyId, reply: &Reply) -> Result<Revocation, CallError>;
+}
+
+fn dialect(provider: ProviderType) -> &'static dyn Dialect {
+    match provider {
+        ProviderType::OpenAI => &openai::OpenAI,
+        ProviderType::Anthropic => &anthropic::Anthropic,
+        ProviderType::Google => &google::Google,
+        ProviderType::Mistral => &mistral::Mistral,
+        ProviderType::OpenRouter => &openrouter::OpenRouter,
+        ProviderType::XAI => &xai::Xai,
+        ProviderType::Groq => &openai_compatible::GROQ,
+        ProviderType::Cohere => &cohere::Cohere,
+        ProviderType::DeepSeek => &deepseek::DeepSeek,
+        ProviderType::Together => &together::Together,
+        ProviderType::HuggingFace => &huggingface::HuggingFace,
+        ProviderType::OpenAICompatible => &openai_compatible::ANY,
+    }
+}
+
+#[cfg(test)]
+const ALL: [ProviderType; 12] = [
+    ProviderType::OpenAI,
+    ProviderType::Anthropic,
+    ProviderType::Google,
+    ProviderType::Mistral,
+    ProviderType::OpenRouter,
+    ProviderType::XAI,
+    ProviderType::Groq,
+    ProviderType::Cohere,
+    ProviderType::DeepSeek,
+    ProviderType::Together,
+    ProviderType::HuggingFace,
+    ProviderType::OpenAICompatible,
+];

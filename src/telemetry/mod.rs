@@ -1,1 +1,7 @@
 //! Logs, metrics and the HTTP endpoints that serve them.
+
+pub mod health;
+pub mod key_gauges;
+pub mod log;
+pub mod metrics;
+pub mod server;

@@ -1,5 +1,12 @@
 //! Tests against a real control plane; one is started for all of them.
 
+// Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod cel;
+mod chart;
+mod common;
 mod control_plane;
 mod crds;
+mod leash;
+mod sandbox;

@@ -1,11 +1,12 @@
 //! A control plane to try things on, without a container engine.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use llmkey_operator::testbed::{ControlPlane, Error, Options, tools};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -16,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a control plane and keep it until Ctrl-C or the end of standard input's terminal.
+    /// Start a control plane and keep it until Ctrl-C.
     Up {
         /// Leave the directory with logs and data when it ends.
         #[arg(long)]
@@ -31,7 +32,15 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).init();
+    // While the API server starts, kube logs each refused attempt as an error.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
     let result = match Arguments::parse().command {
         Command::Up { keep, apiserver_args } => {
             up(Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() }).await

@@ -1,0 +1,52 @@
+# `make` or `make help` lists the targets. Every one works in a fresh checkout with cargo, Go, git,
+# make and a C compiler; the Go tools are built once, into a cache outside of the checkout.
+
+CARGO ?= cargo
+CACHE := $(or $(LLMKEY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmkey-operator)
+TESTBED := $(CARGO) run --quiet --features testbed --bin testbed --
+# Says how long a stage took: $(call stage,name,command)
+stage = @echo "==> $(1)"; start=$$(date +%s); $(2) && echo "==> $(1): $$(($$(date +%s) - start)) s"
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Build etcd, kube-apiserver, kube-controller-manager, kubectl and helm (minutes the first time)
+	$(call stage,tools,hack/build-tools.sh all >/dev/null)
+
+.PHONY: build
+build: ## Compile everything
+	$(call stage,build,$(CARGO) build --all-targets --features testbed --locked)
+
+.PHONY: lint
+lint: ## Formatting, clippy with warnings as errors, and licences and advisories if cargo-deny is installed
+	$(call stage,format,$(CARGO) fmt --check)
+	$(call stage,clippy,$(CARGO) clippy --all-targets --features testbed --locked -- -D warnings)
+	@if [ -f deny.toml ] && $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; fi
+
+.PHONY: test
+test: tools lint ## Everything that must hold: lints, unit tests, and tests against a real API server
+	$(call stage,tests,$(CARGO) test --features testbed --locked)
+
+.PHONY: crds
+crds: ## Write the CRDs from the Rust types
+	$(CARGO) run --quiet --bin crdgen
+
+.PHONY: up
+up: tools ## Start a control plane and keep it until Ctrl-C
+	$(TESTBED) up
+
+.PHONY: demo
+demo: tools ## Show the life of a key, from nothing to its revocation
+	$(TESTBED) demo
+
+.PHONY: bench
+bench: tools ## Measure the operator against a real API server
+	$(TESTBED) bench
+
+.PHONY: clean-cache
+clean-cache: ## Remove the built Go tools and the continuous integration's build directory
+	cd '$(CACHE)' && rm -rf -- control-plane-* helm-* ./*.lock ./*.build.log target

@@ -1,0 +1,235 @@
+//! A compact index over the metadata of Secrets and over what LLMKeys refer to. Values never enter it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::PartialObjectMeta;
+use kube::{Resource, ResourceExt};
+
+use crate::api::{ADOPT_BY, GROUP, LEDGER_SUMMARY, LLMKey};
+
+/// Namespace and name.
+pub type Name = (Box<str>, Box<str>);
+
+/// A name out of two texts.
+pub fn name(namespace: &str, name: &str) -> Name {
+    (namespace.into(), name.into())
+}
+
+/// What is kept of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretMeta {
+    /// Its version.
+    pub resource_version: Box<str>,
+    /// It was deleted at that version.
+    pub gone: bool,
+    /// The LLMKey that controls it: name and uid.
+    pub owner: Option<(Box<str>, Box<str>)>,
+    /// The LLMKey that its owner lets take it over.
+    pub adopt_by: Option<Box<str>>,
+    /// A ledger's summary.
+    pub summary: Option<Box<str>>,
+}
+
+impl SecretMeta {
+    fn of(secret: &PartialObjectMeta<Secret>, gone: bool) -> Self {
+        let annotation = |key: &str| secret.annotations().get(key).map(|v| v.as_str().into());
+        Self {
+            resource_version: secret.resource_version().unwrap_or_default().into(),
+            gone,
+            owner: owner(secret.owner_references()),
+            adopt_by: annotation(ADOPT_BY),
+            summary: annotation(LEDGER_SUMMARY),
+        }
+    }
+}
+
+/// The LLMKey among an object's owners that controls it: name and uid.
+pub fn owner(
+    references: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],
+) -> Option<(Box<str>, Box<str>)> {
+    let ours = format!("{GROUP}/");
+    references
+        .iter()
+        .find(|r| r.controller == Some(true) && r.api_version.starts_with(&ours) && r.kind == LLMKey::kind(&()))
+        .map(|r| (r.name.as_str().into(), r.uid.as_str().into()))
+}
+
+/// What an LLMKey refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refs {
+    /// Name of the source Secret.
+    pub source: Option<Box<str>>,
+    /// Name of the target Secret.
+    pub target: Box<str>,
+    /// Creation time and uid, by which the first of two claimants is told.
+    pub claim: (i64, Box<str>),
+}
+
+#[derive(Default)]
+struct Inner {
+    secrets: HashMap<Name, SecretMeta>,
+    keys: HashMap<Name, Refs>,
+    /// Secret → names of the LLMKeys (of its namespace) that refer to it.
+    users: HashMap<Name, BTreeSet<Box<str>>>,
+}
+
+/// The index, shared by the watches that fill it and the controllers that ask it.
+#[derive(Default)]
+pub struct Index(RwLock<Inner>);
+
+impl Index {
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A Secret's metadata, deleted ones included while somebody refers to them.
+    pub fn secret(&self, namespace: &str, secret: &str) -> Option<SecretMeta> {
+        self.read().secrets.get(&name(namespace, secret)).cloned()
+    }
+
+    /// Takes in a Secret as the watch shows it. Returns the LLMKeys of its namespace to look at.
+    pub fn apply(&self, secret: &PartialObjectMeta<Secret>) -> Vec<Name> {
+        let id = id_of(secret);
+        let meta = SecretMeta::of(secret, false);
+        let mut inner = self.write();
+        let known = inner.secrets.get(&id);
+        if known == Some(&meta) {
+            return Vec::new();
+        }
+        let mut affected = inner.affected(&id, &meta);
+        if let Some(before) = known.cloned() {
+            affected.extend(inner.affected(&id, &before));
+        }
+        inner.secrets.insert(id, meta);
+        affected.into_iter().collect()
+    }
+
+    /// Takes in that a Secret was deleted. Returns the LLMKeys of its namespace to look at.
+    pub fn delete(&self, secret: &PartialObjectMeta<Secret>) -> Vec<Name> {
+        let id = id_of(secret);
+        let meta = SecretMeta::of(secret, true);
+        let mut inner = self.write();
+        let affected = inner.affected(&id, &meta);
+        if affected.iter().any(|key| inner.keys.contains_key(key)) || meta.summary.is_some() {
+            inner.secrets.insert(id, meta);
+        } else {
+            inner.secrets.remove(&id);
+        }
+        affected.into_iter().collect()
+    }
+
+    /// After a full list: everything that it did not show is gone. Returns the LLMKeys to look at.
+    pub fn retain(&self, listed: &BTreeSet<Name>) -> Vec<Name> {
+        let mut inner = self.write();
+        let lost: Vec<(Name, SecretMeta)> = inner
+            .secrets
+            .iter()
+            .filter(|(id, meta)| !meta.gone && !listed.contains(*id))
+            .map(|(id, meta)| (id.clone(), meta.clone()))
+            .collect();
+        let mut affected = BTreeSet::new();
+        for (id, meta) in lost {
+            affected.extend(inner.affected(&id, &meta));
+            inner.secrets.remove(&id);
+        }
+        affected.into_iter().collect()
+    }
+
+    /// Takes in what an LLMKey refers to.
+    pub fn refer(&self, key: &LLMKey) {
+        let namespace: Box<str> = key.namespace().unwrap_or_default().into();
+        let refs = Refs {
+            source: key.spec.source.secret_ref.as_ref().map(|r| r.name.as_str().into()),
+            target: key.spec.target.secret_name.as_deref().unwrap_or(&key.name_any()).into(),
+            claim: (
+                key.creation_timestamp().map_or(0, |t| t.0.as_second()),
+                key.uid().unwrap_or_default().into(),
+            ),
+        };
+        let id = (namespace, Box::from(key.name_any()));
+        let mut inner = self.write();
+        if inner.keys.get(&id) == Some(&refs) {
+            return;
+        }
+        inner.unuse(&id);
+        for secret in refs.source.iter().chain([&refs.target]) {
+            inner.users.entry((id.0.clone(), secret.clone())).or_default().insert(id.1.clone());
+        }
+        inner.keys.insert(id, refs);
+    }
+
+    /// An LLMKey is gone. Returns the LLMKeys that wait for the same target.
+    pub fn forget(&self, namespace: &str, key: &str) -> Vec<Name> {
+        let id = name(namespace, key);
+        let mut inner = self.write();
+        let target = inner.keys.get(&id).map(|r| r.target.clone());
+        inner.unuse(&id);
+        inner.keys.remove(&id);
+        let Some(target) = target else { return Vec::new() };
+        let secret = (id.0.clone(), target);
+        inner.users.get(&secret).into_iter().flatten().map(|k| (id.0.clone(), k.clone())).collect()
+    }
+
+    /// The other LLMKey that was first to claim the same target, if any.
+    pub fn earlier_claimant(&self, namespace: &str, key: &str) -> Option<Box<str>> {
+        let inner = self.read();
+        let id = name(namespace, key);
+        let mine = inner.keys.get(&id)?;
+        let users = inner.users.get(&(id.0.clone(), mine.target.clone()))?;
+        users
+            .iter()
+            .filter(|other| **other != id.1)
+            .filter_map(|other| Some((other, inner.keys.get(&(id.0.clone(), other.clone()))?)))
+            .find(|(_, refs)| refs.target == mine.target && refs.claim < mine.claim)
+            .map(|(other, _)| other.clone())
+    }
+
+    /// Whether the Secret is the target of an LLMKey.
+    pub fn is_target(&self, namespace: &str, secret: &str) -> bool {
+        let inner = self.read();
+        let id = name(namespace, secret);
+        inner.users.get(&id).into_iter().flatten().any(|key| {
+            inner.keys.get(&(id.0.clone(), key.clone())).is_some_and(|refs| *refs.target == *secret)
+        })
+    }
+}
+
+impl Inner {
+    /// LLMKeys that have something to do with a Secret.
+    fn affected(&self, id: &Name, meta: &SecretMeta) -> BTreeSet<Name> {
+        let mut keys: BTreeSet<Name> =
+            self.users.get(id).into_iter().flatten().map(|key| (id.0.clone(), key.clone())).collect();
+        if let Some((owner, _)) = &meta.owner {
+            keys.insert((id.0.clone(), owner.clone()));
+        }
+        if let Some(summary) = &meta.summary
+            && let Ok(summary) = serde_json::from_str::<crate::ledger::Summary>(summary)
+        {
+            keys.insert(name(&summary.namespace, &summary.name));
+        }
+        keys
+    }
+
+    fn unuse(&mut self, id: &Name) {
+        let Some(refs) = self.keys.get(id).cloned() else { return };
+        for secret in refs.source.into_iter().chain([refs.target]) {
+            let secret = (id.0.clone(), secret);
+            if let Some(users) = self.users.get_mut(&secret) {
+                users.remove(&id.1);
+                if users.is_empty() {
+                    self.users.remove(&secret);
+                }
+            }
+        }
+    }
+}
+
+fn id_of(secret: &PartialObjectMeta<Secret>) -> Name {
+    name(&secret.namespace().unwrap_or_default(), &secret.name_any())
+}

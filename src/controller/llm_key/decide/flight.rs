@@ -1,0 +1,200 @@
+//! The version on its way: intent, mint, seal, validate, deliver, current.
+
+use super::gate::{Gate, delta, gate};
+use super::retire;
+use super::{mint_name, successor};
+use crate::api::Reason;
+use crate::controller::llm_key::model::{Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView};
+use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
+use crate::ledger::{Record, Version};
+
+pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    let Some(version) = record.in_flight() else { return };
+    if o.key.revoke_all {
+        return;
+    }
+    match version.state {
+        VersionState::Intent => mint(o, record, version, env, plan),
+        VersionState::Pending => deliver(o, record, version, env, plan),
+        _ => publish(o, record, version, env, plan),
+    }
+}
+
+fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
+    if !record.versions.iter().any(|v| v.state == VersionState::Current) {
+        plan.progress(Reason::Progressing, "the key is being made");
+    }
+    if let Some(minted) = &o.pass.minted {
+        if minted.attempt == record.attempt {
+            plan.effects.push(Effect::SwapLedger(Box::new(minted_record(record, version.version, minted, env))));
+        } else {
+            // Another replica fenced this attempt while the provider answered: the key is nobody's.
+            plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
+        }
+        return;
+    }
+    if !same_account(o, version) {
+        plan.stall(Reason::AdminCredentialMissing, retire::elsewhere(version));
+        return;
+    }
+    if plan.stalled() || retire::waiting(&o.memory, env, plan) {
+        return;
+    }
+    if o.pass.fenced != Some(record.attempt) {
+        // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
+        // cannot make it live between our reading and our revoking.
+        plan.effects.push(Effect::SwapLedger(Box::new(refenced(record, version.version, env))));
+    } else if !o.pass.names_searched {
+        plan.effects.push(Effect::FindStrays { below: record.attempt });
+    } else if let Some((id, _)) = o.pass.strays.first() {
+        plan.effects.push(Effect::RevokeStray { id: id.clone() });
+    } else {
+        plan.effects.push(Effect::Mint { version: version.version });
+    }
+}
+
+pub(super) fn refenced(record: &Record, number: i32, env: &Env) -> Record {
+    let mut next = successor(record, env);
+    next.attempt += 1;
+    let name = mint_name(&next, number, env);
+    if let Some(version) = next.version_mut(number) {
+        version.mint_name = name;
+    }
+    next
+}
+
+fn minted_record(
+    record: &Record,
+    number: i32,
+    minted: &Minted,
+    env: &Env,
+) -> Record {
+    let mut next = successor(record, env);
+    if next.advance(number, VersionState::Pending)
+        && let Some(version) = next.version_mut(number)
+    {
+        version.provider_key_id = Some(minted.id.clone());
+        version.key = Some(minted.facts.clone());
+    }
+    next
+}
+
+fn same_account(o: &Observed, version: &Version) -> bool {
+    version.account.is_some() && version.account == o.provider.account
+}
+
+fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
+    if carried(o, version.version) {
+        plan.effects.push(Effect::SwapLedger(Box::new(current(o, record, version.version, env))));
+        announce(o, record, version, plan);
+        return;
+    }
+    if matches!(o.target, TargetView::Foreign(..)) || o.key.template_problem.is_some() {
+        return;
+    }
+    let Some(facts) = &version.key else { return };
+    if made_long_ago_and_refused(o, facts.fingerprint.as_str(), version, env) {
+        let mut next = successor(record, env);
+        if next.advance(version.version, VersionState::Retiring)
+            && let Some(v) = next.version_mut(version.version)
+        {
+            v.retiring_at = Some(env.now);
+            v.basis = Some(RevocationBasis::NeverPublished);
+        }
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        return;
+    }
+    let over_good = over_good(o, record);
+    match gate(o, &facts.fingerprint, Some(version.created_at), over_good, env, plan) {
+        Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(version.version))),
+        Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
+        Gate::Hold => {}
+    }
+}
+
+/// A new key that the provider still refuses after the deadline was never a key.
+fn made_long_ago_and_refused(o: &Observed, fingerprint: &str, version: &Version, env: &Env) -> bool {
+    let refused = o
+        .memory
+        .candidate
+        .as_ref()
+        .is_some_and(|h| h.fingerprint == fingerprint && h.last.is_some_and(|(v, _)| v.refuses()));
+    refused && env.now >= version.created_at + delta(env.timings.new_key_deadline)
+}
+
+pub(super) fn over_good(o: &Observed, record: &Record) -> bool {
+    record.current().is_some()
+        && o.memory.health.as_ref().is_none_or(|h| h.accepted != Some(false))
+}
+
+fn publish(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
+    let alone = record.versions.iter().filter(|v| v.state == VersionState::Current).count() == 0;
+    if carried(o, version.version) {
+        if !alone {
+            plan.effects.push(Effect::SwapLedger(Box::new(current(o, record, version.version, env))));
+            announce(o, record, version, plan);
+        }
+        return;
+    }
+    // The supplied value changed again before it was delivered: the newer one is taken instead.
+    if let (Origin::Supplied, SourceView::Value(facts)) = (version.origin, &o.source)
+        && version.key.as_ref() != Some(facts)
+        && !alone
+    {
+        let mut next = successor(record, env);
+        if next.advance(version.version, VersionState::Abandoned) {
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        }
+        return;
+    }
+    if !alone && !matches!(o.target, TargetView::Foreign(..)) && o.key.template_problem.is_none() {
+        plan.effects.push(Effect::WriteTarget { version: version.version });
+    }
+}
+
+fn carried(o: &Observed, version: i32) -> bool {
+    matches!(&o.target, TargetView::Ours { carries, .. } if *carries == Some(version))
+}
+
+/// L3: the version is current, the one before is superseded.
+fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
+    let mut next = successor(record, env);
+    let since = match &o.target {
+        TargetView::Ours { since, .. } => since.unwrap_or(env.now),
+        _ => env.now,
+    };
+    let older: Vec<(i32, Origin)> = next
+        .versions
+        .iter()
+        .filter(|v| v.version != number && matches!(v.state, VersionState::Current | VersionState::Publishing))
+        .map(|v| (v.version, v.origin))
+        .collect();
+    for (old, origin) in older {
+        let state = if origin == Origin::Minted { VersionState::Overlap } else { VersionState::Retained };
+        if next.advance(old, state)
+            && let Some(version) = next.version_mut(old)
+        {
+            version.superseded_at = Some(since);
+        }
+    }
+    if next.advance(number, VersionState::Current)
+        && let Some(version) = next.version_mut(number)
+    {
+        version.published_at = Some(since);
+    }
+    next.awaiting_supply = false;
+    next.revoked_by_spec = false;
+    next.retain_on_delete = o.key.retain_on_delete;
+    next.prune();
+    next
+}
+
+fn announce(o: &Observed, record: &Record, version: &Version, plan: &mut Plan) {
+    let first = record.versions.iter().all(|v| v.published_at.is_none());
+    let (reason, what) = if first { (Reason::Published, "published") } else { (Reason::Rotated, "rotated") };
+    plan.effects.push(Effect::Announce {
+        warning: false,
+        reason,
+        note: format!("{what}: Secret {} carries version {}", o.key.target_name, version.version),
+    });
+}

@@ -1,0 +1,141 @@
+//! What to do next: a pure function of what was observed and the time. Total: it never fails.
+//!
+//! One call plans one step. The driver carries it out, folds what it learned into the observation and calls again,
+//! until nothing is left to do; after a crash the next process starts from observation alone and comes to the same
+//! steps, because every effect that cannot be repeated stands in the ledger before it happens.
+
+mod first;
+mod flight;
+mod gate;
+mod overlap;
+mod release;
+pub mod retire;
+mod rotate;
+mod steady;
+#[cfg(test)]
+mod tests;
+
+use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
+use crate::domain::names::{AttemptId, MintName};
+use crate::ledger::{Ledger, Record};
+
+/// Plans the next step.
+pub fn decide(o: &Observed, env: &Env) -> Plan {
+    let mut plan = Plan::default();
+    if o.key.deleting {
+        release::release(o, env, &mut plan);
+        return plan;
+    }
+    blockers(o, &mut plan);
+    match &o.ledger {
+        LedgerView::Unreadable(reason, message) => plan.stall(*reason, message.clone()),
+        LedgerView::Absent => first::first(o, env, &mut plan),
+        LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
+        LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
+    }
+    plan
+}
+
+/// What a person must put right. Nothing new starts meanwhile; what is delivered stays.
+fn blockers(o: &Observed, plan: &mut Plan) {
+    if let Some((reason, message)) = &o.provider.problem {
+        plan.stall(*reason, message.clone());
+    }
+    if o.key.minted
+        && let Some((reason, message)) = &o.provider.account_problem
+    {
+        plan.stall(*reason, message.clone());
+    }
+    if o.key.revoke_all && !o.key.minted {
+        plan.stall(
+            Reason::NotSupported,
+            "desiredState: Revoked works for minted keys; a supplied key must be deleted at the provider by who made it",
+        );
+    }
+    if let Some((reason, message)) = &o.policy.problem {
+        plan.stall(*reason, message.clone());
+    }
+    if let Some(message) = &o.key.template_problem {
+        plan.stall(Reason::TargetTemplateInvalid, message.clone());
+    }
+    if let super::model::SourceView::Problem(reason, message) = &o.source {
+        plan.stall(*reason, message.clone());
+    }
+    if let TargetView::Foreign(reason, message) = &o.target {
+        plan.stall(*reason, message.clone());
+    }
+}
+
+/// The record was read: the first step that is due is the plan.
+fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
+    let record = &ledger.record;
+    if record.owner.as_deref() != Some(o.key.uid.as_str()) {
+        release::take_over(o, record, env, plan);
+        return;
+    }
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 7] = [
+        flight::advance,
+        rotate::revoke_all,
+        retire_step,
+        repair,
+        rotate::start,
+        overlap::advance,
+        steady::probe,
+    ];
+    for step in steps {
+        step(o, record, env, plan);
+        if !plan.effects.is_empty() {
+            return;
+        }
+    }
+    steady::finalizer(o, record, plan);
+}
+
+fn retire_step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    let view = retire::View {
+        record,
+        account_problem: o.provider.account_problem.as_ref().or(o.provider.problem.as_ref()),
+        account: o.provider.account.as_ref(),
+        memory: &o.memory,
+        pass: &o.pass,
+    };
+    retire::advance(&view, env, plan);
+}
+
+/// The target must carry the delivered version, whatever happened to it.
+fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
+    let Some(delivered) = record.delivered() else { return };
+    let right = match &o.target {
+        TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
+        TargetView::Unread => true,
+        TargetView::Absent | TargetView::PreviousOwner => false,
+        TargetView::Foreign(..) => return,
+    };
+    if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
+        return;
+    }
+    plan.repairing = true;
+    plan.effects.push(Effect::WriteTarget { version: delivered.version });
+    plan.effects.push(Effect::Announce {
+        warning: false,
+        reason: Reason::TargetRepaired,
+        note: format!("Secret {} delivers version {} again", o.key.target_name, delivered.version),
+    });
+}
+
+/// The record as the next write has it: a higher epoch and the writer's mark.
+fn successor(record: &Record, env: &Env) -> Record {
+    Record { epoch: record.epoch + 1, writer: format!("{:016x}", env.nonce), ..record.clone() }
+}
+
+/// The name of the record's newest attempt to mint a version.
+fn mint_name(record: &Record, number: i32, env: &Env) -> Option<String> {
+    let attempt = AttemptId::new(record.attempt, env.nonce).ok()?;
+    let version = u32::try_from(number).ok()?;
+    Some(MintName::new(&record.install, &record.lineage, version, attempt).ok()?.to_string())
+}
+
+fn due(plan: &mut Plan, reason: Reason, message: impl Into<String>) {
+    plan.find(ConditionType::RotationDue, ConditionStatus::True, reason, message);
+}

@@ -1,0 +1,80 @@
+//! Deletion, and the LLMKey of the same name that comes after.
+
+use super::gate::delta;
+use super::successor;
+use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
+use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
+use crate::ledger::{Record, Released};
+
+/// The finalizer only notes in the ledger that the owner is gone, and goes: no namespace hangs on a provider.
+pub(super) fn release(o: &Observed, env: &Env, plan: &mut Plan) {
+    if !o.key.finalizer {
+        return;
+    }
+    if let LedgerView::Present(ledger) = &o.ledger
+        && ledger.record.owner.as_deref() == Some(o.key.uid.as_str())
+    {
+        plan.effects.push(Effect::SwapLedger(Box::new(released(o, &ledger.record, env))));
+    }
+    plan.effects.push(Effect::SetFinalizer(false));
+}
+
+fn released(o: &Observed, record: &Record, env: &Env) -> Record {
+    let mut next = successor(record, env);
+    next.owner = None;
+    next.retain_on_delete = o.key.retain_on_delete;
+    let at_once = o.key.revoke_all || record.revoked_by_spec;
+    let grace = if at_once { chrono::Duration::zero() } else { delta(env.timings.scale(o.key.grace)) };
+    next.released = Some(Released {
+        at: env.now,
+        revoke_not_before: env.now + grace,
+        hand_over: !o.key.namespace_terminating && !at_once,
+    });
+    next
+}
+
+/// An LLMKey of the same name continues the name's ledger, whatever became of the keys.
+pub(super) fn take_over(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    if o.key.minted && o.provider.account.is_none() {
+        // Whether the keys may stay cannot be told before the account is known.
+        return;
+    }
+    let mut next = successor(record, env);
+    next.owner = Some(o.key.uid.clone());
+    next.released = None;
+    next.retain_on_delete = o.key.retain_on_delete;
+    next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
+    if !keeps_keys(o, record, env) {
+        give_up(&mut next, env);
+    }
+    plan.effects.push(Effect::SwapLedger(Box::new(next)));
+}
+
+fn keeps_keys(o: &Observed, record: &Record, env: &Env) -> bool {
+    let in_time =
+        record.released.as_ref().is_none_or(|r| r.hand_over && (!o.key.minted || env.now < r.revoke_not_before));
+    let same_source = record.delivered().is_none_or(|v| (v.origin == Origin::Minted) == o.key.minted);
+    let same_account = !o.key.minted || record.minted_alive().all(|v| v.account == o.provider.account);
+    in_time && same_source && same_account && !record.revoked_by_spec
+}
+
+/// What was delivered to the LLMKey before goes on to revocation, or stays with its owner.
+pub(crate) fn give_up(record: &mut Record, env: &Env) {
+    let live: Vec<(i32, Origin)> =
+        record.versions.iter().filter(|v| v.state.protects_key()).map(|v| (v.version, v.origin)).collect();
+    for (number, origin) in live {
+        let revoke = origin == Origin::Minted && !record.retain_on_delete;
+        let to = match (revoke, record.version(number).map(|v| v.state)) {
+            (true, _) => VersionState::Retiring,
+            (false, Some(VersionState::Pending)) => VersionState::Abandoned,
+            (false, _) => VersionState::Retained,
+        };
+        if record.advance(number, to)
+            && let Some(version) = record.version_mut(number)
+            && revoke
+        {
+            version.retiring_at = Some(env.now);
+            version.basis = Some(RevocationBasis::Explicit);
+        }
+    }
+}

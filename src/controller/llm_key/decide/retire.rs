@@ -1,0 +1,149 @@
+//! P3 to L5: revoke, confirm, record. The same for a living LLMKey and for a ledger whose LLMKey is gone.
+
+use super::gate::delta;
+use super::successor;
+use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::controller::llm_key::model::{Effect, Env, Memory, Pass, Plan};
+use crate::domain::lifecycle::VersionState;
+use crate::ledger::{AccountRef, Record, Version};
+
+/// What revocation needs to know.
+pub struct View<'a> {
+    /// The record.
+    pub record: &'a Record,
+    /// Why the account cannot be used.
+    pub account_problem: Option<&'a (Reason, String)>,
+    /// The account that can be used.
+    pub account: Option<&'a AccountRef>,
+    /// Hints.
+    pub memory: &'a Memory,
+    /// This reconcile.
+    pub pass: &'a Pass,
+}
+
+/// One step for the first version that is being revoked.
+pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
+    let Some(version) = view.record.versions.iter().find(|v| v.state == VersionState::Retiring) else { return };
+    let number = version.version;
+    if let Some((reason, message)) = view.account_problem {
+        plan.stall(*reason, format!("version {number} waits for its revocation: {message}"));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+        return;
+    }
+    if version.account.as_ref() != view.account {
+        plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+        return;
+    }
+    plan.find(
+        ConditionType::OverlapActive,
+        ConditionStatus::True,
+        Reason::Revoking,
+        format!("version {number} is being revoked"),
+    );
+    if waiting(view.memory, env, plan) {
+        return;
+    }
+    if let Some((confirmed, true)) = view.pass.confirmed
+        && confirmed == number
+    {
+        record_revoked(view, number, env, plan);
+        return;
+    }
+    if view.pass.checked_after_l4 != Some(number) {
+        plan.effects.push(Effect::CheckShared { version: number });
+    } else if shared(view.pass, number) || protected_here(view.record, version) {
+        plan.find(
+            ConditionType::OverlapActive,
+            ConditionStatus::True,
+            Reason::KeyShared,
+            format!("version {number} is not revoked: another version or LLMKey holds the same key"),
+        );
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+    } else if view.pass.revoke_answered != Some(number) {
+        plan.effects.push(Effect::Revoke { version: number });
+    } else if view.pass.confirmed.is_none() {
+        plan.effects.push(Effect::ConfirmRevoked { version: number });
+    } else {
+        // The provider still accepts it somewhere: asked again until it does not.
+        plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
+    }
+}
+
+fn record_revoked(view: &View<'_>, number: i32, env: &Env, plan: &mut Plan) {
+    let mut next = successor(view.record, env);
+    if !next.advance(number, VersionState::Revoked) {
+        return;
+    }
+    let mut basis = "";
+    if let Some(v) = next.version_mut(number) {
+        v.revoked_at = Some(env.now);
+        basis = v.basis.map_or("", crate::domain::lifecycle::RevocationBasis::as_str);
+    }
+    next.prune();
+    plan.effects.push(Effect::SwapLedger(Box::new(next)));
+    plan.effects.push(Effect::Announce {
+        warning: false,
+        reason: Reason::KeyRevoked,
+        note: format!("version {number} is revoked and refused by the provider (basis: {basis})"),
+    });
+}
+
+/// Whether the last answer said that another ledger holds the key.
+pub(super) fn shared(pass: &Pass, number: i32) -> bool {
+    pass.shared == Some((number, true))
+}
+
+/// Another version of the same ledger points to the same key and needs it.
+pub(super) fn protected_here(record: &Record, version: &Version) -> bool {
+    let Some(key) = &version.key else { return false };
+    record.versions.iter().any(|v| {
+        v.version != version.version
+            && v.state.protects_key()
+            && v.key.as_ref().is_some_and(|k| k.fingerprint == key.fingerprint)
+    })
+}
+
+/// Failures put off the next try.
+pub(super) fn waiting(memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
+    let Some(failing) = memory.failing.as_ref().filter(|f| env.now < f.not_before) else { return false };
+    plan.progress(failing.reason, failing.message.clone());
+    plan.wake_at(failing.not_before);
+    true
+}
+
+/// Which account a version's key is at, for a person.
+pub(super) fn elsewhere(version: &Version) -> String {
+    version.account.as_ref().map_or_else(
+        || format!("version {} has no account on record", version.version),
+        |account| {
+            format!(
+                "version {} was made at the account {} ({}, project {}), which is not the one at hand; restore that \
+                 LLMProvider and its admin credential",
+                version.version, account.provider, account.host, account.project
+            )
+        },
+    )
+}
+
+/// Intents that nobody wants any more: fence, find, revoke, give up.
+pub fn abandon_intents(record: &Record, pass: &Pass, memory: &Memory, env: &Env, plan: &mut Plan) {
+    let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent) else { return };
+    if waiting(memory, env, plan) {
+        return;
+    }
+    if let Some(minted) = &pass.minted {
+        plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
+    } else if pass.fenced != Some(record.attempt) {
+        plan.effects.push(Effect::SwapLedger(Box::new(super::flight::refenced(record, version.version, env))));
+    } else if !pass.names_searched {
+        plan.effects.push(Effect::FindStrays { below: record.attempt });
+    } else if let Some((id, _)) = pass.strays.first() {
+        plan.effects.push(Effect::RevokeStray { id: id.clone() });
+    } else {
+        let mut next = successor(record, env);
+        if next.advance(version.version, VersionState::Abandoned) {
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        }
+    }
+}

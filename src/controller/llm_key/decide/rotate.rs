@@ -1,0 +1,273 @@
+//! A new version: why, when, and the first record of it.
+
+use chrono::{DateTime, Utc};
+
+use super::flight::over_good;
+use super::gate::{Gate, gate};
+use super::{due, mint_name, successor};
+use crate::api::{Reason, RotationMode};
+use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
+use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
+use crate::domain::schedule;
+use crate::ledger::{KeyFacts, Record, Version};
+
+/// L1 of a minted version: its name is on record before the provider hears of it.
+pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env: &Env) -> Option<Record> {
+    let account = o.provider.account.clone()?;
+    let mut next = successor(record, env);
+    next.attempt += 1;
+    next.retain_on_delete = o.key.retain_on_delete;
+    let number = next.next_number();
+    let name = mint_name(&next, number, env)?;
+    next.versions.push(Version {
+        account: Some(account),
+        mint_name: Some(name),
+        ..version(number, VersionState::Intent, Origin::Minted, reason, env)
+    });
+    next.prune();
+    Some(next)
+}
+
+/// A supplied version, sealed and about to be delivered.
+pub(super) fn supplied(
+    o: &Observed,
+    record: &Record,
+    facts: &KeyFacts,
+    reason: RotationReason,
+    env: &Env,
+) -> Record {
+    let mut next = successor(record, env);
+    next.retain_on_delete = o.key.retain_on_delete;
+    let number = next.next_number();
+    next.versions.push(Version {
+        key: Some(facts.clone()),
+        account: o.provider.account.clone(),
+        ..version(number, VersionState::Publishing, Origin::Supplied, reason, env)
+    });
+    next.prune();
+    next
+}
+
+fn version(number: i32, state: VersionState, origin: Origin, reason: RotationReason, env: &Env) -> Version {
+    Version {
+        version: number,
+        state,
+        origin,
+        reason,
+        account: None,
+        mint_name: None,
+        provider_key_id: None,
+        key: None,
+        sealed: None,
+        created_at: env.now,
+        published_at: None,
+        superseded_at: None,
+        retiring_at: None,
+        revoked_at: None,
+        basis: None,
+    }
+}
+
+/// `desiredState: Revoked`: all keys at once, without overlap or grace, then the target.
+pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    if !o.key.revoke_all || !o.key.minted {
+        return;
+    }
+    if record.versions.iter().any(|v| v.state == VersionState::Intent) {
+        super::retire::abandon_intents(record, &o.pass, &o.memory, env, plan);
+        return;
+    }
+    if record.versions.iter().any(|v| v.state.protects_key()) {
+        let mut next = successor(record, env);
+        let live: Vec<(i32, Origin)> =
+            next.versions.iter().filter(|v| v.state.protects_key()).map(|v| (v.version, v.origin)).collect();
+        for (number, origin) in live {
+            let to = if origin == Origin::Minted { VersionState::Retiring } else { VersionState::Retained };
+            if next.advance(number, to)
+                && let Some(v) = next.version_mut(number)
+            {
+                v.retiring_at = (to == VersionState::Retiring).then_some(env.now);
+                v.basis = (to == VersionState::Retiring).then_some(RevocationBasis::Explicit);
+            }
+        }
+        next.revoked_by_spec = true;
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        return;
+    }
+    let gone = record.versions.iter().all(|v| v.state != VersionState::Retiring);
+    if gone && matches!(o.target, TargetView::Ours { .. }) && !o.pass.deleted_target {
+        plan.effects.push(Effect::DeleteTarget);
+    }
+}
+
+/// Starts a new version, if one is due and nothing stands in its way.
+pub(super) fn start(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    if o.key.revoke_all {
+        return;
+    }
+    if o.key.minted {
+        start_minted(o, record, env, plan);
+    } else {
+        start_supplied(o, record, env, plan);
+    }
+}
+
+fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    let requested = o.key.rotate.as_ref().filter(|t| record.handled_rotate.as_ref() != Some(*t));
+    let delivered = record.delivered();
+    let scheduled = delivered.and_then(|v| next_rotation(o, record, v.published_at, env, plan));
+    let overdue = scheduled.is_some_and(|at| env.now >= at);
+    let reason = match (delivered, requested, overdue) {
+        (None, _, _) => RotationReason::Replaced,
+        (Some(_), Some(_), _) => RotationReason::Requested,
+        (Some(_), None, true) => RotationReason::Schedule,
+        (Some(_), None, false) => return,
+    };
+    if record.in_flight().is_some() {
+        return;
+    }
+    let by_hand = matches!(reason, RotationReason::Requested | RotationReason::Replaced);
+    if o.key.paused {
+        due(plan, Reason::Paused, "a rotation is due; the annotation llmkeys.dev/paused holds it");
+    } else if o.policy.mode == RotationMode::RemindOnly && !by_hand {
+        due(plan, Reason::RemindOnly, "a rotation is due; the policy only reminds: set llmkeys.dev/rotate to start it");
+    } else if record.versions.iter().any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring)) {
+        due(plan, Reason::OverlapActive, "a rotation is due; it starts when the overlap of the last one is over");
+    } else if plan.stalled() {
+        due(plan, Reason::ScheduleDue, "a rotation is due and cannot start: see Stalled");
+    } else if !o.key.finalizer && !o.key.retain_on_delete {
+        plan.effects.push(Effect::SetFinalizer(true));
+    } else if let Some(mut next) = intent(o, record, reason, env) {
+        next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
+        if delivered.is_none() {
+            plan.progress(Reason::Rotating, "a new key is being made");
+        }
+        due(plan, Reason::Rotating, "the next key is being made");
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+    }
+}
+
+fn start_supplied(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    let delivered = record.delivered();
+    if let SourceView::Value(facts) = &o.source
+        && delivered.and_then(|v| v.key.as_ref()).map(|k| &k.fingerprint) != Some(&facts.fingerprint)
+        && record.in_flight().is_none_or(|v| v.state == VersionState::Publishing)
+    {
+        replace(o, record, facts, env, plan);
+        return;
+    }
+    let requested = o.key.rotate.as_ref().filter(|t| record.handled_rotate.as_ref() != Some(*t));
+    if let Some(token) = requested {
+        let mut next = successor(record, env);
+        next.handled_rotate = Some(token.clone());
+        next.awaiting_supply = true;
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        return;
+    }
+    let scheduled = delivered.and_then(|v| next_rotation(o, record, v.published_at.or(Some(v.created_at)), env, plan));
+    if record.awaiting_supply || scheduled.is_some_and(|at| env.now >= at) {
+        supply_next(o, plan);
+    }
+}
+
+/// A person must act, and where.
+pub(super) fn supply_next(o: &Observed, plan: &mut Plan) {
+    due(
+        plan,
+        Reason::SupplyNextKey,
+        format!(
+            "the key is due for rotation: put the next one into the source Secret of {}/{}, then delete the old one at the \
+             provider when nothing uses it any more",
+            o.key.namespace, o.key.name
+        ),
+    );
+}
+
+fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mut Plan) {
+    if record.was_retired(&facts.fingerprint) {
+        plan.stall(
+            Reason::SourceWasRevoked,
+            "the source Secret holds a key that was revoked here before; put another key into it",
+        );
+        return;
+    }
+    if o.key.paused {
+        due(plan, Reason::Paused, "the source Secret holds another key; the annotation llmkeys.dev/paused holds it");
+        return;
+    }
+    if plan.stalled() {
+        return;
+    }
+    match gate(o, &facts.fingerprint, None, over_good(o, record), env, plan) {
+        Gate::Ask => plan.effects.push(Effect::Validate(Subject::Source)),
+        Gate::Hold => {}
+        Gate::Publish => {
+            let reason =
+                if record.versions.is_empty() { RotationReason::Initial } else { RotationReason::SourceChanged };
+            let mut next = supplied(o, record, facts, reason, env);
+            let number = next.versions.last().map_or(0, |v| v.version);
+            // The folded first version is current from here on, since another one follows it.
+            if let Some(first) = record.delivered().filter(|v| v.state == VersionState::Publishing)
+                && next.advance(first.version, VersionState::Current)
+                && let Some(v) = next.version_mut(first.version)
+            {
+                v.published_at = v.published_at.or(Some(v.created_at));
+            }
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+            plan.effects.push(Effect::WriteTarget { version: number });
+        }
+    }
+}
+
+/// When the next rotation is due, with the reminders before it.
+pub(super) fn next_rotation(
+    o: &Observed,
+    record: &Record,
+    published: Option<DateTime<Utc>>,
+    env: &Env,
+    plan: &mut Plan,
+) -> Option<DateTime<Utc>> {
+    due_time(o, &record.lineage, published?, env, plan)
+}
+
+pub(super) fn due_time(
+    o: &Observed,
+    lineage: &str,
+    published: DateTime<Utc>,
+    env: &Env,
+    plan: &mut Plan,
+) -> Option<DateTime<Utc>> {
+    let schedule = o.policy.schedule.as_ref()?;
+    let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
+    plan.next_rotation = Some(at);
+    if env.now < at {
+        plan.wake_at(at);
+        remind(o, schedule, published, at, env, plan);
+    }
+    Some(at)
+}
+
+/// Tells once of each reminder that begins while this process looks.
+fn remind(
+    o: &Observed,
+    schedule: &schedule::Plan,
+    published: DateTime<Utc>,
+    at: DateTime<Utc>,
+    env: &Env,
+    plan: &mut Plan,
+) {
+    let reminders = schedule::reminder_due(schedule, published, at, env.now, &env.timings);
+    if let Some(next) = reminders.next {
+        plan.wake_at(next);
+    }
+    let Some(before) = reminders.active else { return };
+    if o.memory.reminded == Some((at, before)) {
+        return;
+    }
+    plan.effects.push(Effect::NoteReminder { due: at, before });
+    plan.effects.push(Effect::Announce {
+        warning: false,
+        reason: Reason::RotationReminder,
+        note: format!("the next rotation is due at {}", crate::api::rfc3339(at)),
+    });
+}

@@ -1,0 +1,75 @@
+//! Nothing is under way: due times, probes, and the finalizer that is needed only while there is something to revoke.
+
+use super::due;
+use super::gate::delta;
+use super::rotate::{due_time, supply_next};
+use crate::api::{Reason, ValidationMode};
+use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject};
+use crate::domain::health::last_slot;
+use crate::domain::lifecycle::VersionState;
+use crate::domain::names::slot_offset;
+use crate::ledger::{Record, Summary};
+
+/// Only the summary is known: enough to say what is due, and when to look again.
+pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan) {
+    if let Some(published) = summary.published_at
+        && let Some(at) = due_time(o, &summary.lineage, published, env, plan)
+        && env.now >= at
+    {
+        if o.key.minted {
+            due(plan, Reason::ScheduleDue, "a rotation is due");
+        } else {
+            supply_next(o, plan);
+        }
+    }
+    if let Some(at) = next_probe(o, &summary.lineage, env) {
+        plan.wake_at(at);
+    }
+}
+
+/// The delivered key is checked at its slots, and at once again after a rejection.
+pub(super) fn probe(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    let Some(delivered) = record.delivered() else { return };
+    let Some(at) = next_probe(o, &record.lineage, env) else { return };
+    if env.now >= at && !o.pass.checked_delivered {
+        plan.effects.push(Effect::Validate(Subject::Delivered(delivered.version)));
+    } else if env.now < at {
+        plan.wake_at(at);
+    } else {
+        plan.wake_at(env.now + delta(env.timings.rejection_confirmation_gap));
+    }
+}
+
+/// When the delivered key is to be checked next; in the past if it is due.
+pub fn next_probe(o: &Observed, lineage: &str, env: &Env) -> Option<chrono::DateTime<chrono::Utc>> {
+    if o.key.validation == ValidationMode::Disabled || o.provider.problem.is_some() || o.key.revoke_all {
+        return None;
+    }
+    let interval = env.timings.scale(o.key.interval);
+    let started = o.memory.started.unwrap_or(env.now);
+    if let Some(health) = &o.memory.health {
+        let asked = health.last.map(|(_, at)| at);
+        if health.confirming(o.key.threshold) || (asked.is_none() && health.accepted.is_none()) {
+            return Some(asked.map_or(started, |at| at + delta(env.timings.rejection_confirmation_gap)));
+        }
+        if let Some((verdict, at)) = health.last
+            && !verdict.accepts()
+            && !verdict.refuses()
+        {
+            // An outage is asked about more often than a good key, yet not in a storm.
+            return Some(at + delta(env.timings.outage_recheck.min(interval)));
+        }
+    }
+    let since = o.memory.health.as_ref().and_then(|h| h.last).map_or(started, |(_, at)| at.max(started));
+    let slot = last_slot(env.now, interval, slot_offset(lineage, interval));
+    Some(if slot > since { slot } else { slot + delta(interval) })
+}
+
+/// The finalizer goes when deletion has nothing to revoke.
+pub(super) fn finalizer(o: &Observed, record: &Record, plan: &mut Plan) {
+    let intents = record.versions.iter().any(|v| v.state == VersionState::Intent);
+    let needed = (record.minted_alive().next().is_some() || intents) && !o.key.retain_on_delete;
+    if needed != o.key.finalizer {
+        plan.effects.push(Effect::SetFinalizer(needed));
+    }
+}

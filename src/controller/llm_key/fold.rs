@@ -1,0 +1,221 @@
+//! What an effect taught, taken into the observation: pure, so that a model can drive it.
+
+use chrono::{DateTime, Utc};
+
+use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, Subject, TargetView};
+use crate::api::Reason;
+use crate::domain::backoff::{self, Class, Failures};
+use crate::domain::health::{Health, Verdict};
+use crate::domain::lifecycle::VersionState;
+use crate::ledger::Ledger;
+
+/// What an effect that succeeded taught.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Learned {
+    /// The finalizer is on or off.
+    Finalizer(bool),
+    /// The ledger as it was written.
+    Ledger(Box<Ledger>),
+    /// The provider made a key.
+    Minted(Minted),
+    /// Keys of earlier attempts: id and name.
+    Strays(Vec<(String, String)>),
+    /// A key that nobody's version holds is gone.
+    StrayRevoked(String),
+    /// The provider's word on a key.
+    Answer {
+        /// Which key.
+        subject: Subject,
+        /// Its fingerprint.
+        fingerprint: String,
+        /// The word.
+        verdict: Verdict,
+    },
+    /// The target was written.
+    TargetWritten {
+        /// The version that it carries.
+        version: i32,
+        /// When, by the API server's clock, rounded up.
+        since: Option<DateTime<Utc>>,
+    },
+    /// The target is gone.
+    TargetDeleted,
+    /// Whether another ledger holds the version's key.
+    Shared {
+        /// The version.
+        version: i32,
+        /// The answer.
+        shared: bool,
+    },
+    /// When the version's key was last used.
+    LastUse {
+        /// The version.
+        version: i32,
+        /// The answer.
+        used: Option<DateTime<Utc>>,
+    },
+    /// The provider answered the revocation.
+    RevokeAnswered(i32),
+    /// Whether the version's key is gone and refused.
+    Confirmed {
+        /// The version.
+        version: i32,
+        /// The answer.
+        gone: bool,
+    },
+    /// A reminder was told of.
+    Reminded,
+    /// Nothing to remember.
+    Nothing,
+}
+
+/// Why an effect failed, for status and for the next try.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Failure {
+    /// What failed.
+    pub reason: Reason,
+    /// A sentence for status, without any provider text.
+    pub message: String,
+    /// Who can make the next try succeed.
+    pub class: Class,
+    /// How long the provider asks us to wait.
+    pub retry_after: Option<std::time::Duration>,
+}
+
+impl Observed {
+    /// Takes in what an effect taught.
+    pub fn learn(&mut self, effect: &Effect, learned: Learned, env: &Env) {
+        match learned {
+            Learned::Finalizer(on) => self.key.finalizer = on,
+            Learned::Ledger(ledger) => self.learn_ledger(*ledger),
+            Learned::Minted(minted) => {
+                self.pass.minted = Some(minted);
+                self.memory.failing = None;
+            }
+            Learned::Strays(strays) => {
+                self.pass.names_searched = true;
+                self.pass.strays = strays;
+            }
+            Learned::StrayRevoked(id) => {
+                self.pass.strays.retain(|(stray, _)| *stray != id);
+                if self.pass.minted.as_ref().is_some_and(|m| m.id == id) {
+                    self.pass.minted = None;
+                }
+            }
+            Learned::Answer { subject, fingerprint, verdict } => {
+                self.learn_answer(subject, &fingerprint, verdict, env);
+            }
+            Learned::TargetWritten { version, since } => {
+                self.target = TargetView::Ours { carries: Some(version), since };
+                self.pass.wrote_target = Some(version);
+                self.delivered_from_candidate(version);
+            }
+            Learned::TargetDeleted => {
+                self.target = TargetView::Absent;
+                self.pass.deleted_target = true;
+            }
+            Learned::Shared { version, shared } => {
+                self.pass.shared = Some((version, shared));
+                if self.state_of(version) == Some(VersionState::Retiring) {
+                    self.pass.checked_after_l4 = Some(version);
+                }
+            }
+            Learned::LastUse { version, used } => self.memory.last_use = Some((version, env.now, used)),
+            Learned::RevokeAnswered(version) => {
+                self.pass.revoke_answered = Some(version);
+                self.memory.failing = None;
+            }
+            Learned::Confirmed { version, gone } => self.pass.confirmed = Some((version, gone)),
+            Learned::Reminded => {
+                if let Effect::NoteReminder { due, before } = effect {
+                    self.memory.reminded = Some((*due, *before));
+                }
+            }
+            Learned::Nothing => {}
+        }
+    }
+
+    /// Takes in that an effect failed: the next try waits.
+    pub fn fail(&mut self, failure: Failure, env: &Env) {
+        let count = self.memory.failing.as_ref().filter(|f| f.reason == failure.reason).map_or(0, |f| f.count) + 1;
+        let failures =
+            Failures { count, last: env.now, class: failure.class, retry_after: failure.retry_after };
+        self.memory.failing = Some(Failing {
+            reason: failure.reason,
+            message: failure.message,
+            count,
+            not_before: backoff::not_before(&failures, &self.key.uid, &env.timings),
+        });
+        // A mint that failed may have left a key behind: the attempt is not used again.
+        self.pass.fenced = None;
+    }
+
+    fn learn_ledger(&mut self, ledger: Ledger) {
+        let before = match &self.ledger {
+            LedgerView::Present(before) => Some(before.record.clone()),
+            _ => None,
+        };
+        let record = &ledger.record;
+        if before.as_ref().is_none_or(|b| b.attempt < record.attempt)
+            && let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent)
+        {
+            let begun = before.as_ref().is_none_or(|b| b.version(version.version).is_none());
+            self.pass.fenced = Some(record.attempt);
+            self.pass.names_searched = begun;
+            self.pass.strays = Vec::new();
+        }
+        if record.versions.iter().all(|v| v.state != VersionState::Intent) {
+            self.pass.minted = None;
+            self.pass.fenced = None;
+        }
+        self.pass.confirmed = None;
+        self.pass.revoke_answered = None;
+        self.ledger = LedgerView::Present(Box::new(ledger));
+    }
+
+    fn learn_answer(&mut self, subject: Subject, fingerprint: &str, verdict: Verdict, env: &Env) {
+        let slot = match subject {
+            Subject::Source | Subject::Candidate(_) => &mut self.memory.candidate,
+            Subject::Delivered(_) => {
+                self.pass.checked_delivered = true;
+                &mut self.memory.health
+            }
+        };
+        let health = match slot {
+            Some(health) if health.fingerprint == fingerprint => health,
+            _ => slot.insert(Health::unknown(fingerprint, env.now)),
+        };
+        health.observe(verdict, env.now, self.key.threshold);
+    }
+
+    /// What was asked about a key before its delivery is known of it afterwards.
+    fn delivered_from_candidate(&mut self, version: i32) {
+        let LedgerView::Present(ledger) = &self.ledger else { return };
+        let Some(fingerprint) =
+            ledger.record.version(version).and_then(|v| v.key.as_ref()).map(|k| &k.fingerprint)
+        else {
+            return;
+        };
+        if self.memory.health.as_ref().is_some_and(|h| h.fingerprint == *fingerprint) {
+            return;
+        }
+        let candidate = self.memory.candidate.take_if(|c| c.fingerprint == *fingerprint);
+        let mut health = candidate.unwrap_or_else(|| {
+            let since = self.memory.started.unwrap_or_default();
+            Health::unknown(fingerprint, since)
+        });
+        if let Some(before) = &self.memory.health {
+            health.history.insert(0, (before.state, before.since));
+            health.history.extend(before.history.iter().copied());
+            health.history.truncate(10);
+        }
+        self.memory.health = Some(health);
+    }
+
+    fn state_of(&self, version: i32) -> Option<VersionState> {
+        match &self.ledger {
+            LedgerView::Present(ledger) => ledger.record.version(version).map(|v| v.state),
+            _ => None,
+        }
+    }
+}

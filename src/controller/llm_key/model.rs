@@ -1,0 +1,388 @@
+//! What is observed, and what is planned. Plain data, no key material.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::api::{ConditionStatus, ConditionType, Reason, RotationMode, ValidationMode};
+use crate::domain::health::{Health, Verdict};
+use crate::domain::schedule;
+use crate::domain::timings::Timings;
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Summary};
+
+/// What a decision may use besides the observation: the time and the ids, all given.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Env {
+    /// Now, whole seconds.
+    pub now: DateTime<Utc>,
+    /// Every constant of time.
+    pub timings: Timings,
+    /// Install id.
+    pub install: String,
+    /// Random, fresh for each decision: the writer's mark and the tail of a mint name.
+    pub nonce: u64,
+}
+
+/// Everything that one reconcile knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Observed {
+    /// The LLMKey.
+    pub key: KeyView,
+    /// The policy in force.
+    pub policy: PolicyView,
+    /// The provider or account.
+    pub provider: ProviderView,
+    /// The source Secret, for supplied keys.
+    pub source: SourceView,
+    /// The ledger.
+    pub ledger: LedgerView,
+    /// The target Secret.
+    pub target: TargetView,
+    /// What earlier reconciles of this process learned: hints, rebuilt after a restart.
+    pub memory: Memory,
+    /// What this reconcile has done so far.
+    pub pass: Pass,
+}
+
+/// The LLMKey, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KeyView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its generation.
+    pub generation: i64,
+    /// When it was created.
+    pub created: DateTime<Utc>,
+    /// It has a deletionTimestamp.
+    pub deleting: bool,
+    /// Its namespace goes as well. Known only while it is being deleted.
+    pub namespace_terminating: bool,
+    /// Our finalizer is on it.
+    pub finalizer: bool,
+    /// The annotation that stops new rotations and revocations.
+    pub paused: bool,
+    /// The annotation that asks for a rotation.
+    pub rotate: Option<String>,
+    /// The key is made by the operator.
+    pub minted: bool,
+    /// Name of the target Secret.
+    pub target_name: String,
+    /// `desiredState: Revoked`.
+    pub revoke_all: bool,
+    /// Deletion leaves the keys.
+    pub retain_on_delete: bool,
+    /// Time between deletion and revocation.
+    pub grace: Duration,
+    /// How the key is checked.
+    pub validation: ValidationMode,
+    /// How often.
+    pub interval: Duration,
+    /// Rejections before a key is called bad.
+    pub threshold: i32,
+    /// What is wrong with `target.data`, if anything.
+    pub template_problem: Option<String>,
+    /// Status has versions: there was a ledger once.
+    pub had_versions: bool,
+    /// `status.lastHandledRotate`.
+    pub last_handled_rotate: Option<String>,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyView {
+    /// As status shows it.
+    pub shown: Option<String>,
+    /// No policy was named; the cluster's default serves.
+    pub defaulted: bool,
+    /// The schedule, if it works.
+    pub schedule: Option<schedule::Plan>,
+    /// What is wrong with it.
+    pub problem: Option<(Reason, String)>,
+    /// Rotate or remind.
+    pub mode: RotationMode,
+    /// Both keys work at least this long.
+    pub overlap_minimum: Duration,
+    /// The provider must not have seen the old key for this long.
+    pub quiet_for: Duration,
+}
+
+/// The provider or account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProviderView {
+    /// As status shows it.
+    pub shown: String,
+    /// What keeps it from being used.
+    pub problem: Option<(Reason, String)>,
+    /// The account, where there is one with a credential.
+    pub account: Option<AccountRef>,
+    /// Why there is none, for a spec that needs one.
+    pub account_problem: Option<(Reason, String)>,
+    /// It reports when a key was last used.
+    pub reports_last_use: bool,
+}
+
+/// The source Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SourceView {
+    /// The key is minted.
+    None,
+    /// As it was when it was last found right.
+    Unchanged,
+    /// It cannot be used.
+    Problem(Reason, String),
+    /// It holds a value of a key's shape.
+    Value(KeyFacts),
+}
+
+/// The ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LedgerView {
+    /// There is none.
+    Absent,
+    /// As it was when it was last found right; the record was not read.
+    Unread(Summary),
+    /// Read.
+    Present(Box<Ledger>),
+    /// It may not be used.
+    Unreadable(Reason, String),
+}
+
+/// The target Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetView {
+    /// There is none.
+    Absent,
+    /// As it was when it was last found right; it was not read.
+    Unread,
+    /// Ours.
+    Ours {
+        /// The version whose key, rendered, is exactly what it holds.
+        carries: Option<i32>,
+        /// When the operator last wrote it, by the API server's clock, rounded up.
+        since: Option<DateTime<Utc>>,
+    },
+    /// It names the LLMKey of this name that was there before.
+    PreviousOwner,
+    /// Somebody else's.
+    Foreign(Reason, String),
+}
+
+/// Hints kept in the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Memory {
+    /// When this process first looked at the key.
+    pub started: Option<DateTime<Utc>>,
+    /// Health of the delivered key.
+    pub health: Option<Health>,
+    /// Health of a key that is to be delivered.
+    pub candidate: Option<Health>,
+    /// Failures of mint or revoke in a row.
+    pub failing: Option<Failing>,
+    /// When a revoked key was last found to work still.
+    pub still_accepted: Option<DateTime<Utc>>,
+    /// The due time and the reminder that was last told of.
+    pub reminded: Option<(DateTime<Utc>, Duration)>,
+    /// When the provider was last asked whether the old key is in use, and what it said.
+    pub last_use: Option<(i32, DateTime<Utc>, Option<DateTime<Utc>>)>,
+}
+
+/// Failures in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Failing {
+    /// What failed.
+    pub reason: Reason,
+    /// A sentence for status.
+    pub message: String,
+    /// How often.
+    pub count: u32,
+    /// Not again before.
+    pub not_before: DateTime<Utc>,
+}
+
+/// What this reconcile has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pass {
+    /// The mint attempt that this reconcile has put on record and not yet made.
+    pub fenced: Option<u32>,
+    /// The account holds no key of an earlier attempt.
+    pub names_searched: bool,
+    /// Keys of earlier attempts: id and name.
+    pub strays: Vec<(String, String)>,
+    /// The key that was made.
+    pub minted: Option<Minted>,
+    /// Whether another ledger or version holds the key: version, answer.
+    pub shared: Option<(i32, bool)>,
+    /// L4 was written by this reconcile, and `shared` was asked again after it.
+    pub checked_after_l4: Option<i32>,
+    /// The provider was told to revoke the version's key, and answered.
+    pub revoke_answered: Option<i32>,
+    /// Whether the provider still knows the version's key.
+    pub confirmed: Option<(i32, bool)>,
+    /// The delivered key was checked in this reconcile.
+    pub checked_delivered: bool,
+    /// The target was written in this reconcile.
+    pub wrote_target: Option<i32>,
+    /// The target was deleted in this reconcile.
+    pub deleted_target: bool,
+}
+
+/// The provider's answer to a mint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Minted {
+    /// The attempt.
+    pub attempt: u32,
+    /// The key's id.
+    pub id: String,
+    /// What may be known of it.
+    pub facts: KeyFacts,
+}
+
+/// Which key to check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The value in the source Secret.
+    Source,
+    /// A version's key, before it is delivered.
+    Candidate(i32),
+    /// The delivered version's key.
+    Delivered(i32),
+}
+
+/// Every effect that a reconcile can have. Dependent ones stand in order; the first failure stops the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Put our finalizer on the LLMKey, or take it off.
+    SetFinalizer(bool),
+    /// First write of the ledger. Keys that the record names and this pass holds are sealed on the way.
+    CreateLedger(Box<Record>),
+    /// Compare-and-swap of the ledger.
+    SwapLedger(Box<Record>),
+    /// Create a key at the account under the name that stands in the ledger.
+    Mint {
+        /// The version.
+        version: i32,
+    },
+    /// List the account for keys of earlier attempts of this lineage.
+    FindStrays {
+        /// Only names with a lower attempt.
+        below: u32,
+    },
+    /// Revoke a key that no version of the ledger holds.
+    RevokeStray {
+        /// Its id.
+        id: String,
+    },
+    /// Ask the provider whether a key works.
+    Validate(Subject),
+    /// Deliver a version.
+    WriteTarget {
+        /// The version.
+        version: i32,
+    },
+    /// Take the target away.
+    DeleteTarget,
+    /// Ask all ledgers whether another one holds the version's key.
+    CheckShared {
+        /// The version.
+        version: i32,
+    },
+    /// Ask the provider when the version's key was last used.
+    ReadLastUse {
+        /// The version.
+        version: i32,
+    },
+    /// Revoke the version's key.
+    Revoke {
+        /// The version.
+        version: i32,
+    },
+    /// Ask the provider whether the revoked key is gone and refused.
+    ConfirmRevoked {
+        /// The version.
+        version: i32,
+    },
+    /// Remember that a reminder was told of.
+    NoteReminder {
+        /// The due time.
+        due: DateTime<Utc>,
+        /// The reminder.
+        before: Duration,
+    },
+    /// An event on the LLMKey.
+    Announce {
+        /// Something is wrong.
+        warning: bool,
+        /// Its reason.
+        reason: Reason,
+        /// Its note.
+        note: String,
+    },
+}
+
+/// One thing to be said in the conditions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Finding {
+    /// The condition.
+    pub condition: ConditionType,
+    /// Its status.
+    pub status: ConditionStatus,
+    /// Its reason.
+    pub reason: Reason,
+    /// Its message.
+    pub message: String,
+}
+
+/// What to do, what to say, and when to look again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// For the conditions; the first finding for a condition wins.
+    pub findings: Vec<Finding>,
+    /// In order.
+    pub effects: Vec<Effect>,
+    /// When to look again, if nothing happens before.
+    pub wake: Option<DateTime<Utc>>,
+    /// When the next rotation is due.
+    pub next_rotation: Option<DateTime<Utc>>,
+    /// The target was found wrong and is being put right.
+    pub repairing: bool,
+}
+
+impl Plan {
+    /// Adds a finding.
+    pub fn find(&mut self, condition: ConditionType, status: ConditionStatus, reason: Reason, message: impl Into<String>) {
+        self.findings.push(Finding { condition, status, reason, message: message.into() });
+    }
+
+    /// Nothing goes on until a person acts.
+    pub fn stall(&mut self, reason: Reason, message: impl Into<String>) {
+        self.find(ConditionType::Stalled, ConditionStatus::True, reason, message);
+    }
+
+    /// A user who waits should go on waiting.
+    pub fn progress(&mut self, reason: Reason, message: impl Into<String>) {
+        self.find(ConditionType::Reconciling, ConditionStatus::True, reason, message);
+    }
+
+    /// Wakes at the earliest of all times asked for.
+    pub fn wake_at(&mut self, at: DateTime<Utc>) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Whether a person must act.
+    pub fn stalled(&self) -> bool {
+        self.findings.iter().any(|f| f.condition == ConditionType::Stalled)
+    }
+}
+
+/// What a validation call said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Answer {
+    /// The key that was asked about.
+    pub subject: Subject,
+    /// What was said.
+    pub verdict: Verdict,
+}

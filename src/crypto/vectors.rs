@@ -1,0 +1,1 @@
+//! The published vectors of `tests/vectors/` against the code.

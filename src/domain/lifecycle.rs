@@ -1,0 +1,182 @@
+//! Version states and the only legal moves between them.
+//!
+//! A version is one act of publishing; a key is its bytes at the provider. Several versions may point to one key.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a version stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum VersionState {
+    /// L1: the name of a key to be minted is on record; the key may exist or not.
+    Intent,
+    /// L2: the key is sealed in the record and not yet delivered.
+    Pending,
+    /// Delivery is under way. If the target carries the key, the version is current, and the next write says so.
+    Publishing,
+    /// L3: workloads mount it.
+    Current,
+    /// Superseded; the key still works.
+    Overlap,
+    /// L4: the key is being revoked. It is never published again.
+    Retiring,
+    /// L5: the provider has confirmed that the key no longer works.
+    Revoked,
+    /// Superseded; the key is not the operator's to revoke.
+    Retained,
+    /// Given up before it was delivered, with no key left behind.
+    Abandoned,
+}
+
+impl VersionState {
+    /// The state as status shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Intent | Self::Pending => "Pending",
+            Self::Publishing => "Publishing",
+            Self::Current => "Current",
+            Self::Overlap => "Overlap",
+            Self::Retiring => "Retiring",
+            Self::Revoked => "Revoked",
+            Self::Retained => "Retained",
+            Self::Abandoned => "Abandoned",
+        }
+    }
+
+    /// The only legal moves. Everything else is a fault of the program and is refused by the ledger.
+    pub const fn may_become(self, next: Self) -> bool {
+        use VersionState::{Abandoned, Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked};
+        matches!(
+            (self, next),
+            (Intent, Pending | Abandoned)
+                | (Pending, Publishing | Current | Retiring | Abandoned)
+                | (Publishing, Current | Overlap | Retained | Retiring | Abandoned)
+                | (Current, Overlap | Retained | Retiring)
+                | (Overlap, Retiring | Retained)
+                | (Retiring, Revoked)
+        )
+    }
+
+    /// The version is on its way to workloads.
+    pub const fn in_flight(self) -> bool {
+        matches!(self, Self::Intent | Self::Pending | Self::Publishing)
+    }
+
+    /// A key that such a version points to must not be revoked (rule 1 of the design).
+    pub const fn protects_key(self) -> bool {
+        matches!(self, Self::Pending | Self::Publishing | Self::Current | Self::Overlap)
+    }
+
+    /// The key may still work at the provider.
+    pub const fn key_may_work(self) -> bool {
+        !matches!(self, Self::Revoked | Self::Abandoned)
+    }
+
+    /// Something remains to be done for it.
+    pub const fn open(self) -> bool {
+        matches!(self, Self::Intent | Self::Pending | Self::Publishing | Self::Overlap | Self::Retiring)
+    }
+}
+
+/// Where a version's key came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Origin {
+    /// A person supplied it.
+    Supplied,
+    /// The operator created it at the provider.
+    Minted,
+}
+
+impl Origin {
+    /// The origin as status shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Supplied => "Supplied",
+            Self::Minted => "Minted",
+        }
+    }
+}
+
+/// Why a version was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RotationReason {
+    /// The first one.
+    Initial,
+    /// The schedule.
+    Schedule,
+    /// The annotation `llmkeys.dev/rotate`.
+    Requested,
+    /// A person supplied another value.
+    SourceChanged,
+    /// The one before cannot be used any more.
+    Replaced,
+}
+
+impl RotationReason {
+    /// The reason as status shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initial => "Initial",
+            Self::Schedule => "Schedule",
+            Self::Requested => "Requested",
+            Self::SourceChanged => "SourceChanged",
+            Self::Replaced => "Replaced",
+        }
+    }
+}
+
+/// What a revocation rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RevocationBasis {
+    /// The provider had not seen the key for the policy's `quietFor`.
+    ProviderQuiet,
+    /// The policy's `overlap.minimum` is over, and the policy asks for no quiet.
+    MinimumElapsed,
+    /// A person asked for it, or deleted the resource.
+    Explicit,
+    /// The key was never delivered to anybody.
+    NeverPublished,
+}
+
+impl RevocationBasis {
+    /// The basis as status shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ProviderQuiet => "ProviderQuiet",
+            Self::MinimumElapsed => "MinimumElapsed",
+            Self::Explicit => "Explicit",
+            Self::NeverPublished => "NeverPublished",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::VersionState::{self, *};
+
+    const ALL: [VersionState; 9] =
+        [Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned];
+
+    #[test]
+    fn a_key_on_its_way_out_never_comes_back() {
+        for from in [Retiring, Revoked] {
+            for to in ALL.into_iter().filter(|s| s.protects_key()) {
+                assert!(!from.may_become(to), "{from:?} -> {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_retiring_version_is_ever_called_revoked() {
+        for from in ALL {
+            assert_eq!(from.may_become(Revoked), from == Retiring, "{from:?}");
+        }
+    }
+
+    #[test]
+    fn every_state_but_the_last_ones_leads_on() {
+        for from in ALL {
+            let leads_on = ALL.into_iter().any(|to| from.may_become(to));
+            assert_eq!(leads_on, !matches!(from, Revoked | Retained | Abandoned), "{from:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! When a key is due: interval, calendar or cron, with a stable share of jitter for each key.
+//!
+//! Everything counts from the publishing of the current version, so a restart changes nothing. Cron and its daylight
+//! saving rules are croner's: a fire inside the hour that clocks skip happens at the end of the gap, a fire inside the
+//! hour that they repeat happens once.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use croner::Cron;
+
+use super::timings::Timings;
+use super::{after, share};
+use crate::api::Period;
+
+pub use parse::{ScheduleError, parse};
+
+/// Jitter never exceeds this.
+const JITTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Default jitter: the period divided by this.
+const JITTER_DEFAULT_PART: u32 = 10;
+/// Jitter never exceeds the period divided by this, so that no key misses a turn or swaps two.
+const JITTER_MAX_PART: u32 = 4;
+
+/// A schedule that was understood.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// What makes a key due.
+    pub rule: Rule,
+    /// Spread of due times as the policy sets it; none: 10 % of the period.
+    pub jitter: Option<Duration>,
+    /// Durations before the due time at which to remind, longest first, each once.
+    pub reminders: Vec<Duration>,
+}
+
+/// What makes a key due.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Only a person does.
+    ByHand,
+    /// So long after publishing.
+    Every(Duration),
+    /// The start of a period, the first one at least half a period after publishing.
+    Calendar {
+        /// Which.
+        period: Period,
+        /// Its starts.
+        starts: Cron,
+        /// Whose midnight.
+        zone: Tz,
+    },
+    /// The next fire after publishing.
+    Cron {
+        /// As the user wrote it.
+        text: String,
+        /// When it fires.
+        fires: Cron,
+        /// Whose clock.
+        zone: Tz,
+    },
+}
+
+/// When the key of `seed` (its lineage) is due, if its current version was published at `published_at`. Always after
+/// that; never later for an earlier publishing; none if by hand or if no further fire exists.
+pub fn next_due(
+    plan: &Plan,
+    published_at: DateTime<Utc>,
+    seed: &str,
+    timings: &Timings,
+) -> Option<DateTime<Utc>> {
+    let (base, period) = match &plan.rule {
+        Rule::ByHand => return None,
+        Rule::Every(interval) => {
+            let interval = timings.scale(*interval);
+            (after(published_at, interval), interval)
+        }
+        Rule::Calendar { starts, zone, .. } => {
+            let last =
+                starts.find_previous_occurrence(&published_at.with_timezone(zone), true).ok()?.to_utc();
+            let mut due = fire_after(starts, *zone, published_at)?;
+            if due - published_at < published_at - last {
+                due = fire_after(starts, *zone, due)?;
+            }
+            (due, gap_after(starts, *zone, due)?)
+        }
+        Rule::Cron { fires, zone, .. } => {
+            let due = fire_after(fires, *zone, published_at)?;
+            (due, gap_after(fires, *zone, due)?)
+        }
+    };
+    Some(after(base, jitter(plan, period, seed, timings)))
+}
+
+/// Which reminder is active at `now` and when the next begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reminders {
+    /// The reminder that began last, as the policy writes it. None before the first one and from the due time on, when
+    /// the key is simply due.
+    pub active: Option<Duration>,
+    /// When the next one begins.
+    pub next: Option<DateTime<Utc>>,
+}
+
+/// The reminders of a key that was published at `published_at` and is due at `due`. One that would begin before the
+/// publishing is left out: it would remind of a rotation that was just done.
+pub fn reminder_due(
+    plan: &Plan,
+    published_at: DateTime<Utc>,
+    due: DateTime<Utc>,
+    now: DateTime<Utc>,
+    timings: &Timings,
+) -> Reminders {
+    let mut found = Reminders::default();
+    // Longest first, so that each later one begins later.
+    for reminder in &plan.reminders {
+        let Some(begins) = due.checked_sub_signed(
+            chrono::TimeDelta::from_std(timings.scale(*reminder)).unwrap_or(chrono::TimeDelta::MAX),
+        ) else {
+            continue;
+        };
+        if begins <= published_at {
+            continue;
+        }
+        if begins > now {
+            found.next = Some(begins);
+            break;
+        }
+        found.active = Some(*reminder);
+    }
+    if now >= due {
+        found.active = None;
+    }
+    found
+}
+
+/// The schedule in one line, for a status column.
+pub fn describe(plan: &Plan) -> String {
+    match &plan.rule {
+        Rule::ByHand => "by hand".to_owned(),
+        Rule::Every(interval) => format!("every {}", go_duration(*interval)),
+        Rule::Calendar { period, zone, .. } => format!("{period:?} ({zone})"),
+        Rule::Cron { text, zone, .. } => format!("{text} ({zone})"),
+    }
+}
+
+/// As users write durations, without zero parts: `720h`, `1h30m`, `90s` as `1m30s`.
+pub fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let mut text = String::new();
+    for (n, unit) in parts.iter().filter(|(n, _)| *n > 0) {
+        text += &n.to_string();
+        text += unit;
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// This key's share, in whole seconds: due times are shown in whole seconds and should be what is shown.
+fn jitter(plan: &Plan, period: Duration, seed: &str, timings: &Timings) -> Duration {
+    let wanted = plan.jitter.map_or(period / JITTER_DEFAULT_PART, |jitter| timings.scale(jitter));
+    let spread = wanted.min(JITTER_MAX).min(period / JITTER_MAX_PART);
+    Duration::from_secs(share("jitter", seed, spread).as_secs())
+}
+
+fn fire_after(cron: &Cron, zone: Tz, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let fire = cron.find_next_occurrence(&time.with_timezone(&zone), false).ok()?.to_utc();
+    (fire > time).then_some(fire)
+}
+
+fn gap_after(cron: &Cron, zone: Tz, fire: DateTime<Utc>) -> Option<Duration> {
+    (fire_after(cron, zone, fire)? - fire).to_std().ok()
+}

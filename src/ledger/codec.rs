@@ -1,0 +1,167 @@
+//! Record ⇄ Secret: type, labels, summary and MAC.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+use super::record::{FORMAT, Record};
+use crate::api::{
+    KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL,
+};
+use crate::crypto::{Keyring, LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
+use crate::domain::lifecycle::VersionState;
+use crate::domain::names::ledger_name;
+
+const RECORD: &str = "record";
+const MAC: &str = "mac";
+
+/// Facts of a record that a metadata-only cache can hold: never due times, which depend on policies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Namespace of the LLMKey.
+    pub namespace: String,
+    /// Name of the LLMKey.
+    pub name: String,
+    /// Lineage, for probe slots and jitter.
+    pub lineage: String,
+    /// Owner, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The delivered version's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i32>,
+    /// When the delivered version was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_at: Option<DateTime<Utc>>,
+    /// Something is under way: the record itself must be read.
+    #[serde(default)]
+    pub open: bool,
+    /// A released ledger: when its keys may be revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoke_not_before: Option<DateTime<Utc>>,
+    /// The delivered version's account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+}
+
+impl Summary {
+    /// The summary of a record.
+    pub fn of(record: &Record) -> Self {
+        let delivered = record.delivered();
+        // A first version that is being published needs no second look: the target tells the rest.
+        let folded = |state| state == VersionState::Publishing && record.versions.len() == 1;
+        Self {
+            namespace: record.namespace.clone(),
+            name: record.name.clone(),
+            lineage: record.lineage.clone(),
+            owner: record.owner.clone(),
+            version: delivered.map(|v| v.version),
+            published_at: delivered.and_then(|v| v.published_at.or(Some(v.created_at))),
+            open: record.versions.iter().any(|v| v.state.open() && !folded(v.state)) || delivered.is_none(),
+            revoke_not_before: record.released.as_ref().map(|r| r.revoke_not_before),
+            account: delivered
+                .and_then(|v| v.account.as_ref())
+                .map(|a| format!("{}/{}", a.provider, a.project)),
+        }
+    }
+}
+
+/// Why a Secret is not a ledger that this program may use.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Another type: somebody else's Secret has the ledger's name.
+    #[error("the Secret has the ledger's name, but not the type {LEDGER_TYPE}")]
+    NotALedger,
+    /// A record without contents, or one that cannot be parsed.
+    #[error("the ledger's record cannot be read")]
+    Garbled,
+    /// A newer program wrote it.
+    #[error("the ledger has format {0}, this operator knows formats up to {FORMAT}: upgrade the operator")]
+    Newer(i32),
+    /// The MAC does not match: changed by hand, or another install's keyring.
+    #[error("the ledger's MAC does not match: it was changed by another hand or belongs to another keyring")]
+    Tampered,
+    /// The keyring lacks the key that the record was written with.
+    #[error("the keyring has no key-encryption key {0:?}; restore the keyring")]
+    KeyMissing(String),
+    /// It stands under another key's name.
+    #[error("the ledger belongs to another LLMKey")]
+    Misplaced,
+}
+
+/// The label that a ledger bears for a key that may still work: 40 hex digits of its fingerprint.
+pub fn fingerprint_label(fingerprint: &str) -> String {
+    let digits: String = fingerprint.chars().take(40).collect();
+    format!("{KEY_FINGERPRINT_LABEL_PREFIX}{digits}")
+}
+
+/// Why a record could not be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// No JSON.
+    #[error("the record could not be encoded")]
+    Json(#[from] serde_json::Error),
+    /// No MAC.
+    #[error("the record could not be authenticated")]
+    Mac(#[from] LedgerMacError),
+}
+
+/// Writes a record as a Secret without resourceVersion.
+pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> Result<Secret, EncodeError> {
+    let name = ledger_name(&record.namespace, &record.name);
+    let bytes = serde_json::to_vec(record)?;
+    let mac = serde_json::to_vec(&sign_ledger(keyring, &name, &bytes)?)?;
+    let mut labels = BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())]);
+    for fingerprint in record.live_fingerprints() {
+        labels.insert(fingerprint_label(fingerprint), String::new());
+    }
+    let summary = serde_json::to_string(&Summary::of(record))?;
+    Ok(Secret {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(operator_namespace.to_owned()),
+            labels: Some(labels),
+            annotations: Some(BTreeMap::from([(LEDGER_SUMMARY.to_owned(), summary)])),
+            ..ObjectMeta::default()
+        },
+        type_: Some(LEDGER_TYPE.to_owned()),
+        data: Some(BTreeMap::from([
+            (RECORD.to_owned(), ByteString(bytes)),
+            (MAC.to_owned(), ByteString(mac)),
+        ])),
+        ..Secret::default()
+    })
+}
+
+/// Reads a record, and checks that it is ours and stands in its own place.
+pub fn decode(secret: &Secret, namespace: &str, name: &str, keyring: &Keyring) -> Result<Record, DecodeError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: i32,
+    }
+    if secret.type_.as_deref() != Some(LEDGER_TYPE) {
+        return Err(DecodeError::NotALedger);
+    }
+    let data = secret.data.as_ref().ok_or(DecodeError::Garbled)?;
+    let bytes = &data.get(RECORD).ok_or(DecodeError::Garbled)?.0;
+    let stated: LedgerMac =
+        data.get(MAC).and_then(|m| serde_json::from_slice(&m.0).ok()).ok_or(DecodeError::Tampered)?;
+    let format: Format = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
+    if format.format > FORMAT {
+        return Err(DecodeError::Newer(format.format));
+    }
+    verify_ledger(keyring, &ledger_name(namespace, name), bytes, &stated).map_err(|error| match error {
+        LedgerMacError::KeyMissing { kek } => DecodeError::KeyMissing(kek),
+        LedgerMacError::Mismatch | LedgerMacError::Derive => DecodeError::Tampered,
+    })?;
+    let record: Record = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
+    if record.namespace != namespace || record.name != name {
+        return Err(DecodeError::Misplaced);
+    }
+    Ok(record)
+}

@@ -1,0 +1,154 @@
+//! The compare-and-swap store: found by GET, created by POST, changed by PUT with the version that was read.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
+
+use super::codec::{DecodeError, decode, encode, fingerprint_label};
+use super::record::Record;
+use crate::crypto::Keyring;
+use crate::domain::names::ledger_name;
+
+/// A record as it was read or written, with the version that the next write must name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ledger {
+    /// The record.
+    pub record: Record,
+    /// Version of the Secret; never empty, so that no PUT overwrites blindly.
+    pub resource_version: String,
+    /// Uid of the Secret.
+    pub uid: String,
+}
+
+/// Why a ledger could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Somebody wrote since it was read: read again, decide again.
+    #[error("the ledger changed since it was read")]
+    Conflict,
+    /// What stands there is not a ledger that this program may use.
+    #[error(transparent)]
+    Unreadable(#[from] DecodeError),
+    /// The API server did not do it, or its answer was lost.
+    #[error("the ledger could not be reached")]
+    Kube(#[source] Box<kube::Error>),
+    /// The record could not be written as JSON.
+    #[error("the record could not be encoded")]
+    Encode(#[from] super::codec::EncodeError),
+    /// The API server's answer lacks a resourceVersion.
+    #[error("the API server's answer has no resourceVersion")]
+    NoVersion,
+}
+
+impl From<kube::Error> for LedgerError {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status)
+                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
+            {
+                Self::Conflict
+            }
+            _ => Self::Kube(Box::new(error)),
+        }
+    }
+}
+
+/// All ledgers of this install.
+#[derive(Clone)]
+pub struct Store {
+    secrets: Api<Secret>,
+    metadata: Api<PartialObjectMeta<Secret>>,
+    namespace: Arc<str>,
+    keyring: Arc<Keyring>,
+}
+
+impl Store {
+    /// The ledgers in the operator's namespace.
+    pub fn new(client: &kube::Client, namespace: &str, keyring: Arc<Keyring>) -> Self {
+        Self {
+            secrets: Api::namespaced(client.clone(), namespace),
+            metadata: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.into(),
+            keyring,
+        }
+    }
+
+    /// Quorum read.
+    pub async fn get(&self, namespace: &str, name: &str) -> Result<Option<Ledger>, LedgerError> {
+        match self.secrets.get_opt(&ledger_name(namespace, name)).await {
+            Ok(Some(secret)) => self.ledger(&secret, namespace, name).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(LedgerError::Kube(Box::new(error))),
+        }
+    }
+
+    /// The first write. `Conflict` if there is one already.
+    pub async fn create(&self, record: &Record) -> Result<Ledger, LedgerError> {
+        let secret = encode(record, &self.namespace, &self.keyring)?;
+        let stored = self.secrets.create(&PostParams::default(), &secret).await?;
+        Self::written(record, &stored)
+    }
+
+    /// Replaces what was read, if nobody wrote since. The record's epoch must be higher than the one read: a PUT of
+    /// the same bytes fences nobody.
+    pub async fn swap(&self, read: &Ledger, record: &Record) -> Result<Ledger, LedgerError> {
+        if record.epoch <= read.record.epoch {
+            return Err(LedgerError::Conflict);
+        }
+        let mut secret = encode(record, &self.namespace, &self.keyring)?;
+        secret.metadata.resource_version = Some(read.resource_version.clone());
+        secret.metadata.uid = Some(read.uid.clone());
+        match self.secrets.replace(&ledger_name(&record.namespace, &record.name), &PostParams::default(), &secret).await {
+            Ok(stored) => Self::written(record, &stored),
+            Err(error) => self.after_failure(record, error).await,
+        }
+    }
+
+    /// The reply may have been lost after the write took effect: the writer's mark tells.
+    async fn after_failure(&self, record: &Record, error: kube::Error) -> Result<Ledger, LedgerError> {
+        match self.get(&record.namespace, &record.name).await {
+            Ok(Some(found)) if found.record.epoch == record.epoch && found.record.writer == record.writer => Ok(found),
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Deletes a ledger exactly as it was read.
+    pub async fn delete(&self, read: &Ledger) -> Result<(), LedgerError> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(read.uid.clone()),
+                resource_version: Some(read.resource_version.clone()),
+            }),
+            ..DeleteParams::default()
+        };
+        self.secrets.delete(&ledger_name(&read.record.namespace, &read.record.name), &params).await?;
+        Ok(())
+    }
+
+    /// Names of the ledgers that hold a key that may still work: one quorum LIST.
+    pub async fn holders(&self, fingerprint: &str) -> Result<Vec<String>, LedgerError> {
+        let label = fingerprint_label(fingerprint);
+        let found = self
+            .metadata
+            .list(&ListParams::default().labels(&label))
+            .await
+            .map_err(|e| LedgerError::Kube(Box::new(e)))?;
+        Ok(found.items.into_iter().filter_map(|s| s.metadata.name).collect())
+    }
+
+    fn ledger(&self, secret: &Secret, namespace: &str, name: &str) -> Result<Ledger, LedgerError> {
+        let record = decode(secret, namespace, name, &self.keyring)?;
+        Self::written(&record, secret)
+    }
+
+    fn written(record: &Record, stored: &Secret) -> Result<Ledger, LedgerError> {
+        let resource_version = stored.metadata.resource_version.clone().filter(|v| !v.is_empty());
+        let uid = stored.metadata.uid.clone();
+        match (resource_version, uid) {
+            (Some(resource_version), Some(uid)) => Ok(Ledger { record: record.clone(), resource_version, uid }),
+            _ => Err(LedgerError::NoVersion),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! An account at a provider: endpoint, project and the admin credential that is bound to the endpoint's host.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Endpoint;
+use crate::crypto::SecretBytes;
+
+/// Why an account cannot be used. Quotes no credential.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    /// The Secret's `host` is not the URL's host and port.
+    #[error("the admin credential is for {bound}, the provider's URL points to {called}")]
+    HostMismatch {
+        /// Host and port that the Secret names.
+        bound: String,
+        /// Host and port of the URL.
+        called: String,
+    },
+    /// The Secret's `host` is missing or no host name.
+    #[error("the admin credential's Secret needs `host`, the host[:port] of the provider's URL")]
+    BadHost,
+    /// The Secret's `credential` is missing or not 8–512 printable characters.
+    #[error("the admin credential must be 8 to 512 printable characters without spaces")]
+    BadCredential,
+    /// The project's id is none.
+    #[error("the project's id must be 1 to 128 of A-Z a-z 0-9 . _ -")]
+    BadProject,
+}
+
+/// An admin credential and the one host that it may be sent to.
+#[derive(Clone)]
+pub struct AdminCredential {
+    authority: String,
+    credential: SecretBytes,
+}
+
+impl AdminCredential {
+    /// Reads the data of an admin credential's Secret: `host` (`host[:port]`, port 443 if not written) and `credential`.
+    /// White space around both is dropped: tools that write files add line breaks.
+    pub fn from_secret_data(host: &[u8], credential: &SecretBytes) -> Result<Self, AccountError> {
+        let host = std::str::from_utf8(host).map_err(|_| AccountError::BadHost)?.trim().to_ascii_lowercase();
+        let (name, port) = split_port(&host).ok_or(AccountError::BadHost)?;
+        let bytes = credential.expose().trim_ascii();
+        if !(8..=512).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_graphic) {
+            return Err(AccountError::BadCredential);
+        }
+        let credential = SecretBytes::new(bytes.to_vec());
+        Ok(Self { authority: format!("{name}:{port}"), credential })
+    }
+}
+
+/// Host name and port of `host[:port]`; IPv6 addresses stand in brackets.
+fn split_port(host: &str) -> Option<(&str, u16)> {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port.parse().ok().filter(|port| *port > 0)?),
+        _ => (host, 443),
+    };
+    let bracketed = name.starts_with('[') && name.ends_with(']');
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let inner = |byte: u8| byte.is_ascii_hexdigit() || b":.".contains(&byte);
+    let good = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.bytes().all(inner),
+        None => name.bytes().all(plain),
+    };
+    (good && !name.is_empty() && (bracketed || !name.contains(':'))).then_some((name, port))
+}
+
+/// An account: what minting, listing and revoking need. No `Debug`: it holds a credential.
+#[derive(Clone)]
+pub struct Account {
+    endpoint: Endpoint,
+    project: String,
+    credential: SecretBytes,
+}
+
+impl Account {
+    /// Joins the three, if the credential is bound to exactly the host and port of the endpoint.
+    pub fn new(endpoint: Endpoint, project: &str, credential: AdminCredential) -> Result<Self, AccountError> {
+        let called = endpoint.authority();
+        if credential.authority != called {
+            return Err(AccountError::HostMismatch { bound: credential.authority, called });
+        }
+        if !is_object_id(project) {
+            return Err(AccountError::BadProject);
+        }
+        Ok(Self { endpoint, project: project.to_owned(), credential: credential.credential })
+    }
+
+    /// The API it belongs to.
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The project that keys are made in.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// The admin credential; for the `Authorization` header and for comparing.
+    pub(super) const fn credential(&self) -> &SecretBytes {
+        &self.credential
+    }
+}
+
+/// Whether the text can be one segment of a provider's URL: `^[A-Za-z0-9._-]{1,128}$` and not only dots.
+pub(super) fn is_object_id(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && !text.bytes().all(|byte| byte == b'.')
+}
+
+/// A key's opaque handle at its provider, as ledgers keep it.
+///
+/// `handle` or `handle/key`: the handle is what ends the key when it is deleted. OpenAI: `svc_acct_x/key_y`, a service
+/// account and its only key; in lists the key part is not known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ProviderKeyId(String);
+
+/// The text is not a key's handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a provider key id is one or two parts of 1 to 128 of A-Z a-z 0-9 . _ -, joined by /")]
+pub struct BadKeyId;
+
+impl ProviderKeyId {
+    /// Reads `handle` or `handle/key`.
+    pub fn parse(text: &str) -> Result<Self, BadKeyId> {
+        let parts = text.split('/');
+        if parts.clone().count() <= 2 && parts.into_iter().all(is_object_id) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadKeyId)
+        }
+    }
+
+    pub(super) fn new(handle: &str, key: Option<&str>) -> Result<Self, BadKeyId> {
+        match key {
+            Some(key) => Self::parse(&format!("{handle}/{key}")),
+            None => Self::parse(handle),
+        }
+    }
+
+    /// The text that is kept.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part whose deletion ends the key.
+    pub fn handle(&self) -> &str {
+        self.0.split_once('/').map_or(self.0.as_str(), |(handle, _)| handle)
+    }
+
+    /// The part that names the key itself, if known.
+    pub fn key(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(_, key)| key)
+    }
+
+    /// Whether both end with the same deletion. Equality is too strict: lists do not tell the key part.
+    pub fn same_handle(&self, other: &Self) -> bool {
+        self.handle() == other.handle()
+    }
+}
+
+impl TryFrom<String> for ProviderKeyId {
+    type Error = BadKeyId;
+
+    fn try_from(text: String) -> Result<Self, BadKeyId> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ProviderKeyId> for String {
+    fn from(id: ProviderKeyId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ProviderKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ProviderType;
+
+    fn account(host: &str) -> Result<Account, AccountError> {
+        let credential = AdminCredential::from_secret_data(host.as_bytes(), &"sk-admin-0123456789\n".into())?;
+        Account::new(Endpoint::public(ProviderType::OpenAI).unwrap(), "proj_1", credential)
+    }
+
+    #[test]
+    fn the_credential_goes_to_its_own_host_and_port_only() {
+        for host in ["api.openai.com", "api.openai.com:443", "API.OpenAI.com\n"] {
+            assert_eq!(account(host).map(|account| account.credential().len()).unwrap(), 19, "{host}");
+        }
+        for host in [
+            "api.openai.com:8443",
+            "api.openai.com.",
+            "openai.com",
+            "evil.example",
+            "xapi.openai.com",
+            "api.openai.com.evil.example",
+            "[::1]:443",
+        ] {
+            assert!(matches!(account(host), Err(AccountError::HostMismatch { .. })), "{host}");
+        }
+        for host in
+            ["", "https://api.openai.com", "api.openai.com/v1", "a@api.openai.com", "a:b:c", "a:0", ":443"]
+        {
+            assert!(matches!(account(host), Err(AccountError::BadHost)), "{host}");
+        }
+    }
+
+    #[test]
+    fn credentials_that_cannot_be_a_header_are_refused_without_being_quoted() {
+        for bad in ["", "short", "sk-admin-01234\n56789", "sk admin 0123456789"] {
+            let error = AdminCredential::from_secret_data(b"a.example", &bad.into()).err().unwrap();
+            assert_eq!(error, AccountError::BadCredential);
+            assert!(bad.is_empty() || !error.to_string().contains(bad));
+        }
+    }
+
+    #[test]
+    fn ids_that_would_leave_their_place_in_a_path_are_refused() {
+        for bad in ["", ".", "..", "../x", "a/../b", "a//b", "a/b/c", "a?b", "a#b", "a%2e", "ä", "a b", "a\n"]
+        {
+            assert_eq!(ProviderKeyId::parse(bad), Err(BadKeyId), "{bad:?}");
+        }
+        let long = "a".repeat(129);
+        assert_eq!(ProviderKeyId::parse(&long), Err(BadKeyId));
+        let id = ProviderKeyId::parse("svc_acct_1/key_2").unwrap();
+        assert_eq!((id.handle(), id.key()), ("svc_acct_1", Some("key_2")));
+        assert!(id.same_handle(&ProviderKeyId::parse("svc_acct_1").unwrap()));
+        assert!(serde_json::from_str::<ProviderKeyId>("\"../x\"").is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! The calls that the controllers make.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Account, CallError, Endpoint, ErrorClass, MintError, ProviderKeyId,
+    classification::{Finding, classify},
+    dialect,
+    exchange::{Reply, Request, Unsendable},
+    http::{Lost, Transport},
+};
+use crate::{crypto::SecretBytes, domain::health::Verdict, provider::Admin};
+
+/// Pages of a list that are read before it counts as endless: 20 000 keys at OpenAI.
+const MAX_PAGES: usize = 200;
+
+/// How providers are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvidersConfig {
+    /// Longest wait for a connection, TLS included. Keep it well below `total_timeout`: only then a slow connection is known
+    /// as "not sent".
+    pub connect_timeout: Duration,
+    /// Longest silence while waiting for or reading a reply.
+    pub read_timeout: Duration,
+    /// Longest time for the whole call, without the wait for a free slot.
+    pub total_timeout: Duration,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// Refuse every address that is not loopback, whatever an endpoint allows. Set whenever test time runs.
+    pub loopback_only: bool,
+}
+
+impl Default for ProvidersConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(10),
+            total_timeout: Duration::from_secs(30),
+            user_agent: concat!("llmkey-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
+            loopback_only: false,
+        }
+    }
+}
+
+/// What one validation call said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validation {
+    /// What it says of the key.
+    pub verdict: Verdict,
+    /// One of our own fixed codes, CamelCase.
+    pub code: &'static str,
+    /// HTTP status, if there was an answer.
+    pub http_status: Option<u16>,
+    /// The provider's id of the request, if it is harmless text of at most 128 characters.
+    pub request_id: Option<String>,
+}
+
+/// A new key. No `Debug`.
+pub struct Minted {
+    /// Its handle.
+    pub id: ProviderKeyId,
+    /// The key: shown once.
+    pub secret: SecretBytes,
+}
+
+/// A key in the provider's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    /// Its handle; the key part may be missing.
+    pub id: ProviderKeyId,
+    /// The name that it was minted under.
+    pub name: String,
+    /// When the provider made it, by the provider's clock.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// When a key was last used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastUsed {
+    /// The last use, by the provider's clock; none if never.
+    pub at: Option<DateTime<Utc>>,
+    /// Whether the provider still knows the key.
+    pub exists: bool,
+}
+
+/// What a revocation found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// The provider says that it ended the key.
+    Revoked,
+    /// The provider does not know the key. A claim only: confirm by the list.
+    AlreadyGone,
+}
+
+/// One page of a list.
+pub(super) struct Page {
+    pub(super) keys: Vec<ListedKey>,
+    /// Where the next page starts, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// All providers, over shared connections. Clone it freely; one for each process.
+#[derive(Clone)]
+pub struct Providers(Arc<Transport>);
+
+impl Providers {
+    /// No connection is made before the first call.
+    pub fn new(config: ProvidersConfig) -> Self {
+        Self(Arc::new(Transport::new(config)))
+    }
+
+    /// Asks the provider whether it accepts the key. Uses no tokens and never fails: what is not understood is
+    /// [`Verdict::Unknown`].
+    pub async fn validate(&self, endpoint: &Endpoint, key: &SecretBytes) -> Validation {
+        let dialect = dialect(endpoint.provider());
+        let Ok(request) = dialect.validation_request(endpoint, key) else {
+            return silent(Verdict::Unknown, "Unsendable", None);
+        };
+        let reply = match self.0.send(endpoint, request).await {
+            Ok(reply) => reply,
+            Err(lost) => return unanswered(&lost.error),
+        };
+        let mut finding = classify(dialect, &reply);
+        if finding.verdict == Verdict::Valid
+            && let Some(keyless) = dialect.keyless_request(endpoint)
+            && let Ok(open) = self.0.send(endpoint, keyless).await
+            && open.succeeded()
+        {
+            finding = Finding::new(Verdict::Valid, "AuthenticationNotEnforced");
+        }
+        Validation {
+            verdict: finding.verdict,
+            code: finding.code,
+            http_status: Some(reply.status),
+            request_id: request_id(&reply, key),
+        }
+    }
+
+    /// Asks whether the admin credential works and keys can be made in the project.
+    pub async fn check_account(&self, account: &Account) -> Result<(), CallError> {
+        let admin = admin(account)?;
+        let reply = self.call(account, admin.account_request(account)).await?;
+        admin.read_account(account, &reply).map_err(|error| scrubbed(error, account))
+    }
+
+    /// Creates a key under the name. Sent once, never repeated: on [`MintError::UnknownOutcome`] look for the name in the list.
+    pub async fn mint(&self, account: &Account, name: &str) -> Result<Minted, MintError> {
+        let admin = admin(account).map_err(MintError::NotSent)?;
+        let printable = (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if !printable {
+            return Err(MintError::NotSent(CallError::local(ErrorClass::BadRequest, "BadName")));
+        }
+        let request = admin
+            .mint_request(account, name)
+            .map_err(|unsendable| MintError::NotSent(CallError::from(unsendable)))?;
+        let reply = match self.0.send(account.endpoint(), request).await {
+            Ok(reply) => reply,
+            Err(Lost { error, maybe_sent: true }) => return Err(MintError::UnknownOutcome(error)),
+            Err(Lost { error, maybe_sent: false }) => return Err(MintError::NotSent(error)),
+        };
+        let minted = admin.read_minted(account, name, &reply);
+        minted.map_err(|error| match error {
+            MintError::NotSent(error) => MintError::NotSent(scrubbed(error, account)),
+            MintError::Refused(error) => MintError::Refused(scrubbed(error, account)),
+            MintError::UnknownOutcome(error) => MintError::UnknownOutcome(scrubbed(error, account)),
+        })
+    }
+
+    /// All keys of the account, or an error: never a part of them.
+    pub async fn list(&self, account: &Account) -> Result<Vec<ListedKey>, CallError> {
+        let admin = admin(account)?;
+        let mut keys = Vec::new();
+        let mut cursors = HashSet::new();
+        let mut after: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let reply = self.call(account, admin.list_request(account, after.as_deref())).await?;
+            let page = admin.read_list(&reply).map_err(|error| scrubbed(error, account))?;
+            keys.extend(page.keys);
+            let Some(next) = page.next else { return Ok(keys) };
+            if !cursors.insert(next.clone()) {
+                return Err(scrubbed(reply.error(ErrorClass::Garbled, "EndlessList"), account));
+            }
+            after = Some(next);
+        }
+        Err(CallError::local(ErrorClass::Garbled, "EndlessList"))
+    }
+
+    /// When the key was last used, and whether it still exists.
+    pub async fn last_used(&self, account: &Account, id: &ProviderKeyId) -> Result<LastUsed, CallError> {
+        let admin = admin(account)?;
+        let Some(key) = id.key() else {
+            return Err(CallError::local(ErrorClass::BadRequest, "KeyPartUnknown"));
+        };
+        let reply = self.call(account, admin.last_used_request(account, key)).await?;
+        admin.read_last_used(key, &reply).map_err(|error| scrubbed(error, account))
+    }
+
+    /// Ends the key at the provider. Safe to repeat.
+    pub async fn revoke(&self, account: &Account, id: &ProviderKeyId) -> Result<Revocation, CallError> {
+        let admin = admin(account)?;
+        let reply = self.call(account, admin.revoke_request(account, id)).await?;
+        admin.read_revocation(id, &reply).map_err(|error| scrubbed(error, account))
+    }
+
+    async fn call(
+        &self,
+        account: &Account,
+        request: Result<Request, Unsendable>,
+    ) -> Result<Reply, CallError> {
+        self.0.send(account.endpoint(), request?).await.map_err(|lost| lost.error)
+    }
+}
+
+fn admin(account: &Account) -> Result<&'static dyn Admin, CallError> {
+    let admin = dialect(account.endpoint().provider()).admin();
+    admin.ok_or_else(|| CallError::local(ErrorClass::BadRequest, "NotSupported"))
+}
+
+fn silent(verdict: Verdict, code: &'static str, http_status: Option<u16>) -> Validation {
+    Validation { verdict, code, http_status, request_id: None }
+}
+
+/// A lost call says nothing of the key; what we refused ourselves says nothing of the provider either.
+fn unanswered(error: &CallError) -> Validation {
+    let verdict = match error.class {
+        ErrorClass::Server | ErrorClass::NotReached | ErrorClass::TimedOut => Verdict::ProviderDown,
+        ErrorClass::Garbled if error.status.is_none() => Verdict::ProviderDown,
+        _ => Verdict::Unknown,
+    };
+    silent(verdict, error.code, error.status)
+}
+
+/// A request's id is the provider's text: dropped if it echoes eight characters of the credential.
+fn request_id(reply: &Reply, credential: &SecretBytes) -> Option<String> {
+    reply.request_id().filter(|id| !echoes(id, credential))
+}
+
+fn scrubbed(mut error: CallError, account: &Account) -> CallError {
+    error.request_id = error.request_id.filter(|id| !echoes(id, account.credential()));
+    error
+}
+
+fn echoes(text: &str, credential: &SecretBytes) -> bool {
+    credential.expose().windows(8).any(|part| text.as_bytes().windows(8).any(|window| window == part))
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

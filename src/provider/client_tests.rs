@@ -1,0 +1,292 @@
+//! The client against small servers on this machine that answer in every bad way.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    api::{Addresses, LLMProviderSpec, ProviderType},
+    provider::AdminCredential,
+};
+
+const KEY: &str = "sk-proj-0123456789abcdef";
+
+/// What the server does with a request once it has read it.
+#[derive(Clone)]
+enum Answer {
+    /// Sends the bytes and closes.
+    Bytes(Vec<u8>),
+    /// Resets the connection.
+    Reset,
+    /// Says nothing.
+    Silence,
+    /// Sends without end.
+    Endless,
+}
+
+struct Server {
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Answers the n-th request with the n-th answer, further ones with the last.
+    async fn start(answers: Vec<Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let answers = answers.clone();
+                let count = count.clone();
+                tokio::spawn(async move { serve(stream, &answers, &count).await });
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::local(ProviderType::OpenAI, &self.url())
+    }
+
+    fn account(&self) -> Account {
+        let host = self.address.to_string();
+        let credential =
+            AdminCredential::from_secret_data(host.as_bytes(), &"sk-admin-0123456789".into()).unwrap();
+        Account::new(self.endpoint(), "proj_1", credential).unwrap()
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: TcpStream, answers: &[Answer], count: &AtomicUsize) {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut buffer).await {
+            Ok(read) if read > 0 => request.extend_from_slice(&buffer[..read]),
+            _ => return,
+        }
+    }
+    let turn = count.fetch_add(1, Ordering::SeqCst);
+    match &answers[turn.min(answers.len() - 1)] {
+        Answer::Bytes(bytes) => {
+            let _ = stream.write_all(bytes).await;
+            let _ = stream.shutdown().await;
+        }
+        Answer::Reset => drop(stream),
+        Answer::Silence => std::future::pending().await,
+        Answer::Endless => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+            while stream.write_all(&buffer).await.is_ok() {}
+        }
+    }
+}
+
+fn http(status: &str, headers: &str, body: &str) -> Answer {
+    let length = body.len();
+    Answer::Bytes(
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
+            .into(),
+    )
+}
+
+fn providers() -> Providers {
+    Providers::new(ProvidersConfig {
+        read_timeout: Duration::from_millis(300),
+        total_timeout: Duration::from_millis(900),
+        loopback_only: true,
+        ..ProvidersConfig::default()
+    })
+}
+
+const CREATED: &str =
+    r#"{"id":"svc_acct_1","name":"lk1-a","api_key":{"id":"key_1","value":"sk-svcacct-0123456789abcdef"}}"#;
+
+#[tokio::test]
+async fn a_lost_answer_of_a_mint_is_an_unknown_outcome_and_sent_once() {
+    let cut = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{CREATED}", CREATED.len() + 1);
+    let long = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * 1024 * 1024);
+    for (answer, class, code) in [
+        (Answer::Reset, ErrorClass::Garbled, "ConnectionLost"),
+        (Answer::Silence, ErrorClass::TimedOut, "TimedOut"),
+        (Answer::Endless, ErrorClass::Garbled, "ReplyTooLong"),
+        (Answer::Bytes(cut.into()), ErrorClass::Garbled, "TruncatedReply"),
+        (Answer::Bytes(long.into()), ErrorClass::Garbled, "ReplyTooLong"),
+        (http("200 OK", "", "<html>"), ErrorClass::Garbled, "UnreadableReply"),
+        (http("502 Bad Gateway", "", "<html>"), ErrorClass::Server, "ServerError"),
+    ] {
+        let server = Server::start(vec![answer]).await;
+        let failed = providers().mint(&server.account(), "lk1-a").await.err().unwrap();
+        assert!(matches!(failed, MintError::UnknownOutcome(_)), "{failed:?}");
+        assert_eq!((failed.call().class, failed.call().code), (class, code));
+        assert_eq!(server.requests(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_mint_that_never_left_is_known_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = Server { address: listener.local_addr().unwrap(), requests: Arc::default() };
+    drop(listener);
+    let failed = providers().mint(&closed.account(), "lk1-a").await.err().unwrap();
+    assert!(matches!(failed, MintError::NotSent(_)), "{failed:?}");
+    assert_eq!(failed.call().class, ErrorClass::NotReached);
+
+    let server = Server::start(vec![http("200 OK", "", CREATED)]).await;
+    let failed = providers().mint(&server.account(), "a name\n").await.err().unwrap();
+    assert!(matches!(failed, MintError::NotSent(_)), "{failed:?}");
+    assert_eq!(server.requests(), 0);
+    let minted = providers().mint(&server.account(), "lk1-a").await.ok().unwrap();
+    assert_eq!(minted.id.as_str(), "svc_acct_1/key_1");
+}
+
+#[tokio::test]
+async fn redirects_are_never_followed() {
+    let sink = Server::start(vec![http("200 OK", "", CREATED)]).await;
+    for status in ["301 X", "302 X", "303 X", "307 X", "308 X"] {
+        let location = format!("location: {}/models\r\n", sink.url());
+        let server = Server::start(vec![http(status, &location, "")]).await;
+        let failed = providers().mint(&server.account(), "lk1-a").await.err().unwrap();
+        assert!(matches!(failed, MintError::UnknownOutcome(_)), "{failed:?}");
+        assert_eq!(failed.call().class, ErrorClass::UnexpectedRedirect);
+        let listed = providers().list(&server.account()).await.unwrap_err();
+        assert_eq!(listed.class, ErrorClass::UnexpectedRedirect);
+        let validation = providers().validate(&server.endpoint(), &KEY.into()).await;
+        assert_eq!((validation.verdict, validation.code), (Verdict::Unknown, "UnexpectedRedirect"));
+    }
+    assert_eq!(sink.requests(), 0);
+}
+
+#[tokio::test]
+async fn lost_validations_say_nothing_of_the_key() {
+    let body = r#"{"error":{"message":"x","type":"x","param":null,"code":"invalid_api_key"}}"#;
+    let cut = format!("HTTP/1.1 401 X\r\ncontent-length: {}\r\n\r\n{body}", body.len() + 1);
+    for (answer, verdict) in [
+        (Answer::Reset, Verdict::ProviderDown),
+        (Answer::Silence, Verdict::ProviderDown),
+        (Answer::Endless, Verdict::Unknown),
+        (Answer::Bytes(cut.into()), Verdict::Unknown),
+        (http("401 X", "", body), Verdict::Rejected),
+    ] {
+        let server = Server::start(vec![answer]).await;
+        assert_eq!(providers().validate(&server.endpoint(), &KEY.into()).await.verdict, verdict);
+    }
+}
+
+#[tokio::test]
+async fn a_request_id_that_echoes_the_key_is_dropped() {
+    let server = Server::start(vec![
+        http("200 OK", "x-request-id: req_1\r\n", r#"{"data":[]}"#),
+        http("200 OK", "x-request-id: req-56789abc\r\n", r#"{"data":[]}"#),
+    ])
+    .await;
+    let first = providers().validate(&server.endpoint(), &KEY.into()).await;
+    assert_eq!(first.request_id.as_deref(), Some("req_1"));
+    assert_eq!(providers().validate(&server.endpoint(), &KEY.into()).await.request_id, None);
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_anybody_is_told_as_such() {
+    let open = Server::start(vec![http("200 OK", "", r#"{"data":[]}"#)]).await;
+    let endpoint = Endpoint::local(ProviderType::OpenAICompatible, &open.url());
+    let validation = providers().validate(&endpoint, &KEY.into()).await;
+    assert_eq!((validation.verdict, validation.code), (Verdict::Valid, "AuthenticationNotEnforced"));
+    let closed = Server::start(vec![
+        http("200 OK", "", r#"{"data":[]}"#),
+        http("401 X", "", r#"{"error":"Unauthorized"}"#),
+    ])
+    .await;
+    let endpoint = Endpoint::local(ProviderType::OpenAICompatible, &closed.url());
+    assert_eq!(providers().validate(&endpoint, &KEY.into()).await.code, "Accepted");
+}
+
+fn page(ids: &[&str], more: bool) -> Answer {
+    let data: Vec<String> = ids.iter().map(|id| format!(r#"{{"id":"{id}","name":"lk1-{id}"}}"#)).collect();
+    http("200 OK", "", &format!(r#"{{"object":"list","data":[{}],"has_more":{more}}}"#, data.join(",")))
+}
+
+#[tokio::test]
+async fn a_list_is_whole_or_an_error() {
+    let server = Server::start(vec![page(&["a", "b"], true), page(&["c"], false)]).await;
+    let names: Vec<_> = providers().list(&server.account()).await.unwrap();
+    assert_eq!(names.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+
+    let broken = Server::start(vec![page(&["a"], true), http("500 X", "", "")]).await;
+    assert_eq!(providers().list(&broken.account()).await.unwrap_err().class, ErrorClass::Server);
+
+    let endless = Server::start(vec![page(&["a"], true)]).await;
+    assert_eq!(providers().list(&endless.account()).await.unwrap_err().code, "EndlessList");
+    assert_eq!(endless.requests(), 2);
+}
+
+#[tokio::test]
+async fn refused_addresses_get_no_connection() {
+    let sink = Server::start(vec![http("200 OK", "", r#"{"data":[]}"#)]).await;
+    let port = sink.address.port();
+    // Not loopback-only: here `PublicOnly` alone must refuse, by literal and by name.
+    let providers = Providers::new(ProvidersConfig::default());
+    for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"] {
+        let spec = LLMProviderSpec {
+            r#type: ProviderType::OpenAI,
+            base_url: Some(format!("https://{host}:{port}/v1")),
+            ca_bundle: None,
+            addresses: Addresses::PublicOnly,
+            open_ai: None,
+            admin_credential_ref: None,
+            allowed_namespaces: vec![],
+        };
+        let endpoint = Endpoint::from_spec(&spec).unwrap();
+        let validation = providers.validate(&endpoint, &KEY.into()).await;
+        assert_eq!((validation.verdict, validation.code), (Verdict::Unknown, "RefusedAddress"), "{host}");
+    }
+    assert_eq!(sink.requests(), 0);
+}
+
+#[tokio::test]
+async fn test_time_calls_nothing_but_loopback() {
+    let endpoint = Endpoint::local(ProviderType::OpenAI, "http://192.0.2.1/v1");
+    let validation = providers().validate(&endpoint, &KEY.into()).await;
+    assert_eq!((validation.verdict, validation.code), (Verdict::Unknown, "RefusedAddress"));
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_a_header_is_not_sent() {
+    let server = Server::start(vec![http("200 OK", "", r#"{"data":[]}"#)]).await;
+    let validation = providers().validate(&server.endpoint(), &"sk-\r\nx-evil: 1".into()).await;
+    assert_eq!((validation.verdict, validation.code), (Verdict::Unknown, "Unsendable"));
+    assert_eq!(server.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_bad_ca_bundle_is_told_before_sending() {
+    let spec = LLMProviderSpec {
+        r#type: ProviderType::OpenAI,
+        base_url: None,
+        ca_bundle: Some("no certificate".to_owned()),
+        addresses: Addresses::PublicOnly,
+        open_ai: None,
+        admin_credential_ref: None,
+        allowed_namespaces: vec![],
+    };
+    let endpoint = Endpoint::from_spec(&spec).unwrap();
+    let validation = Providers::new(ProvidersConfig::default()).validate(&endpoint, &KEY.into()).await;
+    assert_eq!(validation.code, "BadCaBundle");
+}

@@ -1,0 +1,34 @@
+//! `DeepSeek`'s data API.
+//!
+//! Sources: api-docs.deepseek.com (`GET /user/balance`, error codes); the form of its 401 from public logs.
+
+use serde_json::{Map, Value};
+
+use super::{
+    Dialect, Endpoint,
+    classification::{Finding, has_list},
+    exchange::{Request, Unsendable, text},
+};
+use crate::crypto::SecretBytes;
+
+pub(super) struct DeepSeek;
+
+impl Dialect for DeepSeek {
+    fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
+        Request::get(endpoint.url(&["user", "balance"], &[])).bearer(key)
+    }
+
+    fn judge(&self, status: u16, body: &Map<String, Value>) -> Option<Finding> {
+        match status {
+            200..300 if has_list(body, "balance_infos") => {
+                let available = body.get("is_available")?.as_bool()?;
+                Some(if available { Finding::accepted() } else { Finding::out_of_credit() })
+            }
+            401 if text(body, &["error", "type"]) == Some("authentication_error") => {
+                Some(Finding::rejected())
+            }
+            402 if text(body, &["error", "message"]).is_some() => Some(Finding::out_of_credit()),
+            _ => None,
+        }
+    }
+}

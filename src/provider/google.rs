@@ -1,0 +1,61 @@
+//! Google's Gemini API.
+//!
+//! Errors are told apart by `error.details[].reason`, not by status: an invalid key is a 400. Sources: googleapis
+//! `google/rpc/error_details.proto` (`ErrorInfo`, `RetryInfo`), `google/api/error_reason.proto`, ai.google.dev.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{
+    Dialect, Endpoint,
+    classification::{Finding, has_list},
+    exchange::{Request, Unsendable, text},
+};
+use crate::{crypto::SecretBytes, domain::health::Verdict};
+
+pub(super) struct Google;
+
+fn details(body: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
+    let details = body.get("error").and_then(|error| error.get("details")).and_then(Value::as_array);
+    details.into_iter().flatten().filter_map(Value::as_object)
+}
+
+fn reason(body: &Map<String, Value>) -> Option<&str> {
+    details(body)
+        .filter(|detail| text(detail, &["domain"]) == Some("googleapis.com"))
+        .find_map(|detail| text(detail, &["reason"]))
+}
+
+impl Dialect for Google {
+    fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
+        Request::get(endpoint.url(&["v1beta", "models"], &[("pageSize", "1")]))
+            .secret_header(reqwest::header::HeaderName::from_static("x-goog-api-key"), key.expose())
+    }
+
+    fn judge(&self, status: u16, body: &Map<String, Value>) -> Option<Finding> {
+        if (200..300).contains(&status) {
+            return has_list(body, "models").then_some(Finding::accepted());
+        }
+        let message = text(body, &["error", "message"]).unwrap_or_default();
+        match (status, reason(body)) {
+            (400, Some("API_KEY_INVALID")) if message.starts_with("API key expired") => {
+                Some(Finding::new(Verdict::Expired, "KeyExpired"))
+            }
+            (400, Some("API_KEY_INVALID")) => Some(Finding::rejected()),
+            (403, Some("API_KEY_SERVICE_BLOCKED")) => Some(Finding::restricted()),
+            (403, Some("CONSUMER_SUSPENDED")) => Some(Finding::not_the_key("ProjectSuspended")),
+            (403, Some("SERVICE_DISABLED")) => Some(Finding::not_the_key("ApiNotEnabled")),
+            (403, _) if message.starts_with("Your API key was reported as leaked") => {
+                Some(Finding::new(Verdict::Rejected, "KeyReportedLeaked"))
+            }
+            _ => None,
+        }
+    }
+
+    fn retry_after(&self, body: &Map<String, Value>) -> Option<Duration> {
+        let delay = details(body).find_map(|detail| text(detail, &["retryDelay"]))?;
+        let seconds: f64 = delay.strip_suffix('s')?.parse().ok()?;
+        Duration::try_from_secs_f64(seconds.min(86_400.0)).ok()
+    }
+}

@@ -1,0 +1,230 @@
+//! OpenAI's admin API for keys: one service account for each key.
+//!
+//! Creating a service account makes its first key; deleting the account ends it. That is right under both documented
+//! behaviours of deleting a service account's key (refused in the specification of August 2026, allowed in the Python SDK
+//! 3.54). Sources: openai-openapi, `openai/resources/admin/organization/projects` of the Python SDK.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    Account, Admin, CallError, Capabilities, Capability, ErrorClass, LastUsed, ListedKey, MintError, Minted,
+    Page, ProviderKeyId, Revocation,
+    exchange::{Reply, Request, Unsendable, text},
+    shape::check_shape,
+};
+use crate::{api::ProviderType, crypto::SecretBytes};
+
+pub(super) struct OpenAIAdmin;
+
+#[derive(Deserialize)]
+struct Project {
+    id: String,
+    status: String,
+}
+
+#[derive(Deserialize)]
+struct CreatedAccount {
+    id: String,
+    name: String,
+    api_key: CreatedKey,
+}
+
+#[derive(Deserialize)]
+struct CreatedKey {
+    id: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct AccountList {
+    data: Vec<ServiceAccount>,
+    has_more: bool,
+    #[serde(default)]
+    last_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ServiceAccount {
+    id: String,
+    name: String,
+    #[serde(default)]
+    created_at: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    id: String,
+    #[serde(default)]
+    last_used_at: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    id: String,
+    deleted: bool,
+}
+
+fn time(seconds: Option<i64>) -> Option<DateTime<Utc>> {
+    seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0))
+}
+
+impl Admin for OpenAIAdmin {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(&[
+            Capability::LastUsed,
+            Capability::List,
+            Capability::Mint,
+            Capability::Revoke,
+            Capability::Validate,
+        ])
+    }
+
+    fn account_request(&self, account: &Account) -> Result<Request, Unsendable> {
+        Request::get(account.endpoint().url(&["organization", "projects", account.project()], &[]))
+            .bearer(account.credential())
+    }
+
+    fn read_account(&self, account: &Account, reply: &Reply) -> Result<(), CallError> {
+        let project: Project = read(reply)?;
+        if project.id != account.project() {
+            return Err(reply.error(ErrorClass::Garbled, "OtherProject"));
+        }
+        match project.status.as_str() {
+            "active" => Ok(()),
+            "archived" => Err(reply.error(ErrorClass::BadRequest, "ProjectArchived")),
+            _ => Err(reply.error(ErrorClass::Garbled, "UnknownProjectStatus")),
+        }
+    }
+
+    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable> {
+        let request = Request::new(reqwest::Method::POST, accounts_url(account, None, &[]));
+        request.json(&json!({ "name": name })).bearer(account.credential())
+    }
+
+    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
+        if !reply.succeeded() {
+            return Err(failed_mint(reply));
+        }
+        let created: CreatedAccount = reply.read().map_err(MintError::UnknownOutcome)?;
+        let secret = SecretBytes::from_string(created.api_key.value);
+        let garbled = |code| MintError::UnknownOutcome(reply.error(ErrorClass::Garbled, code));
+        if created.name != name {
+            return Err(garbled("OtherName"));
+        }
+        let id =
+            ProviderKeyId::new(&created.id, Some(&created.api_key.id)).map_err(|_| garbled("BadKeyId"))?;
+        if check_shape(ProviderType::OpenAI, &secret).is_err()
+            || secret.expose() == account.credential().expose()
+        {
+            return Err(garbled("BadSecret"));
+        }
+        Ok(Minted { id, secret })
+    }
+
+    fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable> {
+        let mut query = vec![("limit", "100")];
+        query.extend(after.map(|after| ("after", after)));
+        Request::get(accounts_url(account, None, &query)).bearer(account.credential())
+    }
+
+    fn read_list(&self, reply: &Reply) -> Result<Page, CallError> {
+        let page: AccountList = read(reply)?;
+        let garbled = |code| reply.error(ErrorClass::Garbled, code);
+        let last = page.data.last().map(|account| account.id.clone());
+        if page.last_id.is_some() && page.last_id != last {
+            return Err(garbled("InconsistentList"));
+        }
+        let next = match (page.has_more, last) {
+            (false, _) => None,
+            (true, Some(last)) => Some(last),
+            (true, None) => return Err(garbled("InconsistentList")),
+        };
+        let keys = page.data.into_iter().map(|account| {
+            let id = ProviderKeyId::new(&account.id, None).map_err(|_| garbled("BadKeyId"))?;
+            Ok(ListedKey { id, name: account.name, created_at: time(account.created_at) })
+        });
+        Ok(Page { keys: keys.collect::<Result<_, CallError>>()?, next })
+    }
+
+    fn last_used_request(&self, account: &Account, key: &str) -> Result<Request, Unsendable> {
+        let path = ["organization", "projects", account.project(), "api_keys", key];
+        Request::get(account.endpoint().url(&path, &[])).bearer(account.credential())
+    }
+
+    fn read_last_used(&self, key: &str, reply: &Reply) -> Result<LastUsed, CallError> {
+        if reply.status == 404 && is_openai_error(reply) {
+            return Ok(LastUsed { at: None, exists: false });
+        }
+        let found: Key = read(reply)?;
+        if found.id != key {
+            return Err(reply.error(ErrorClass::Garbled, "OtherKey"));
+        }
+        Ok(LastUsed { at: time(found.last_used_at), exists: true })
+    }
+
+    fn revoke_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable> {
+        Request::new(reqwest::Method::DELETE, accounts_url(account, Some(id.handle()), &[]))
+            .bearer(account.credential())
+    }
+
+    fn read_revocation(&self, id: &ProviderKeyId, reply: &Reply) -> Result<Revocation, CallError> {
+        if reply.status == 404 && is_openai_error(reply) {
+            return Ok(Revocation::AlreadyGone);
+        }
+        let deleted: Deleted = read(reply)?;
+        if deleted.deleted && deleted.id == id.handle() {
+            Ok(Revocation::Revoked)
+        } else {
+            Err(reply.error(ErrorClass::Garbled, "NotDeleted"))
+        }
+    }
+}
+
+fn accounts_url(account: &Account, id: Option<&str>, query: &[(&str, &str)]) -> reqwest::Url {
+    let mut path = vec!["organization", "projects", account.project(), "service_accounts"];
+    path.extend(id);
+    account.endpoint().url(&path, query)
+}
+
+fn read<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, CallError> {
+    if reply.succeeded() { reply.read() } else { Err(failure(reply)) }
+}
+
+/// Whether the body is the error object of the specification. A proxy's own answer is not.
+fn is_openai_error(reply: &Reply) -> bool {
+    reply.object().is_some_and(|body| text(&body, &["error", "message"]).is_some())
+}
+
+/// What a reply other than 2xx means.
+fn failure(reply: &Reply) -> CallError {
+    let body = reply.object().unwrap_or_default();
+    let code = text(&body, &["error", "code"]);
+    match reply.status {
+        300..400 => reply.error(ErrorClass::UnexpectedRedirect, "UnexpectedRedirect"),
+        429 => reply.error(ErrorClass::RateLimited { retry_after: reply.retry_after() }, "RateLimited"),
+        500.. => reply.error(ErrorClass::Server, "ServerError"),
+        _ if !is_openai_error(reply) => reply.error(ErrorClass::Garbled, "UnreadableReply"),
+        401 if code == Some("invalid_api_key") => {
+            reply.error(ErrorClass::CredentialInvalid, "CredentialRejected")
+        }
+        401 => reply.error(ErrorClass::Forbidden, "Unauthorized"),
+        403 => reply.error(ErrorClass::Forbidden, "Forbidden"),
+        404 => reply.error(ErrorClass::NotFound, "NotFound"),
+        400..500 => reply.error(ErrorClass::BadRequest, "BadRequest"),
+        _ => reply.error(ErrorClass::Garbled, "UnreadableReply"),
+    }
+}
+
+/// A mint counts as refused only if OpenAI itself says so: its own error object and a status that means "not done". Whatever
+/// a middlebox could have written after the key was made leaves the outcome unknown.
+fn failed_mint(reply: &Reply) -> MintError {
+    let error = failure(reply);
+    let not_done = matches!(reply.status, 400..=407 | 409..=451) && is_openai_error(reply);
+    if not_done { MintError::Refused(error) } else { MintError::UnknownOutcome(error) }
+}
+
+#[cfg(test)]
+#[path = "openai_admin_tests.rs"]
+mod tests;

@@ -1,0 +1,486 @@
+//! The provider's state: projects, service accounts and keys, and the rules that decide on a key.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    credential::{self, Digest, Mint, Presented},
+    settings::{OwnerAccess, Settings},
+};
+
+/// Who owns a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The service account with this ordinal.
+    ServiceAccount(u64),
+    /// A person.
+    User,
+}
+
+/// When and how an object was deleted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deletion {
+    /// The moment.
+    pub(super) at: DateTime<Utc>,
+    /// Until when a deleted key is still accepted.
+    pub(super) accepted_until: DateTime<Utc>,
+    /// Until when the object is still listed.
+    pub(super) listed_until: DateTime<Utc>,
+}
+
+/// A project of the organization.
+pub(super) struct Project {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) archived_at: Option<DateTime<Utc>>,
+    /// Own switches, or those of the sandbox.
+    pub(super) settings: Option<Settings>,
+    pub(super) accounts: BTreeMap<u64, Account>,
+    pub(super) keys: BTreeMap<u64, Key>,
+    ordinals: HashMap<String, u64>,
+}
+
+impl Project {
+    /// The ordinal of an object of this project, deleted ones included.
+    pub(super) fn ordinal(&self, id: &str) -> Option<u64> {
+        self.ordinals.get(id).copied()
+    }
+
+    /// An account that exists.
+    pub(super) fn live_account(&self, id: &str) -> Option<&Account> {
+        self.accounts.get(&self.ordinal(id)?).filter(|account| account.deletion.is_none())
+    }
+
+    /// A key that exists.
+    pub(super) fn live_key(&self, id: &str) -> Option<&Key> {
+        self.keys.get(&self.ordinal(id)?).filter(|key| key.deletion.is_none())
+    }
+
+    /// The account that owns a key.
+    pub(super) fn owner_of(&self, key: &Key) -> Option<&Account> {
+        match key.owner {
+            Owner::ServiceAccount(ordinal) => self.accounts.get(&ordinal),
+            Owner::User => None,
+        }
+    }
+}
+
+/// A service account.
+pub(super) struct Account {
+    pub(super) id: String,
+    pub(super) name: String,
+    /// `member`, or `none` if made without a key.
+    pub(super) role: &'static str,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) listed_from: DateTime<Utc>,
+    pub(super) deletion: Option<Deletion>,
+}
+
+/// A key, known by the digest of its value only.
+pub(super) struct Key {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) digest: Digest,
+    pub(super) redacted: String,
+    pub(super) last_four: String,
+    pub(super) owner: Owner,
+    pub(super) access: OwnerAccess,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) expires_at: Option<DateTime<Utc>>,
+    pub(super) last_used_at: Option<DateTime<Utc>>,
+    pub(super) accepted_from: DateTime<Utc>,
+    pub(super) listed_from: DateTime<Utc>,
+    pub(super) deletion: Option<Deletion>,
+}
+
+impl Key {
+    /// Whether the provider accepts the key at `now`.
+    pub(super) fn accepted(&self, now: DateTime<Utc>) -> bool {
+        self.accepted_from <= now
+            && self.expires_at.is_none_or(|expiry| now < expiry)
+            && self.deletion.is_none_or(|deletion| now < deletion.accepted_until)
+    }
+}
+
+/// Whether an object shows in lists at `now`.
+pub(super) fn listed(from: DateTime<Utc>, deletion: Option<Deletion>, now: DateTime<Utc>) -> bool {
+    from <= now && deletion.is_none_or(|deletion| now < deletion.listed_until)
+}
+
+/// Where a key is.
+#[derive(Clone, Copy)]
+pub(super) struct KeyPlace {
+    pub(super) project: usize,
+    pub(super) ordinal: u64,
+}
+
+/// Every key that begins with `prefix` is a key of `project`.
+struct Pattern {
+    prefix: String,
+    project: usize,
+}
+
+/// What the provider thinks of a presented token.
+pub(super) enum Verdict {
+    /// The admin key.
+    Admin,
+    /// A key that is accepted.
+    Key(KeyPlace),
+    /// Accepted by a pattern, as a key of the project with this index.
+    Pattern(usize),
+    /// Not accepted.
+    Unknown,
+}
+
+/// What a new key is to be.
+pub(super) struct NewKey<'a> {
+    /// Its value.
+    pub(super) value: &'a str,
+    /// Its name.
+    pub(super) name: String,
+    /// Its owner.
+    pub(super) owner: Owner,
+    /// Its owner's access.
+    pub(super) access: OwnerAccess,
+    /// Requested lifetime.
+    pub(super) lifetime: Option<TimeDelta>,
+}
+
+/// Everything the provider knows.
+pub(super) struct World {
+    pub(super) mint: Mint,
+    admin: Digest,
+    projects: Vec<Project>,
+    by_id: HashMap<String, usize>,
+    by_digest: HashMap<Digest, KeyPlace>,
+    patterns: Vec<Pattern>,
+    refused: HashSet<Digest>,
+    settings: Settings,
+    ordinal: u64,
+}
+
+impl World {
+    /// An organization without projects.
+    pub(super) fn new(mint: Mint, admin_key: &str) -> Self {
+        Self {
+            mint,
+            admin: credential::digest(admin_key),
+            projects: Vec::new(),
+            by_id: HashMap::new(),
+            by_digest: HashMap::new(),
+            patterns: Vec::new(),
+            refused: HashSet::new(),
+            settings: Settings::default(),
+            ordinal: 0,
+        }
+    }
+
+    /// All projects, oldest first.
+    pub(super) fn projects(&self) -> &[Project] {
+        &self.projects
+    }
+
+    /// The index of a project.
+    pub(super) fn project_index(&self, id: &str) -> Option<usize> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The key at a place.
+    pub(super) fn key_at(&self, place: KeyPlace) -> Option<&Key> {
+        self.projects.get(place.project)?.keys.get(&place.ordinal)
+    }
+
+    /// The switches that hold for a project, or those of the sandbox.
+    pub(super) fn settings(&self, project: Option<usize>) -> &Settings {
+        project
+            .and_then(|index| self.projects.get(index))
+            .and_then(|project| project.settings.as_ref())
+            .unwrap_or(&self.settings)
+    }
+
+    /// Sets the switches of one project, or those of all projects without own ones. False: no such project.
+    pub(super) fn set_settings(&mut self, project: Option<&str>, settings: Settings) -> bool {
+        let Some(id) = project else {
+            self.settings = settings;
+            return true;
+        };
+        let Some(project) = self.by_id.get(id).and_then(|index| self.projects.get_mut(*index)) else {
+            return false;
+        };
+        project.settings = Some(settings);
+        true
+    }
+
+    /// Makes a project and returns its id.
+    pub(super) fn add_project(&mut self, name: &str, now: DateTime<Utc>) -> String {
+        let id = self.mint.id("proj_");
+        self.by_id.insert(id.clone(), self.projects.len());
+        self.projects.push(Project {
+            id: id.clone(),
+            name: name.to_owned(),
+            created_at: now,
+            archived_at: None,
+            settings: None,
+            accounts: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            ordinals: HashMap::new(),
+        });
+        id
+    }
+
+    /// Archives a project: its keys stop working. False: no such project.
+    pub(super) fn archive_project(&mut self, id: &str, now: DateTime<Utc>) -> bool {
+        let Some(project) = self.by_id.get(id).and_then(|index| self.projects.get_mut(*index)) else {
+            return false;
+        };
+        project.archived_at.get_or_insert(now);
+        true
+    }
+
+    /// What the provider thinks of a token at `now`.
+    pub(super) fn judge(&self, presented: &Presented, now: DateTime<Utc>) -> Verdict {
+        if presented.digest == self.admin {
+            return Verdict::Admin;
+        }
+        if let Some(place) = self.by_digest.get(&presented.digest) {
+            let archived =
+                self.projects.get(place.project).is_none_or(|project| project.archived_at.is_some());
+            let accepted = self.key_at(*place).is_some_and(|key| key.accepted(now));
+            return if accepted && !archived { Verdict::Key(*place) } else { Verdict::Unknown };
+        }
+        if self.refused.contains(&presented.digest) {
+            return Verdict::Unknown;
+        }
+        self.patterns
+            .iter()
+            .find(|pattern| presented.value.starts_with(&pattern.prefix))
+            .map_or(Verdict::Unknown, |pattern| Verdict::Pattern(pattern.project))
+    }
+
+    /// Where the key with this digest is, whatever its state.
+    pub(super) fn place(&self, digest: &Digest) -> Option<KeyPlace> {
+        self.by_digest.get(digest).copied()
+    }
+
+    /// Notes a use of a key.
+    pub(super) fn touch(&mut self, place: KeyPlace, now: DateTime<Utc>) {
+        let key =
+            self.projects.get_mut(place.project).and_then(|project| project.keys.get_mut(&place.ordinal));
+        if let Some(key) = key {
+            key.last_used_at = Some(now);
+        }
+    }
+
+    fn next_ordinal(&mut self) -> u64 {
+        self.ordinal += 1;
+        self.ordinal
+    }
+
+    /// Makes a service account and returns its ordinal.
+    pub(super) fn add_account(
+        &mut self,
+        project: usize,
+        name: &str,
+        role: &'static str,
+        now: DateTime<Utc>,
+    ) -> Option<u64> {
+        let listed_from = now + millis(self.settings(Some(project)).list_lag_millis);
+        let (id, ordinal) = (self.mint.id("svc_acct_"), self.next_ordinal());
+        let project = self.projects.get_mut(project)?;
+        project.ordinals.insert(id.clone(), ordinal);
+        let name = name.to_owned();
+        project
+            .accounts
+            .insert(ordinal, Account { id, name, role, created_at: now, listed_from, deletion: None });
+        Some(ordinal)
+    }
+
+    /// Makes a key and returns its place.
+    pub(super) fn add_key(
+        &mut self,
+        project: usize,
+        new: NewKey<'_>,
+        now: DateTime<Utc>,
+    ) -> Option<KeyPlace> {
+        let settings = self.settings(Some(project));
+        let accepted_from = now + millis(settings.new_key_lag_millis);
+        let listed_from = now + millis(settings.list_lag_millis);
+        let (id, ordinal) = (self.mint.id("key_"), self.next_ordinal());
+        let digest = credential::digest(new.value);
+        let place = KeyPlace { project, ordinal };
+        let project = self.projects.get_mut(project)?;
+        project.ordinals.insert(id.clone(), ordinal);
+        project.keys.insert(
+            ordinal,
+            Key {
+                id,
+                name: new.name,
+                digest,
+                redacted: credential::redacted(new.value),
+                last_four: credential::last_four(new.value),
+                owner: new.owner,
+                access: new.access,
+                created_at: now,
+                expires_at: new.lifetime.and_then(|lifetime| now.checked_add_signed(lifetime)),
+                last_used_at: None,
+                accepted_from,
+                listed_from,
+                deletion: None,
+            },
+        );
+        self.by_digest.insert(digest, place);
+        self.refused.remove(&digest);
+        Some(place)
+    }
+
+    /// Deletes a service account and its keys; returns the ids of the keys that died, or none if there is no
+    /// such account.
+    pub(super) fn delete_account(
+        &mut self,
+        project: usize,
+        id: &str,
+        now: DateTime<Utc>,
+    ) -> Option<Vec<String>> {
+        let deletion = self.deletion(project, now);
+        let project = self.projects.get_mut(project)?;
+        let ordinal = project.ordinal(id)?;
+        let account = project.accounts.get_mut(&ordinal).filter(|account| account.deletion.is_none())?;
+        account.deletion = Some(deletion);
+        let mut died = Vec::new();
+        for key in project.keys.values_mut() {
+            if key.owner == Owner::ServiceAccount(ordinal) && key.deletion.is_none() {
+                key.deletion = Some(deletion);
+                died.push(key.id.clone());
+            }
+        }
+        Some(died)
+    }
+
+    /// Deletes a key. False: it is gone already.
+    pub(super) fn delete_key(&mut self, place: KeyPlace, now: DateTime<Utc>) -> bool {
+        let deletion = self.deletion(place.project, now);
+        let key =
+            self.projects.get_mut(place.project).and_then(|project| project.keys.get_mut(&place.ordinal));
+        let Some(key) = key.filter(|key| key.deletion.is_none()) else {
+            return false;
+        };
+        key.deletion = Some(deletion);
+        true
+    }
+
+    fn deletion(&self, project: usize, now: DateTime<Utc>) -> Deletion {
+        let settings = self.settings(Some(project));
+        Deletion {
+            at: now,
+            accepted_until: now + millis(settings.deleted_key_lag_millis),
+            listed_until: now + millis(settings.unlist_lag_millis),
+        }
+    }
+
+    /// From now on every value that begins with `prefix` is accepted as a key of the project.
+    pub(super) fn accept_pattern(&mut self, prefix: &str, project: &str) -> bool {
+        let Some(project) = self.project_index(project) else {
+            return false;
+        };
+        self.patterns.push(Pattern { prefix: prefix.to_owned(), project });
+        true
+    }
+
+    /// Withdraws a value: a known key is deleted, any other value is refused even where a pattern accepts it.
+    pub(super) fn withdraw(&mut self, value: &str, now: DateTime<Utc>) {
+        let digest = credential::digest(value);
+        match self.place(&digest) {
+            Some(place) => {
+                self.delete_key(place, now);
+            }
+            None => {
+                self.refused.insert(digest);
+            }
+        }
+    }
+}
+
+fn millis(count: u32) -> TimeDelta {
+    TimeDelta::milliseconds(i64::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+    fn world() -> (World, usize) {
+        let mut world = World::new(Mint::new([1; 32]), "sk-admin-test");
+        world.add_project("test", START);
+        (world, 0)
+    }
+
+    fn new_key(value: &str, owner: Owner) -> NewKey<'_> {
+        NewKey { value, name: "k".to_owned(), owner, access: OwnerAccess::Active, lifetime: None }
+    }
+
+    fn accepts(world: &World, value: &str, now: DateTime<Utc>) -> bool {
+        let value = zeroize::Zeroizing::new(value.to_owned());
+        let presented = Presented { digest: credential::digest(&value), value };
+        matches!(world.judge(&presented, now), Verdict::Key(_) | Verdict::Pattern(_))
+    }
+
+    #[test]
+    fn an_account_takes_only_its_own_keys_with_it() {
+        let (mut world, project) = world();
+        let first = world.add_account(project, "same", "member", START).unwrap();
+        let second = world.add_account(project, "same", "member", START).unwrap();
+        for (value, owner) in [("one-1", first), ("one-2", first), ("two-1", second)] {
+            world.add_key(project, new_key(value, Owner::ServiceAccount(owner)), START).unwrap();
+        }
+        let id = world.projects()[project].accounts[&first].id.clone();
+        assert_eq!(world.delete_account(project, &id, START).unwrap().len(), 2);
+        assert!(world.delete_account(project, &id, START).is_none(), "the second deletion finds nothing");
+        let accepted = ["one-1", "one-2", "two-1"].map(|value| accepts(&world, value, START));
+        assert_eq!(accepted, [false, false, true]);
+    }
+
+    #[test]
+    fn a_lag_is_fixed_when_the_key_is_made_or_deleted() {
+        let (mut world, project) = world();
+        let at = |millis| START + TimeDelta::milliseconds(millis);
+        let lag = Settings { new_key_lag_millis: 10, deleted_key_lag_millis: 20, ..Settings::default() };
+        world.set_settings(None, lag);
+        let place = world.add_key(project, new_key("value", Owner::User), START).unwrap();
+        world.set_settings(None, Settings::default());
+        assert_eq!([9, 10].map(|millis| accepts(&world, "value", at(millis))), [false, true]);
+        assert!(world.delete_key(place, at(30)));
+        assert!(!world.delete_key(place, at(30)));
+        assert!(!accepts(&world, "value", at(30)), "the lag was switched off before the deletion");
+    }
+
+    #[test]
+    fn a_projects_own_settings_win() {
+        let (mut world, project) = world();
+        let id = world.projects()[project].id.clone();
+        let own = Settings { max_page_size: 1, ..Settings::default() };
+        assert!(world.set_settings(Some(&id), own));
+        assert!(!world.set_settings(Some("proj_other"), Settings::default()));
+        assert_eq!(
+            (world.settings(Some(project)).max_page_size, world.settings(None).max_page_size),
+            (1, 100)
+        );
+    }
+
+    #[test]
+    fn a_withdrawn_value_is_refused_until_it_is_supplied_again() {
+        let (mut world, project) = world();
+        let id = world.projects()[project].id.clone();
+        assert!(world.accept_pattern("sk-", &id));
+        assert!(accepts(&world, "sk-1", START));
+        world.withdraw("sk-1", START);
+        assert!(!accepts(&world, "sk-1", START));
+        world.add_key(project, new_key("sk-1", Owner::User), START).unwrap();
+        assert!(accepts(&world, "sk-1", START));
+        world.archive_project(&id, START);
+        assert!(!accepts(&world, "sk-1", START));
+    }
+}

@@ -1,0 +1,113 @@
+//! The gauges that exist once for each key, kept in one compact table and written out at each scrape.
+//!
+//! One `Family` of the metrics library for each gauge would hold the two names six times. Here a key
+//! costs its names once and 56 bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+/// What the metrics say of one key. Times are seconds since 1970; `None` leaves the series out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyGauges {
+    /// Health of the published key as the status spells it: `Valid`, `Invalid`, ...
+    pub state: &'static str,
+    /// Whether the condition `Ready` is `True`.
+    pub ready: bool,
+    /// When the next rotation is due.
+    pub next_rotation: Option<i64>,
+    /// When the provider was last asked about the published key.
+    pub last_probe: Option<i64>,
+    /// When the current version was published.
+    pub published: Option<i64>,
+}
+
+/// The table of all keys.
+#[derive(Debug, Default)]
+pub(super) struct KeyTable(Mutex<BTreeMap<(Box<str>, Box<str>), KeyGauges>>);
+
+type Value = fn(&KeyGauges) -> Option<i64>;
+
+/// Name, help, unit and value of each gauge that has no label beyond the two names.
+const GAUGES: [(&str, &str, Option<Unit>, Value); 4] = [
+    (
+        "key_ready",
+        "1 if the LLMKey's condition Ready is True; alert on 0 for longer than a rotation takes.",
+        None,
+        |g| Some(g.ready.into()),
+    ),
+    ("key_next_rotation_timestamp", "When the next rotation is due.", Some(Unit::Seconds), |g| {
+        g.next_rotation
+    }),
+    (
+        "key_last_probe_timestamp",
+        "When the provider was last asked about the published key.",
+        Some(Unit::Seconds),
+        |g| g.last_probe,
+    ),
+    (
+        "key_published_timestamp",
+        "When the current version was published; its age is the time since.",
+        Some(Unit::Seconds),
+        |g| g.published,
+    ),
+];
+
+impl KeyTable {
+    pub(super) fn set(&self, namespace: &str, name: &str, gauges: KeyGauges) {
+        self.lock().insert((namespace.into(), name.into()), gauges);
+    }
+
+    pub(super) fn forget(&self, namespace: &str, name: &str) {
+        self.lock().remove(&(namespace.into(), name.into()));
+    }
+
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Box<str>, Box<str>), KeyGauges>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for KeyTable {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let keys = self.lock();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let help = "Health of the published key: the series of its state is 1, others do not exist.";
+        let mut state = encoder.encode_descriptor("key_state", help, None, MetricType::Gauge)?;
+        for ((namespace, name), gauges) in keys.iter() {
+            let labels = [("namespace", &**namespace), ("name", &**name), ("state", gauges.state)];
+            state.encode_family(&labels)?.encode_gauge(&1_i64)?;
+        }
+        for (gauge, help, unit, value) in &GAUGES {
+            let mut family = encoder.encode_descriptor(gauge, help, unit.as_ref(), MetricType::Gauge)?;
+            for ((namespace, name), gauges) in keys.iter() {
+                if let Some(value) = value(gauges) {
+                    let labels = [("namespace", &**namespace), ("name", &**name)];
+                    family.encode_family(&labels)?.encode_gauge(&value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_costs_little() {
+        let entry = size_of::<((Box<str>, Box<str>), KeyGauges)>();
+        assert!(entry <= 104, "{entry} bytes for each key, without its names");
+    }
+}
