@@ -278,7 +278,10 @@ async fn of_an_llm_key_only_status_and_its_finalizer_are_written() {
     keys.patch_status("k", &apply, &Patch::Apply(status)).await.unwrap();
 
     refused(merge(json!({"spec": {"model": "other"}})).await, "may not change an LLMKey's spec");
-    refused(merge(json!({"spec": {"desiredState": "Revoked"}})).await, "may not change an LLMKey's spec");
+    refused(
+        merge(json!({"spec": {"target": {"data": {"X": "$(KEY)"}}}})).await,
+        "may not change an LLMKey's spec",
+    );
     const METADATA: &str = "may not change an LLMKey's labels, annotations or owners";
     refused(merge(json!({"metadata": {"labels": {"team": "b"}}})).await, METADATA);
     refused(merge(json!({"metadata": {"labels": null}})).await, METADATA);
