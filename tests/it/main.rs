@@ -8,5 +8,6 @@ mod chart;
 mod common;
 mod control_plane;
 mod crds;
+mod helm;
 mod leash;
 mod sandbox;
