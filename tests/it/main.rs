@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cel;
+mod chart;
 mod common;
 mod control_plane;
 mod crds;
 mod events;
+mod helm;
 mod lease;
+mod leash;
 mod log;
 mod sandbox;
 
