@@ -52,7 +52,9 @@ pub fn owner(
     let ours = format!("{GROUP}/");
     references
         .iter()
-        .find(|r| r.controller == Some(true) && r.api_version.starts_with(&ours) && r.kind == LLMKey::kind(&()))
+        .find(|r| {
+            r.controller == Some(true) && r.api_version.starts_with(&ours) && r.kind == LLMKey::kind(&())
+        })
         .map(|r| (r.name.as_str().into(), r.uid.as_str().into()))
 }
 

@@ -244,6 +244,9 @@ mod tests {
         let slot = last_slot(at(5000), interval, offset);
         assert!(slot <= at(5000) && at(5000) - slot < chrono::Duration::seconds(900));
         assert_eq!(last_slot(slot, interval, offset), slot);
-        assert_eq!(last_slot(slot - chrono::Duration::seconds(1), interval, offset), slot - chrono::Duration::seconds(900));
+        assert_eq!(
+            last_slot(slot - chrono::Duration::seconds(1), interval, offset),
+            slot - chrono::Duration::seconds(900)
+        );
     }
 }

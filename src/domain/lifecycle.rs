@@ -44,7 +44,9 @@ impl VersionState {
 
     /// The only legal moves. Everything else is a fault of the program and is refused by the ledger.
     pub const fn may_become(self, next: Self) -> bool {
-        use VersionState::{Abandoned, Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked};
+        use VersionState::{
+            Abandoned, Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked,
+        };
         matches!(
             (self, next),
             (Intent, Pending | Abandoned)

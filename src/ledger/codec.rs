@@ -9,9 +9,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::record::{FORMAT, Record};
-use crate::api::{
-    KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL,
-};
+use crate::api::{KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL};
 use crate::crypto::{Keyring, LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
@@ -139,7 +137,12 @@ pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> R
 }
 
 /// Reads a record, and checks that it is ours and stands in its own place.
-pub fn decode(secret: &Secret, namespace: &str, name: &str, keyring: &Keyring) -> Result<Record, DecodeError> {
+pub fn decode(
+    secret: &Secret,
+    namespace: &str,
+    name: &str,
+    keyring: &Keyring,
+) -> Result<Record, DecodeError> {
     #[derive(Deserialize)]
     struct Format {
         format: i32,

@@ -193,7 +193,9 @@ impl Record {
 
     /// Minted keys that may still work.
     pub fn minted_alive(&self) -> impl Iterator<Item = &Version> {
-        self.versions.iter().filter(|v| v.origin == Origin::Minted && v.state.key_may_work() && v.state != VersionState::Retained)
+        self.versions.iter().filter(|v| {
+            v.origin == Origin::Minted && v.state.key_may_work() && v.state != VersionState::Retained
+        })
     }
 
     /// Moves a version on. False, and nothing changes, if the move is not a legal one.
@@ -216,11 +218,9 @@ impl Record {
             }
         }
         while self.versions.len() > MAX_VERSIONS {
-            let Some(oldest) = self
-                .versions
-                .iter()
-                .position(|v| matches!(v.state, VersionState::Revoked | VersionState::Abandoned | VersionState::Retained))
-            else {
+            let Some(oldest) = self.versions.iter().position(|v| {
+                matches!(v.state, VersionState::Revoked | VersionState::Abandoned | VersionState::Retained)
+            }) else {
                 break;
             };
             self.versions.remove(oldest);

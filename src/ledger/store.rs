@@ -100,7 +100,11 @@ impl Store {
         let mut secret = encode(record, &self.namespace, &self.keyring)?;
         secret.metadata.resource_version = Some(read.resource_version.clone());
         secret.metadata.uid = Some(read.uid.clone());
-        match self.secrets.replace(&ledger_name(&record.namespace, &record.name), &PostParams::default(), &secret).await {
+        match self
+            .secrets
+            .replace(&ledger_name(&record.namespace, &record.name), &PostParams::default(), &secret)
+            .await
+        {
             Ok(stored) => Self::written(record, &stored),
             Err(error) => self.after_failure(record, error).await,
         }
@@ -109,7 +113,9 @@ impl Store {
     /// The reply may have been lost after the write took effect: the writer's mark tells.
     async fn after_failure(&self, record: &Record, error: kube::Error) -> Result<Ledger, LedgerError> {
         match self.get(&record.namespace, &record.name).await {
-            Ok(Some(found)) if found.record.epoch == record.epoch && found.record.writer == record.writer => Ok(found),
+            Ok(Some(found)) if found.record.epoch == record.epoch && found.record.writer == record.writer => {
+                Ok(found)
+            }
             _ => Err(error.into()),
         }
     }
@@ -147,7 +153,9 @@ impl Store {
         let resource_version = stored.metadata.resource_version.clone().filter(|v| !v.is_empty());
         let uid = stored.metadata.uid.clone();
         match (resource_version, uid) {
-            (Some(resource_version), Some(uid)) => Ok(Ledger { record: record.clone(), resource_version, uid }),
+            (Some(resource_version), Some(uid)) => {
+                Ok(Ledger { record: record.clone(), resource_version, uid })
+            }
             _ => Err(LedgerError::NoVersion),
         }
     }

@@ -5,4 +5,5 @@
 
 mod common;
 mod control_plane;
+mod provider;
 mod sandbox;

@@ -137,7 +137,8 @@ impl Observed {
 
     /// Takes in that an effect failed: the next try waits.
     pub fn fail(&mut self, failure: Failure, env: &Env) {
-        let count = self.memory.failing.as_ref().filter(|f| f.reason == failure.reason).map_or(0, |f| f.count) + 1;
+        let count =
+            self.memory.failing.as_ref().filter(|f| f.reason == failure.reason).map_or(0, |f| f.count) + 1;
         let failures =
             Failures { count, last: env.now, class: failure.class, retry_after: failure.retry_after };
         self.memory.failing = Some(Failing {

@@ -353,7 +353,13 @@ pub struct Plan {
 
 impl Plan {
     /// Adds a finding.
-    pub fn find(&mut self, condition: ConditionType, status: ConditionStatus, reason: Reason, message: impl Into<String>) {
+    pub fn find(
+        &mut self,
+        condition: ConditionType,
+        status: ConditionStatus,
+        reason: Reason,
+        message: impl Into<String>,
+    ) {
         self.findings.push(Finding { condition, status, reason, message: message.into() });
     }
 

@@ -37,7 +37,10 @@ pub(super) fn first(o: &Observed, env: &Env, plan: &mut Plan) {
 
 fn mint_first(o: &Observed, record: Record, env: &Env, plan: &mut Plan) {
     if o.key.paused {
-        plan.progress(Reason::Paused, "the annotation llmkeys.dev/paused keeps the first key from being made");
+        plan.progress(
+            Reason::Paused,
+            "the annotation llmkeys.dev/paused keeps the first key from being made",
+        );
         return;
     }
     plan.progress(Reason::Progressing, "the first key is being made");

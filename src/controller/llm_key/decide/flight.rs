@@ -4,7 +4,9 @@ use super::gate::{Gate, delta, gate};
 use super::retire;
 use super::{mint_name, successor};
 use crate::api::Reason;
-use crate::controller::llm_key::model::{Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView};
+use crate::controller::llm_key::model::{
+    Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView,
+};
 use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
 use crate::ledger::{Record, Version};
 
@@ -26,7 +28,12 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
     }
     if let Some(minted) = &o.pass.minted {
         if minted.attempt == record.attempt {
-            plan.effects.push(Effect::SwapLedger(Box::new(minted_record(record, version.version, minted, env))));
+            plan.effects.push(Effect::SwapLedger(Box::new(minted_record(
+                record,
+                version.version,
+                minted,
+                env,
+            ))));
         } else {
             // Another replica fenced this attempt while the provider answered: the key is nobody's.
             plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
@@ -63,12 +70,7 @@ pub(super) fn refenced(record: &Record, number: i32, env: &Env) -> Record {
     next
 }
 
-fn minted_record(
-    record: &Record,
-    number: i32,
-    minted: &Minted,
-    env: &Env,
-) -> Record {
+fn minted_record(record: &Record, number: i32, minted: &Minted, env: &Env) -> Record {
     let mut next = successor(record, env);
     if next.advance(number, VersionState::Pending)
         && let Some(version) = next.version_mut(number)
@@ -123,8 +125,7 @@ fn made_long_ago_and_refused(o: &Observed, fingerprint: &str, version: &Version,
 }
 
 pub(super) fn over_good(o: &Observed, record: &Record) -> bool {
-    record.current().is_some()
-        && o.memory.health.as_ref().is_none_or(|h| h.accepted != Some(false))
+    record.current().is_some() && o.memory.health.as_ref().is_none_or(|h| h.accepted != Some(false))
 }
 
 fn publish(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
@@ -166,7 +167,9 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
     let older: Vec<(i32, Origin)> = next
         .versions
         .iter()
-        .filter(|v| v.version != number && matches!(v.state, VersionState::Current | VersionState::Publishing))
+        .filter(|v| {
+            v.version != number && matches!(v.state, VersionState::Current | VersionState::Publishing)
+        })
         .map(|v| (v.version, v.origin))
         .collect();
     for (old, origin) in older {

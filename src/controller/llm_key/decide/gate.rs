@@ -46,13 +46,22 @@ pub(super) fn gate(
         return refused(o, health.rejections, asked, fresh_since, env, plan);
     }
     let first_asked = health.first_asked.unwrap_or(asked);
-    if !over_good && health.rejections == 0 && env.now >= first_asked + delta(env.timings.publish_unknown_after) {
+    if !over_good
+        && health.rejections == 0
+        && env.now >= first_asked + delta(env.timings.publish_unknown_after)
+    {
         return Gate::Publish;
     }
     let (reason, message) = match verdict {
-        Verdict::RateLimited { .. } => (Reason::RateLimited, "the provider throttles us; the key is checked again"),
-        Verdict::ProviderDown => (Reason::ProviderDown, "the provider cannot be reached; the key is checked again"),
-        _ => (Reason::UnknownAnswer, "the provider's answer could not be understood; the key is checked again"),
+        Verdict::RateLimited { .. } => {
+            (Reason::RateLimited, "the provider throttles us; the key is checked again")
+        }
+        Verdict::ProviderDown => {
+            (Reason::ProviderDown, "the provider cannot be reached; the key is checked again")
+        }
+        _ => {
+            (Reason::UnknownAnswer, "the provider's answer could not be understood; the key is checked again")
+        }
     };
     let pause = match verdict {
         Verdict::RateLimited { retry_after: Some(after) } => after.max(env.timings.recheck),
@@ -93,7 +102,8 @@ fn refused(
         ),
     );
     let doublings = u32::try_from(rejections.clamp(1, 8)).unwrap_or(1) - 1;
-    let pause = env.timings.rejection_confirmation_gap.saturating_mul(1 << doublings).min(env.timings.retry_max);
+    let pause =
+        env.timings.rejection_confirmation_gap.saturating_mul(1 << doublings).min(env.timings.retry_max);
     again(asked, pause, env, plan)
 }
 

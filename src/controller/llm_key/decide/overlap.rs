@@ -11,7 +11,11 @@ use crate::ledger::{Record, Version};
 pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(old) = record.versions.iter().find(|v| v.state == VersionState::Overlap) else { return };
     let Some(delivered) = record.current() else {
-        hold(plan, Reason::OverlapMinimum, format!("version {} is kept: no newer version is delivered", old.version));
+        hold(
+            plan,
+            Reason::OverlapMinimum,
+            format!("version {} is kept: no newer version is delivered", old.version),
+        );
         return;
     };
     if let Some(held) = held(o, old) {
@@ -23,7 +27,11 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
             since.or(delivered.published_at).max(delivered.published_at)
         }
         _ => {
-            hold(plan, Reason::OverlapMinimum, "the older key is kept: the target does not carry the current version");
+            hold(
+                plan,
+                Reason::OverlapMinimum,
+                "the older key is kept: the target does not carry the current version",
+            );
             return;
         }
     };
@@ -33,7 +41,12 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         hold(
             plan,
             Reason::OverlapMinimum,
-            format!("version {} still works beside version {} until {}", old.version, delivered.version, crate::api::rfc3339(over)),
+            format!(
+                "version {} still works beside version {} until {}",
+                old.version,
+                delivered.version,
+                crate::api::rfc3339(over)
+            ),
         );
         plan.wake_at(over);
         return;
@@ -71,7 +84,10 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
 /// What a person or a missing policy holds.
 fn held(o: &Observed, old: &Version) -> Option<(Reason, String)> {
     if o.key.paused {
-        return Some((Reason::Paused, format!("version {} is kept: the annotation llmkeys.dev/paused holds it", old.version)));
+        return Some((
+            Reason::Paused,
+            format!("version {} is kept: the annotation llmkeys.dev/paused holds it", old.version),
+        ));
     }
     if let Some((reason, message)) = &o.policy.problem {
         return Some((*reason, format!("version {} is kept: {message}", old.version)));
@@ -89,10 +105,9 @@ fn quiet(o: &Observed, old: &Version, env: &Env, plan: &mut Plan) -> Option<Revo
     if quiet_for.is_zero() || !o.provider.reports_last_use {
         return Some(RevocationBasis::MinimumElapsed);
     }
-    let answer = o
-        .memory
-        .last_use
-        .filter(|(version, asked, _)| *version == old.version && env.now - *asked < delta(env.timings.last_use_fresh));
+    let answer = o.memory.last_use.filter(|(version, asked, _)| {
+        *version == old.version && env.now - *asked < delta(env.timings.last_use_fresh)
+    });
     let Some((_, asked, used)) = answer else {
         plan.effects.push(Effect::ReadLastUse { version: old.version });
         return None;
@@ -128,7 +143,11 @@ fn delivered_works(o: &Observed, delivered: &Version, env: &Env, plan: &mut Plan
     }
     let works = o.memory.health.as_ref().and_then(|h| h.last).is_some_and(|(verdict, _)| verdict.accepts());
     if !works {
-        hold(plan, Reason::OverlapMinimum, "the older key is kept: the provider does not accept the current one now");
+        hold(
+            plan,
+            Reason::OverlapMinimum,
+            "the older key is kept: the provider does not accept the current one now",
+        );
         plan.wake_at(env.now + delta(env.timings.recheck));
     }
     works

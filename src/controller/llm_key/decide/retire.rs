@@ -23,7 +23,9 @@ pub struct View<'a> {
 
 /// One step for the first version that is being revoked.
 pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
-    let Some(version) = view.record.versions.iter().find(|v| v.state == VersionState::Retiring) else { return };
+    let Some(version) = view.record.versions.iter().find(|v| v.state == VersionState::Retiring) else {
+        return;
+    };
     let number = version.version;
     if let Some((reason, message)) = view.account_problem {
         plan.stall(*reason, format!("version {number} waits for its revocation: {message}"));
@@ -135,7 +137,11 @@ pub fn abandon_intents(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
     if let Some(minted) = &pass.minted {
         plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
     } else if pass.fenced != Some(record.attempt) {
-        plan.effects.push(Effect::SwapLedger(Box::new(super::flight::refenced(record, version.version, env))));
+        plan.effects.push(Effect::SwapLedger(Box::new(super::flight::refenced(
+            record,
+            version.version,
+            env,
+        ))));
     } else if !pass.names_searched {
         plan.effects.push(Effect::FindStrays { below: record.attempt });
     } else if let Some((id, _)) = pass.strays.first() {

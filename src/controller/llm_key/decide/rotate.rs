@@ -130,9 +130,21 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     if o.key.paused {
         due(plan, Reason::Paused, "a rotation is due; the annotation llmkeys.dev/paused holds it");
     } else if o.policy.mode == RotationMode::RemindOnly && !by_hand {
-        due(plan, Reason::RemindOnly, "a rotation is due; the policy only reminds: set llmkeys.dev/rotate to start it");
-    } else if record.versions.iter().any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring)) {
-        due(plan, Reason::OverlapActive, "a rotation is due; it starts when the overlap of the last one is over");
+        due(
+            plan,
+            Reason::RemindOnly,
+            "a rotation is due; the policy only reminds: set llmkeys.dev/rotate to start it",
+        );
+    } else if record
+        .versions
+        .iter()
+        .any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring))
+    {
+        due(
+            plan,
+            Reason::OverlapActive,
+            "a rotation is due; it starts when the overlap of the last one is over",
+        );
     } else if plan.stalled() {
         due(plan, Reason::ScheduleDue, "a rotation is due and cannot start: see Stalled");
     } else if !o.key.finalizer && !o.key.retain_on_delete {
@@ -164,7 +176,8 @@ fn start_supplied(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
-    let scheduled = delivered.and_then(|v| next_rotation(o, record, v.published_at.or(Some(v.created_at)), env, plan));
+    let scheduled =
+        delivered.and_then(|v| next_rotation(o, record, v.published_at.or(Some(v.created_at)), env, plan));
     if record.awaiting_supply || scheduled.is_some_and(|at| env.now >= at) {
         supply_next(o, plan);
     }
@@ -192,7 +205,11 @@ fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mu
         return;
     }
     if o.key.paused {
-        due(plan, Reason::Paused, "the source Secret holds another key; the annotation llmkeys.dev/paused holds it");
+        due(
+            plan,
+            Reason::Paused,
+            "the source Secret holds another key; the annotation llmkeys.dev/paused holds it",
+        );
         return;
     }
     if plan.stalled() {
@@ -202,8 +219,11 @@ fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mu
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Source)),
         Gate::Hold => {}
         Gate::Publish => {
-            let reason =
-                if record.versions.is_empty() { RotationReason::Initial } else { RotationReason::SourceChanged };
+            let reason = if record.versions.is_empty() {
+                RotationReason::Initial
+            } else {
+                RotationReason::SourceChanged
+            };
             let mut next = supplied(o, record, facts, reason, env);
             let number = next.versions.last().map_or(0, |v| v.version);
             // The folded first version is current from here on, since another one follows it.
