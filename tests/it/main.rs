@@ -13,6 +13,7 @@ mod helm;
 mod lease;
 mod leash;
 mod log;
+mod provider;
 mod sandbox;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
