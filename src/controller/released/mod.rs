@@ -92,7 +92,11 @@ fn until(ctx: &Ctx, at: DateTime<Utc>) -> Duration {
 }
 
 /// One ledger, as far as it goes now.
-async fn pass(ctx: &Ctx, name: &Name, known: Memory) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
+async fn pass(
+    ctx: &Ctx,
+    name: &Name,
+    known: Memory,
+) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
     if !ctx.leader.is_leader() || alive(ctx, name) {
         return Ok((None, known));
     }
@@ -183,7 +187,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
 }
 
 /// An observation without an LLMKey: what effects need of one is its name.
-fn observed(record: &Record, provider: ProviderView, memory: Memory) -> Observed {
+pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) -> Observed {
     Observed {
         key: KeyView {
             namespace: record.namespace.clone(),
