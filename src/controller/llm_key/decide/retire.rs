@@ -62,6 +62,8 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
             format!("version {number} is not revoked: another version or LLMKey holds the same key"),
         );
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+    } else if !open_attempt(view.record) && !searched(view, plan) {
+        // A key that the provider made twice goes first.
     } else if view.pass.revoke_answered != Some(number) {
         plan.effects.push(Effect::Revoke { version: number });
     } else if view.pass.confirmed.is_none() {
@@ -161,6 +163,10 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
             plan.effects.push(Effect::SwapLedger(Box::new(next)));
         }
     }
+}
+
+fn open_attempt(record: &Record) -> bool {
+    record.versions.iter().any(|v| v.state == VersionState::Intent)
 }
 
 /// Looks once more for keys that no version points to: the provider may have carried a mint out twice, or may have
