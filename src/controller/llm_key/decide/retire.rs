@@ -37,13 +37,8 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
-    plan.find(
-        ConditionType::OverlapActive,
-        ConditionStatus::True,
-        Reason::Revoking,
-        format!("version {number} is being revoked"),
-    );
     if waiting(view.memory, env, plan) {
+        revoking(number, plan);
         return;
     }
     if let Some((confirmed, true)) = view.pass.confirmed
@@ -72,6 +67,17 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
         // The provider still accepts it somewhere: asked again until it does not.
         plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
     }
+    revoking(number, plan);
+}
+
+/// Said unless there is more to say.
+fn revoking(number: i32, plan: &mut Plan) {
+    plan.find(
+        ConditionType::OverlapActive,
+        ConditionStatus::True,
+        Reason::Revoking,
+        format!("version {number} is being revoked"),
+    );
 }
 
 fn record_revoked(view: &View<'_>, number: i32, env: &Env, plan: &mut Plan) {

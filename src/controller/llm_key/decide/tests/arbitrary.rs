@@ -66,7 +66,10 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         1 => o.ledger = LedgerView::Unreadable(Reason::LedgerUnreadable, "garbled".into()),
         2 => o.source = SourceView::Value(super::world::facts("sk-9")),
         3 => o.source = SourceView::Unchanged,
-        4 => o.provider.account = None,
+        4 => {
+            o.provider.account = None;
+            o.provider.account_problem = Some((Reason::AdminCredentialMissing, "gone".into()));
+        }
         5 => o.provider.problem = Some((Reason::ProviderNotFound, "gone".into())),
         _ => (),
     }
@@ -92,7 +95,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn plans_are_total_and_deterministic_and_touch_the_provider_only_from_the_right_state(
         seeds in prop::collection::vec(any::<u8>(), 16),
