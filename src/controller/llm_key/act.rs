@@ -129,20 +129,25 @@ impl Actor<'_> {
 
     async fn set_finalizer(&mut self, on: bool) -> Result<Learned, NotDone> {
         let Some(key) = self.key else { return Ok(Learned::Nothing) };
-        let finalizers: Vec<String> = key
+        let api: Api<PartialObjectMeta<LLMKey>> =
+            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
+        // The whole list is written, so it must be the one that stands there: others have finalizers too.
+        let found = match api.get_metadata(&key.name_any()).await {
+            Ok(found) if found.uid() == key.uid() => found,
+            Ok(_) => return Ok(Learned::Finalizer(on)),
+            Err(error) if gone(&error) => return Ok(Learned::Finalizer(on)),
+            Err(error) => return Err(conflict_or(error)),
+        };
+        let finalizers: Vec<String> = found
             .finalizers()
             .iter()
             .filter(|f| *f != FINALIZER)
             .cloned()
             .chain(on.then(|| FINALIZER.to_owned()))
             .collect();
-        let seen =
-            self.remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
         let patch = serde_json::json!({"metadata": {
-            "resourceVersion": seen, "uid": key.uid(), "finalizers": finalizers,
+            "resourceVersion": found.resource_version(), "uid": found.uid(), "finalizers": finalizers,
         }});
-        let api: Api<PartialObjectMeta<LLMKey>> =
-            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
         match api.patch_metadata(&key.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(written) => {
                 self.remember.resource_version = written.resource_version().map(String::into_boxed_str);

@@ -76,6 +76,15 @@ pub fn unchanged(watched: Option<&SecretMeta>, seen: Option<&Seen>) -> bool {
     }
 }
 
+/// The newer of the version that this process wrote and the one that the watch shows.
+pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> {
+    match (written, watched) {
+        (Some(written), Some(watched)) if older(written, &watched) => Some(watched),
+        (Some(written), _) => Some(written.to_owned()),
+        (None, watched) => watched,
+    }
+}
+
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.
 fn older(a: &str, b: &str) -> bool {
     matches!((a.parse::<u128>(), b.parse::<u128>()), (Ok(a), Ok(b)) if a < b)

@@ -24,7 +24,7 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::Seen;
+use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, malformed};
 use crate::domain::health::Health;
@@ -210,7 +210,7 @@ async fn write_status(
         remember.status_hash = Some(hash);
         return Ok(());
     }
-    let seen = remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
+    let seen = newest(remember.resource_version.as_deref(), key.resource_version());
     let patch = serde_json::json!({
         "apiVersion": LLMKey::api_version(&()),
         "kind": LLMKey::kind(&()),
