@@ -50,8 +50,8 @@ enum Subcommands {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// Namespace of the operator's own Secrets and Lease [default: POD_NAMESPACE, the service account's,
-    /// or llmkey-system].
+    /// Namespace of the operator's own Secrets and Lease [default: `POD_NAMESPACE`, the service
+    /// account's, or llmkey-system].
     #[arg(long, env = "LLMKEY_OPERATOR_NAMESPACE", value_parser = namespace)]
     operator_namespace: Option<String>,
     /// Kubeconfig file [default: the pod's service account, else KUBECONFIG, else ~/.kube/config].
@@ -72,7 +72,7 @@ struct RunArgs {
     /// Name of the election's Lease.
     #[arg(long, env = "LLMKEY_LEASE_NAME", default_value = "llmkey-operator")]
     lease_name: String,
-    /// Name of this process in the Lease and in events [default: POD_NAME, or host name and process id].
+    /// Name of this process in the Lease and in events [default: `POD_NAME`, or host name and process id].
     #[arg(long, env = "LLMKEY_IDENTITY")]
     identity: Option<String>,
     /// Reconciles at the same time, for each kind.
@@ -88,7 +88,7 @@ struct RunArgs {
     /// Namespace to serve, repeatable; the environment variable takes a comma-separated list [default: all].
     #[arg(long, env = "LLMKEY_WATCH_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     watch_namespace: Vec<String>,
-    /// Asks the API server for streaming lists; false for servers without the WatchList feature.
+    /// Asks the API server for streaming lists; false for servers that cannot.
     #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set)]
     streaming_lists: bool,
     /// For tests only: divides every duration; the operator then refuses providers that are not on loopback.

@@ -227,21 +227,20 @@ impl Elector {
     /// the work is done: the next leader begins at once.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
-            let tried = tokio::select! {
+            let wait = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 wait = self.try_once() => wait,
             };
-            let now = self.clock.monotonic();
-            let leads_for = self.leads_until().map(|until| until.saturating_sub(now));
-            if leads_for.is_some_and(|left| left.is_zero()) {
-                self.lose("not renewed in time");
-            }
+            let wait = self.leads_for().map_or(wait, |left| left.min(wait));
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = sleep(leads_for.map_or(tried, |left| tried.min(left))) => {}
+                () = sleep(wait) => {}
+            }
+            if self.leads_for().is_some_and(|left| left.is_zero()) {
+                self.lose("not renewed in time");
             }
         }
-        let led = self.leads_until().is_some();
+        let led = self.leads_for().is_some();
         self.lose("stopping");
         if led && timeout(self.timing.renew_deadline / 2, self.release()).await.is_err() {
             tracing::warn!("the Lease was not released in time; the next leader waits for its end");
@@ -250,9 +249,8 @@ impl Elector {
 
     /// One try, bounded in time. Returns the time until the next.
     async fn try_once(&mut self) -> Duration {
-        let now = self.clock.monotonic();
         let limit = self.timing.renew_deadline / 2;
-        let limit = self.leads_until().map_or(limit, |until| limit.min(until.saturating_sub(now)));
+        let limit = self.leads_for().map_or(limit, |left| left.min(limit));
         match timeout(limit, self.attempt()).await {
             Ok(Ok(wait)) => wait,
             Ok(Err(error)) => {
@@ -353,8 +351,10 @@ impl Elector {
         }
     }
 
-    fn leads_until(&self) -> Option<Duration> {
-        self.leadership.borrow().until
+    /// Time until our leadership ends unless renewed; zero if it has ended and nobody was told yet.
+    fn leads_for(&self) -> Option<Duration> {
+        let until = self.leadership.borrow().until;
+        until.map(|until| until.saturating_sub(self.clock.monotonic()))
     }
 
     fn win(&self, until: Duration) {
@@ -412,10 +412,13 @@ mod tests {
         LeaseView { holder: None, renewed: Some("9".to_owned()), duration: s(15), transitions: 1 }
     }
 
-    /// Each case is a sequence of looks `(at, view)` and the action after the last of them.
+    /// What was seen, and at which second.
+    type Looks = Vec<(u64, Option<LeaseView>)>;
+
+    /// Each case is a sequence of looks and the action after the last of them.
     #[test]
     fn decides_from_what_was_seen_and_our_clock() {
-        let cases: Vec<(&str, Vec<(u64, Option<LeaseView>)>, Action)> = vec![
+        let cases: Vec<(&str, Looks, Action)> = vec![
             ("no Lease", vec![(0, None)], Action::Create),
             ("released", vec![(0, Some(released()))], Action::Acquire),
             ("ours", vec![(0, Some(held("me", 1, 15)))], Action::Renew),

@@ -189,8 +189,9 @@ mod tests {
     use crate::api::ProviderType;
 
     fn account(host: &str) -> Result<Account, AccountError> {
+        let endpoint = Endpoint::public(ProviderType::OpenAI).map_err(|_| AccountError::BadHost)?;
         let credential = AdminCredential::from_secret_data(host.as_bytes(), &"sk-admin-0123456789\n".into())?;
-        Account::new(Endpoint::public(ProviderType::OpenAI).unwrap(), "proj_1", credential)
+        Account::new(endpoint, "proj_1", credential)
     }
 
     #[test]

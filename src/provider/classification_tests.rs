@@ -214,6 +214,14 @@ fn answers_that_speak_of_something_else_than_the_key() {
         (Cohere, 200, text(r#"{"valid":"no"}"#), Verdict::Unknown),
         (Cohere, 498, text(r#"{"message":"invalid token"}"#), Verdict::Unknown),
         (HuggingFace, 401, text(r#"{"error":"Repository not found"}"#), Verdict::Unknown),
+        (
+            DeepSeek,
+            401,
+            text(
+                r#"{"error":{"message":"Authentication Fails (no such user)","type":"authentication_error"}}"#,
+            ),
+            Verdict::Unknown,
+        ),
         (Together, 401, text(r#"{"error":{"message":"x","code":null}}"#), Verdict::Unknown),
     ] {
         assert_eq!(verdict(provider, status, &body), expected, "{provider:?} {status} {body}");

@@ -24,7 +24,10 @@ impl Dialect for DeepSeek {
                 let available = body.get("is_available")?.as_bool()?;
                 Some(if available { Finding::accepted() } else { Finding::out_of_credit() })
             }
-            401 if text(body, &["error", "type"]) == Some("authentication_error") => {
+            // The same type also comes with "no such user", seen for good keys during an outage.
+            401 if text(body, &["error", "type"]) == Some("authentication_error")
+                && text(body, &["error", "message"])?.to_ascii_lowercase().contains("your api key") =>
+            {
                 Some(Finding::rejected())
             }
             402 if text(body, &["error", "message"]).is_some() => Some(Finding::out_of_credit()),

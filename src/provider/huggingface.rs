@@ -1,7 +1,7 @@
 //! Hugging Face's hub.
 //!
-//! The call is throttled by design: validate rarely. Sources: `huggingface_hub` (`HfApi.whoami`, `utils/_http.py`); the texts
-//! of its 401 from public logs.
+//! The call is throttled by design: validate rarely. Sources: `huggingface_hub` (`HfApi.whoami`;
+//! `utils/_http.py` takes this one text for a bad token and every other 401 for a missing repository).
 
 use serde_json::{Map, Value};
 
@@ -22,9 +22,8 @@ impl Dialect for HuggingFace {
     fn judge(&self, status: u16, body: &Map<String, Value>) -> Option<Finding> {
         match status {
             200..300 => text(body, &["name"]).map(|_| Finding::accepted()),
-            401 => {
-                let texts = ["Invalid credentials in Authorization header", "Invalid user token."];
-                text(body, &["error"]).filter(|error| texts.contains(error)).map(|_| Finding::rejected())
+            401 if text(body, &["error"]) == Some("Invalid credentials in Authorization header") => {
+                Some(Finding::rejected())
             }
             _ => None,
         }

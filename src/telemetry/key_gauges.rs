@@ -27,9 +27,12 @@ pub struct KeyGauges {
     pub published: Option<i64>,
 }
 
+/// Namespace and name → gauges.
+type Keys = BTreeMap<(Box<str>, Box<str>), KeyGauges>;
+
 /// The table of all keys.
 #[derive(Debug, Default)]
-pub(super) struct KeyTable(Mutex<BTreeMap<(Box<str>, Box<str>), KeyGauges>>);
+pub(super) struct KeyTable(Mutex<Keys>);
 
 type Value = fn(&KeyGauges) -> Option<i64>;
 
@@ -71,7 +74,7 @@ impl KeyTable {
         self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Box<str>, Box<str>), KeyGauges>> {
+    fn lock(&self) -> MutexGuard<'_, Keys> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

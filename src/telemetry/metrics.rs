@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics text format, prefix `llmkey_`; `docs/metrics.md` lists them.
+//! Metrics in the text format of `OpenMetrics`, prefix `llmkey_`; `docs/metrics.md` lists them.
 //!
 //! Labels come from the program's own text (`&'static str`), never from data, so that their number is
 //! bounded. The gauges of single keys carry namespace and name, and can be switched off.
@@ -122,10 +122,13 @@ type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram
 
 /// The registry and everything in it; cheap to clone.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics {
+    registry: Arc<Registry>,
+    families: Arc<Families>,
+    keys: Option<Arc<KeyTable>>,
+}
 
-struct Inner {
-    registry: Registry,
+struct Families {
     reconciles: Counters<2>,
     reconcile_seconds: Histograms<1>,
     effects: Counters<2>,
@@ -137,7 +140,6 @@ struct Inner {
     provider_requests: Counters<3>,
     provider_seconds: Histograms<2>,
     leader: Gauge,
-    keys: Option<Arc<KeyTable>>,
 }
 
 impl Metrics {
@@ -145,7 +147,7 @@ impl Metrics {
     pub fn new(version: &'static str, per_key: bool) -> Self {
         let mut registry = Registry::with_prefix("llmkey");
         let r = &mut registry;
-        let inner = Inner {
+        let families = Families {
             reconciles: added(r, "reconcile", "Reconcile passes; alert on a rising rate of failed"),
             reconcile_seconds: timed(r, "reconcile_duration", "Duration of reconcile passes", || {
                 Histogram::new(RECONCILE_SECONDS)
@@ -178,21 +180,20 @@ impl Metrics {
                 || Histogram::new(PROVIDER_SECONDS),
             ),
             leader: added(r, "leader", "1 if this process leads; alert if no process does"),
-            keys: per_key.then(Arc::default),
-            registry: Registry::default(),
         };
         registry.register("build", "The version that runs", Info::new([("version", version)]));
-        if let Some(keys) = &inner.keys {
+        let keys = per_key.then(Arc::<KeyTable>::default);
+        if let Some(keys) = &keys {
             registry.register_collector(Box::new(Arc::clone(keys)));
         }
-        Self(Arc::new(Inner { registry, ..inner }))
+        Self { registry: Arc::new(registry), families: Arc::new(families), keys }
     }
 
     /// Counts one pass of a controller.
     pub fn reconciled(&self, controller: Controller, outcome: Outcome, duration: Duration) {
         let controller = ("controller", controller.as_str());
-        self.0.reconciles.get_or_create(&[controller, ("outcome", outcome.as_str())]).inc();
-        self.0.reconcile_seconds.get_or_create(&[controller]).observe(duration.as_secs_f64());
+        self.families.reconciles.get_or_create(&[controller, ("outcome", outcome.as_str())]).inc();
+        self.families.reconcile_seconds.get_or_create(&[controller]).observe(duration.as_secs_f64());
     }
 
     /// Begins a pass that counts as abandoned unless it is [finished](Pass::finish).
@@ -208,28 +209,28 @@ impl Metrics {
 
     /// Counts one effect; `effect` is the name of its variant.
     pub fn effect(&self, effect: &'static str, outcome: Outcome) {
-        self.0.effects.get_or_create(&[("effect", effect), ("outcome", outcome.as_str())]).inc();
+        self.families.effects.get_or_create(&[("effect", effect), ("outcome", outcome.as_str())]).inc();
     }
 
     /// Counts one answer on whether a key works.
     pub fn validated(&self, provider: ProviderType, verdict: Verdict, duration: Duration) {
         let provider = ("provider", provider.as_str());
         let labels = [provider, ("verdict", verdict_label(verdict))];
-        self.0.validations.get_or_create(&labels).inc();
+        self.families.validations.get_or_create(&labels).inc();
         if !verdict.accepts() {
-            self.0.validation_failures.get_or_create(&labels).inc();
+            self.families.validation_failures.get_or_create(&labels).inc();
         }
-        self.0.validation_seconds.get_or_create(&[provider]).observe(duration.as_secs_f64());
+        self.families.validation_seconds.get_or_create(&[provider]).observe(duration.as_secs_f64());
     }
 
     /// Counts one rotation that ended.
     pub fn rotated(&self, result: Completion) {
-        self.0.rotations.get_or_create(&[("result", result.as_str())]).inc();
+        self.families.rotations.get_or_create(&[("result", result.as_str())]).inc();
     }
 
     /// Counts one revocation that ended; `basis` as the status spells it: `ConsumersProven`, ...
     pub fn revoked(&self, basis: &'static str, result: Completion) {
-        self.0.revocations.get_or_create(&[("basis", basis), ("result", result.as_str())]).inc();
+        self.families.revocations.get_or_create(&[("basis", basis), ("result", result.as_str())]).inc();
     }
 
     /// Counts one request to a provider; `operation` and `class` are names of variants.
@@ -242,40 +243,40 @@ impl Metrics {
     ) {
         let provider = ("provider", provider.as_str());
         let operation = ("operation", operation);
-        self.0.provider_requests.get_or_create(&[provider, operation, ("class", class)]).inc();
-        self.0.provider_seconds.get_or_create(&[provider, operation]).observe(duration.as_secs_f64());
+        self.families.provider_requests.get_or_create(&[provider, operation, ("class", class)]).inc();
+        self.families.provider_seconds.get_or_create(&[provider, operation]).observe(duration.as_secs_f64());
     }
 
     /// Says whether this process leads.
     pub fn set_leader(&self, leads: bool) {
-        self.0.leader.set(leads.into());
+        self.families.leader.set(leads.into());
     }
 
     /// Replaces what the gauges say of one key.
     pub fn set_key(&self, namespace: &str, name: &str, gauges: KeyGauges) {
-        if let Some(keys) = &self.0.keys {
+        if let Some(keys) = &self.keys {
             keys.set(namespace, name, gauges);
         }
     }
 
     /// Ends the series of a key that is gone.
     pub fn forget_key(&self, namespace: &str, name: &str) {
-        if let Some(keys) = &self.0.keys {
+        if let Some(keys) = &self.keys {
             keys.forget(namespace, name);
         }
     }
 
     /// Ends the series of all keys: a process that leads no more must not go on reporting them.
     pub fn forget_all_keys(&self) {
-        if let Some(keys) = &self.0.keys {
+        if let Some(keys) = &self.keys {
             keys.clear();
         }
     }
 
-    /// Everything as OpenMetrics text. Fails only if writing to memory fails.
+    /// Everything as text of the type [`CONTENT_TYPE`]. Fails only if writing to memory fails.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.0.registry)?;
+        encode(&mut text, &self.registry)?;
         Ok(text)
     }
 }
@@ -322,4 +323,152 @@ fn timed<const N: usize>(
     let family = Family::new_with_constructor(new);
     registry.register_with_unit(name, help, Unit::Seconds, family.clone());
     family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const KEY: KeyGauges = KeyGauges {
+        state: "Valid",
+        ready: true,
+        next_rotation: Some(1_800_000_000),
+        last_probe: Some(1_700_000_000),
+        published: Some(1_600_000_000),
+    };
+
+    /// Every metric, with at least one series each.
+    fn all() -> Metrics {
+        let metrics = Metrics::new("1.2.3", true);
+        metrics.reconciled(Controller::LLMKey, Outcome::Applied, SECOND);
+        metrics.effect("write_target", Outcome::Failed);
+        metrics.validated(ProviderType::OpenAI, Verdict::Rejected, SECOND);
+        metrics.validated(ProviderType::OpenAI, Verdict::Valid, SECOND);
+        metrics.rotated(Completion::Succeeded);
+        metrics.revoked("ConsumersProven", Completion::Succeeded);
+        metrics.requested(ProviderType::OpenAI, "mint", "ok", SECOND);
+        metrics.set_leader(true);
+        metrics.set_key("team-a", "chat", KEY);
+        metrics.set_key("team-b", "chat", KeyGauges { state: "Unknown", ..KeyGauges::default() });
+        metrics
+    }
+
+    /// A reader that takes what the `OpenMetrics` specification demands, and nothing else, of the parts
+    /// that we use: family name → (type, labels).
+    fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let mut families: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+        let mut series = BTreeSet::new();
+        let mut family = String::new();
+        let body = text.strip_suffix("# EOF\n").expect("ends with EOF");
+        for line in body.lines() {
+            if let Some(meta) = line.strip_prefix("# ") {
+                let mut words = meta.splitn(3, ' ');
+                let (keyword, name, rest) =
+                    (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+                match keyword {
+                    "HELP" => {
+                        assert!(!families.contains_key(name), "{name} is in two places");
+                        assert!(rest.ends_with('.') && !rest.ends_with(".."), "{line}");
+                        family = name.to_owned();
+                    }
+                    "TYPE" => {
+                        assert_eq!(name, family);
+                        families.insert(family.clone(), (rest.to_owned(), BTreeSet::new()));
+                    }
+                    "UNIT" => assert!(name == family && name.ends_with(&format!("_{rest}")), "{line}"),
+                    _ => panic!("{line}"),
+                }
+                continue;
+            }
+            let (id, value) = line.rsplit_once(' ').unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            assert!(series.insert(id.to_owned()), "twice: {id}");
+            let (name, labels) =
+                id.split_once('{').map_or((id, ""), |(n, l)| (n, l.strip_suffix('}').unwrap()));
+            let (kind, known) = families.get_mut(&family).unwrap();
+            let suffixes: &[&str] = match kind.as_str() {
+                "counter" => &["_total"],
+                "gauge" => &[""],
+                "info" => &["_info"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                other => panic!("{other}"),
+            };
+            assert!(suffixes.iter().any(|suffix| name == format!("{family}{suffix}")), "{line}");
+            assert!(name.starts_with("llmkey_"), "{line}");
+            for label in labels.split(',').filter(|l| !l.is_empty()) {
+                let (label, value) = label.split_once('=').unwrap();
+                assert!(value.starts_with('"') && value.ends_with('"') && value.len() > 2, "{line}");
+                if label != "le" {
+                    known.insert(label.to_owned());
+                }
+            }
+        }
+        families
+    }
+
+    #[test]
+    fn the_text_is_valid() {
+        assert_eq!(read(&all().encode().unwrap()).len(), 17);
+        assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric_with_its_labels() {
+        let shown = |(family, (kind, labels)): (String, (String, BTreeSet<String>))| {
+            let suffix = match kind.as_str() {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            let labels: Vec<String> = labels.iter().map(|l| format!("`{l}`")).collect();
+            format!("| `{family}{suffix}` | {kind} | {} |", labels.join(", "))
+        };
+        let expected: BTreeSet<String> = read(&all().encode().unwrap()).into_iter().map(shown).collect();
+        let documented: BTreeSet<String> = include_str!("../../docs/metrics.md")
+            .lines()
+            .filter(|line| line.starts_with("| `llmkey_"))
+            .map(|line| line.split('|').take(4).collect::<Vec<_>>().join("|") + "|")
+            .collect();
+        assert_eq!(documented, expected);
+    }
+
+    #[test]
+    fn a_key_that_is_gone_has_no_series() {
+        let metrics = all();
+        assert!(metrics.encode().unwrap().contains(r#"namespace="team-a",name="chat",state="Valid"} 1"#));
+        metrics.set_key("team-a", "chat", KeyGauges { state: "Invalid", ..KEY });
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"state="Invalid"} 1"#) && !text.contains(r#"state="Valid"}"#), "{text}");
+        metrics.forget_key("team-a", "chat");
+        assert!(!metrics.encode().unwrap().contains("team-a"));
+        metrics.forget_all_keys();
+        assert!(!metrics.encode().unwrap().contains("llmkey_key_"));
+    }
+
+    #[test]
+    fn names_of_keys_can_be_kept_out() {
+        let metrics = Metrics::new("1.2.3", false);
+        metrics.set_key("team-a", "chat", KEY);
+        assert!(!metrics.encode().unwrap().contains("team-a"));
+    }
+
+    #[test]
+    fn only_a_key_that_works_is_no_failure() {
+        let text = all().encode().unwrap();
+        assert!(text.contains(r#"validation_failures_total{provider="OpenAI",verdict="rejected"} 1"#));
+        assert!(!text.contains(r#"validation_failures_total{provider="OpenAI",verdict="valid"}"#), "{text}");
+    }
+
+    #[test]
+    fn a_dropped_pass_counts_as_abandoned() {
+        let metrics = Metrics::new("1.2.3", true);
+        let clock = Clock::start();
+        metrics.begin(Controller::Sweeper, clock).finish(Outcome::Skipped);
+        drop(metrics.begin(Controller::Sweeper, clock));
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(r#"{controller="sweeper",outcome="skipped"} 1"#), "{text}");
+        assert!(text.contains(r#"{controller="sweeper",outcome="abandoned"} 1"#), "{text}");
+    }
 }

@@ -26,7 +26,7 @@ pub enum Learned {
     Answer {
         /// Which key.
         subject: Subject,
-        /// Its fingerprint.
+        /// Its fingerprint as status shows it.
         fingerprint: String,
         /// The word.
         verdict: Verdict,
@@ -192,8 +192,7 @@ impl Observed {
     /// What was asked about a key before its delivery is known of it afterwards.
     fn delivered_from_candidate(&mut self, version: i32) {
         let LedgerView::Present(ledger) = &self.ledger else { return };
-        let Some(fingerprint) =
-            ledger.record.version(version).and_then(|v| v.key.as_ref()).map(|k| &k.fingerprint)
+        let Some(fingerprint) = ledger.record.version(version).and_then(|v| v.key.as_ref()).map(|k| &k.shown)
         else {
             return;
         };

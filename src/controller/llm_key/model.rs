@@ -347,8 +347,8 @@ pub struct Plan {
     pub wake: Option<DateTime<Utc>>,
     /// When the next rotation is due.
     pub next_rotation: Option<DateTime<Utc>>,
-    /// The target was found wrong and is being put right.
-    pub repairing: bool,
+    /// Something is due that a glance does not show: read everything and decide again.
+    pub look: bool,
 }
 
 impl Plan {

@@ -115,7 +115,6 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
     if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
         return;
     }
-    plan.repairing = true;
     plan.effects.push(Effect::WriteTarget { version: delivered.version });
     plan.effects.push(Effect::Announce {
         warning: false,
