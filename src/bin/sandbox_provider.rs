@@ -35,7 +35,7 @@ struct Arguments {
     /// Where to write the id of the first project.
     #[arg(long)]
     project_file: Option<PathBuf>,
-    /// Where to write the port, last of all files: once it exists, the sandbox answers.
+    /// Where to write the port, last of all files and in one step: once it exists, the sandbox answers.
     #[arg(long)]
     port_file: Option<PathBuf>,
     /// Where to append the log, one line of JSON per call.
@@ -73,13 +73,20 @@ async fn run(arguments: Arguments) -> Result<(), SandboxError> {
     options.http2 = !arguments.http1_only;
     options.project_name = arguments.project_name;
     options.log_file = arguments.log_file;
+    if let Some(stale) = arguments.port_file.as_deref().filter(|path| path.exists()) {
+        fs::remove_file(stale)?;
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let sandbox = Sandbox::start(options).await?;
     write_private(arguments.ca_file.as_deref(), sandbox.ca_pem())?;
     write_private(arguments.admin_key_file.as_deref(), sandbox.admin_key())?;
     write_private(arguments.control_token_file.as_deref(), sandbox.control_token())?;
     write_private(arguments.project_file.as_deref(), sandbox.project_id())?;
-    write_private(arguments.port_file.as_deref(), &sandbox.addr().port().to_string())?;
+    if let Some(path) = &arguments.port_file {
+        let unfinished = path.with_extension("unfinished");
+        write_private(Some(&unfinished), &sandbox.addr().port().to_string())?;
+        fs::rename(&unfinished, path)?;
+    }
     let mut stdout = io::stdout();
     writeln!(stdout, "api      {}", sandbox.base_url())?;
     writeln!(stdout, "project  {}", sandbox.project_id())?;
@@ -91,7 +98,7 @@ async fn run(arguments: Arguments) -> Result<(), SandboxError> {
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
-    sandbox.stop();
+    sandbox.stop().await;
     Ok(())
 }
 

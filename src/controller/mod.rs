@@ -1,4 +1,95 @@
 //! The controllers.
 
+pub mod context;
 pub mod index;
+pub mod install;
 pub mod llm_key;
+pub mod llm_provider;
+pub mod released;
+pub mod rotation_policy;
+pub mod watches;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Resource;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::error_boundary::InvalidObject;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::controller::Action;
+use serde_json::json;
+
+use crate::api::{ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, Reason};
+use context::Ctx;
+
+/// Why a reconcile ended early. What a person must mend is no error: it stands in the conditions.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server did not do it.
+    #[error("the API server did not answer as hoped: {}", brief(.0))]
+    Kube(Box<kube::Error>),
+    /// This replica may not work any more.
+    #[error("this replica is not the leader any more")]
+    NotLeader,
+    /// The system has no randomness.
+    #[error("the system's random source failed")]
+    Randomness,
+}
+
+impl From<kube::Error> for ReconcileError {
+    fn from(error: kube::Error) -> Self {
+        Self::Kube(Box::new(error))
+    }
+}
+
+/// A kube error in one line; its own text prints whole objects.
+pub fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => {
+            let message: String = status.message.chars().take(300).collect();
+            format!("{} {}: {message}", status.code, status.reason)
+        }
+        kube::Error::HyperError(_) | kube::Error::Service(_) => "connection failed".to_owned(),
+        _ => "request failed".to_owned(),
+    }
+}
+
+/// What follows an error: another try, soon at first.
+pub fn retry<K>(_: Arc<K>, error: &ReconcileError, ctx: Arc<Ctx>) -> Action {
+    match error {
+        ReconcileError::Kube(inner) if matches!(&**inner, kube::Error::Api(s) if s.is_conflict()) => {
+            Action::requeue(Duration::from_millis(100))
+        }
+        ReconcileError::NotLeader => Action::await_change(),
+        ReconcileError::Kube(_) | ReconcileError::Randomness => {
+            tracing::warn!(%error, "reconcile failed");
+            Action::requeue(ctx.timings.retry_base.max(Duration::from_millis(200)) * 5)
+        }
+    }
+}
+
+/// Says on a resource that cannot be read that it cannot be read. The text of the error may quote the resource, so
+/// only its place is told.
+pub async fn malformed<K>(ctx: &Ctx, invalid: &InvalidObject, namespaced: bool)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let metadata = &invalid.metadata;
+    let name = metadata.name.clone().unwrap_or_default();
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    tracing::warn!(kind = %K::kind(&()), namespace, name, "a stored resource cannot be read");
+    let mut conditions = Conditions::new(&[], metadata.generation.unwrap_or_default(), ctx.clock.now());
+    let message = "the resource as it is stored does not have the CRD's form; apply it again";
+    conditions.set(ConditionType::Ready, ConditionStatus::False, Reason::Malformed, message);
+    conditions.set(ConditionType::Stalled, ConditionStatus::True, Reason::Malformed, message);
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "status": {"observedGeneration": metadata.generation, "conditions": conditions.finish()},
+    });
+    let api: Api<PartialObjectMeta<K>> = Api::namespaced(ctx.client.clone(), &namespace);
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    if namespaced && let Err(error) = api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
+        tracing::warn!(namespace, name, error = brief(&error), "its status could not be written");
+    }
+}

@@ -106,7 +106,7 @@ impl HealthState {
 /// One key's health over time: a pure fold of verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Health {
-    /// Fingerprint of the key that this speaks of.
+    /// Fingerprint, as status shows it, of the key that this speaks of.
     pub fingerprint: String,
     /// The state now.
     pub state: HealthState,

@@ -290,6 +290,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn published_vectors() {
+        let file: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/names.json")).unwrap();
+        let text = |value: &serde_json::Value, field: &str| value[field].as_str().unwrap().to_owned();
+        let number = |value: &serde_json::Value, field: &str| value[field].as_u64().unwrap();
+        for ledger in file["ledgers"].as_array().unwrap() {
+            assert_eq!(
+                ledger_name(&text(ledger, "namespace"), &text(ledger, "name")),
+                text(ledger, "secret")
+            );
+        }
+        for account in file["accounts"].as_array().unwrap() {
+            let name = account_ledger_name(&text(account, "type"), &text(account, "account"));
+            assert_eq!(name, text(account, "secret"));
+        }
+        for mint in file["mintNames"].as_array().unwrap() {
+            let small = |field| u32::try_from(number(mint, field)).unwrap();
+            let attempt = AttemptId::new(small("attempt"), number(mint, "random")).unwrap();
+            let name =
+                MintName::new(&text(mint, "install"), &text(mint, "lineage"), small("version"), attempt)
+                    .unwrap();
+            assert_eq!(name.to_string(), text(mint, "mintName"));
+        }
+    }
+
     proptest! {
         #[test]
         fn names_read_back(install in ".{0,40}", uid in ".{0,40}", version in 0u32..60_466_176, number in 0u32..1_048_576, random in any::<u64>()) {

@@ -10,7 +10,7 @@ mod tests;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 
@@ -80,8 +80,9 @@ pub fn next_due(
             (after(published_at, interval), interval)
         }
         Rule::Calendar { starts, zone, .. } => {
+            let local = published_at.with_timezone(zone);
             let last =
-                starts.find_previous_occurrence(&published_at.with_timezone(zone), true).ok()?.to_utc();
+                starts.find_previous_occurrence(&local, true).map_or(published_at, |last| last.to_utc());
             let mut due = fire_after(starts, *zone, published_at)?;
             if due - published_at < published_at - last {
                 due = fire_after(starts, *zone, due)?;
@@ -118,9 +119,9 @@ pub fn reminder_due(
     let mut found = Reminders::default();
     // Longest first, so that each later one begins later.
     for reminder in &plan.reminders {
-        let Some(begins) = due.checked_sub_signed(
-            chrono::TimeDelta::from_std(timings.scale(*reminder)).unwrap_or(chrono::TimeDelta::MAX),
-        ) else {
+        let Some(begins) =
+            due.checked_sub_signed(TimeDelta::from_std(timings.scale(*reminder)).unwrap_or(TimeDelta::MAX))
+        else {
             continue;
         };
         if begins <= published_at {
@@ -167,9 +168,14 @@ fn jitter(plan: &Plan, period: Duration, seed: &str, timings: &Timings) -> Durat
     Duration::from_secs(share("jitter", seed, spread).as_secs())
 }
 
+/// The first fire after `time`. croner gives up inside a gap of more than two hours, as when a zone crosses the date
+/// line and leaves out a whole day: the search then goes on behind it, so that no key stops rotating.
 fn fire_after(cron: &Cron, zone: Tz, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let fire = cron.find_next_occurrence(&time.with_timezone(&zone), false).ok()?.to_utc();
-    (fire > time).then_some(fire)
+    [0, 24, 48].into_iter().find_map(|hours| {
+        let from = time.checked_add_signed(TimeDelta::hours(hours))?.with_timezone(&zone);
+        let fire = cron.find_next_occurrence(&from, false).ok()?.to_utc();
+        (fire > time).then_some(fire)
+    })
 }
 
 fn gap_after(cron: &Cron, zone: Tz, fire: DateTime<Utc>) -> Option<Duration> {

@@ -24,7 +24,6 @@ impl Clock {
 
     /// Wall clock at full precision, for logs, Leases and events.
     #[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
-    #[expect(clippy::unused_self, reason = "whoever reads time must have been handed a clock")]
     pub fn now_precise(&self) -> DateTime<Utc> {
         Utc::now()
     }

@@ -27,7 +27,7 @@ const MAX_NAME: usize = 200;
 /// Reporting controller of every event; a qualified name, as the API demands.
 const CONTROLLER: &str = "llmkeys.dev/llmkey-operator";
 /// API servers drop events after one hour by default (`--event-ttl`): what still holds then is said again.
-const REPEAT_AFTER: Duration = Duration::from_hours(1);
+const REPEAT_AFTER: Duration = Duration::from_secs(3600);
 
 /// How an event is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -159,7 +159,11 @@ fn id(object: &ObjectReference) -> Box<str> {
 
 /// The longest beginning of `text` that fits into `limit` bytes.
 fn cut(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]

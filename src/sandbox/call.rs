@@ -98,7 +98,7 @@ pub(super) enum Input {
 pub(super) struct Subject {
     /// The project's id.
     pub(super) project: Option<String>,
-    /// The name of the account or key.
+    /// The name of the account, or of the key if a person owns it.
     pub(super) name: Option<String>,
     /// The id of the object.
     pub(super) object: Option<String>,
@@ -140,10 +140,11 @@ impl World {
             let Some(place) = place else {
                 return Subject { project: self.pattern_project(credential), ..Subject::default() };
             };
+            let project = self.projects().get(place.project);
             let key = self.key_at(place);
             return Subject {
-                project: self.projects().get(place.project).map(|project| project.id.clone()),
-                name: key.map(|key| key.name.clone()),
+                project: project.map(|project| project.id.clone()),
+                name: project.zip(key).map(|(project, key)| project.name_of(key).to_owned()),
                 object: key.map(|key| key.id.clone()),
             };
         }
@@ -368,8 +369,8 @@ impl KeyFilter {
 
 fn name_of(project: &Project, id: &str) -> Option<String> {
     let ordinal = project.ordinal(id)?;
-    let account = project.accounts.get(&ordinal).map(|account| &account.name);
-    account.or_else(|| project.keys.get(&ordinal).map(|key| &key.name)).cloned()
+    let account = project.accounts.get(&ordinal).map(|account| account.name.as_str());
+    account.or_else(|| project.keys.get(&ordinal).map(|key| project.name_of(key))).map(str::to_owned)
 }
 
 fn unknown_cursor(id: &str) -> ApiError {

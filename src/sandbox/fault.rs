@@ -147,7 +147,8 @@ pub struct FaultRule {
     /// The project's id, or every project. A data call belongs to the project of its key.
     #[serde(default)]
     pub project: Option<String>,
-    /// Beginning of the name of the service account or key that the call is about, or any name.
+    /// Beginning of the name of the service account that the call, or its key, is about (of a person's key, its
+    /// own name), or any name.
     #[serde(default)]
     pub name_prefix: Option<String>,
     /// How many matching calls are let through first. Default 0.

@@ -45,7 +45,7 @@ pub struct LogEntry {
     pub operation: Operation,
     /// The project's id; of a data call, the project of the key.
     pub project: Option<String>,
-    /// Name of the service account or key that the call is about.
+    /// Name of the service account that the call, or its key, is about; of a person's key, its own name.
     pub name: Option<String>,
     /// Id of the project, service account or key that the call is about.
     pub object_id: Option<String>,

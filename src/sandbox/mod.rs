@@ -29,7 +29,7 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -111,7 +111,7 @@ pub struct Sandbox {
     admin_key: Zeroizing<String>,
     control_token: Zeroizing<String>,
     project: String,
-    tasks: Vec<AbortHandle>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Sandbox {
@@ -143,14 +143,12 @@ impl Sandbox {
             .merge(status.clone());
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
-        let mut tasks = vec![
-            tokio::spawn(listener::serve(listener, Some(TlsAcceptor::from(tls)), router)).abort_handle(),
-        ];
+        let mut tasks = vec![tokio::spawn(listener::serve(listener, Some(TlsAcceptor::from(tls)), router))];
         let mut status_address = None;
         if let Some(wanted) = options.status_listen {
             let listener = TcpListener::bind(wanted).await?;
             status_address = Some(listener.local_addr()?);
-            tasks.push(tokio::spawn(listener::serve(listener, None, status)).abort_handle());
+            tasks.push(tokio::spawn(listener::serve(listener, None, status)));
         }
         Ok(Self { handle, address, status_address, ca_pem, admin_key, control_token, project, tasks })
     }
@@ -306,8 +304,14 @@ impl Sandbox {
         self.handle.projects()
     }
 
-    /// Stops listening and breaks all connections.
-    pub fn stop(self) {}
+    /// Breaks all connections and stops listening: when this returns, the port is free.
+    pub async fn stop(mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // The only possible outcome is the cancellation just asked for.
+            let _ = task.await;
+        }
+    }
 }
 
 impl Drop for Sandbox {

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use super::{
     backend::with_type,
     log::{Effect, LogEntry},
+    operation::Operation,
     view::{Handle, KeyRecord, ProjectRecord},
 };
 
@@ -27,7 +28,8 @@ const KEY_LINES: usize = 50;
 const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
 <meta http-equiv=\"refresh\" content=\"2\"><meta name=\"viewport\" content=\"width=device-width\">\
 <title>Sandbox provider</title><style>\
-:root{color-scheme:light dark;--line:#8884;--dim:#8a8f98;--good:#1a7f4b;--bad:#b3372f;--wait:#a06a00}\
+:root{color-scheme:light dark;--line:#8884;--dim:light-dark(#676d77,#9aa1ac);\
+--good:light-dark(#1a7f4b,#5ccf95);--bad:light-dark(#b3372f,#ff8a80);--wait:light-dark(#955f00,#ffc15e)}\
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .4rem}p{color:var(--dim);margin:.2rem 0 1rem}\
 .wrap{overflow-x:auto}table{border-collapse:collapse;width:100%}\
@@ -113,9 +115,9 @@ fn key_row(html: &mut String, key: &KeyRecord, now: DateTime<Utc>) {
         escape(key.service_account_name.as_deref().unwrap_or(&key.name)),
         escape(&key.id),
         escape(&key.last_four),
-        ago(Some(key.created_at), now),
-        ago(key.last_used_at, now),
-        ago(key.deleted_at, now),
+        ago(key.created_at, now),
+        key.last_used_at.map_or_else(|| "<span class=dim>never</span>".to_owned(), |used| ago(used, now)),
+        key.deleted_at.map_or_else(String::new, |deleted| ago(deleted, now)),
     );
 }
 
@@ -129,10 +131,11 @@ fn log_table(html: &mut String, log: &[LogEntry]) {
         "<div class=wrap><table><tr><th>Time<th>Call<th>Effect<th>Status<th>About<th>Caller<th>Fault</tr>",
     );
     for entry in log {
-        let (class, effect) = match entry.effect {
-            Effect::Committed => ("good", "committed"),
-            Effect::Refused => ("bad", "refused"),
-            Effect::None => ("dim", "read"),
+        let (class, effect) = match (entry.effect, entry.operation) {
+            (Effect::Committed, Operation::ListModels) => ("good", "accepted"),
+            (Effect::Committed, _) => ("good", "committed"),
+            (Effect::Refused, _) => ("bad", "refused"),
+            (Effect::None, _) => ("dim", "read"),
         };
         let about = entry.name.as_deref().or(entry.object_id.as_deref()).unwrap_or_default();
         let _ = write!(
@@ -153,10 +156,7 @@ fn log_table(html: &mut String, log: &[LogEntry]) {
     html.push_str("</table></div>");
 }
 
-fn ago(time: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
-    let Some(time) = time else {
-        return "<span class=dim>never</span>".to_owned();
-    };
+fn ago(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     match (now - time).num_seconds().max(0) {
         seconds @ 0..=119 => format!("{seconds} s ago"),
         seconds @ 120..=7199 => format!("{} min ago", seconds / 60),
@@ -183,7 +183,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::{Operation, view::KeyState};
+    use crate::sandbox::view::KeyState;
 
     #[test]
     fn names_cannot_break_out_of_the_page() {

@@ -58,6 +58,11 @@ impl Project {
         self.keys.get(&self.ordinal(id)?).filter(|key| key.deletion.is_none())
     }
 
+    /// The name under which a key is known: its account's, or its own if a person owns it.
+    pub(super) fn name_of<'a>(&'a self, key: &'a Key) -> &'a str {
+        self.owner_of(key).map_or(&key.name, |account| &account.name)
+    }
+
     /// The account that owns a key.
     pub(super) fn owner_of(&self, key: &Key) -> Option<&Account> {
         match key.owner {

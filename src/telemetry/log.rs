@@ -121,10 +121,8 @@ fn ceiling(target: &str) -> Level {
 fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
-    match info.location() {
-        Some(at) => tracing::error!(file = at.file(), line = at.line(), thread, "panic"),
-        None => tracing::error!(thread, "panic"),
-    }
+    let (file, line) = info.location().map_or(("unknown", 0), |at| (at.file(), at.line()));
+    tracing::error!(file, line, thread, "panic");
 }
 
 #[cfg(test)]
@@ -144,7 +142,7 @@ mod tests {
 
     impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {

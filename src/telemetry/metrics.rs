@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics text format, prefix `llmkey_`; `docs/metrics.md` lists them.
+//! Metrics in the text format of `OpenMetrics`, prefix `llmkey_`; `docs/metrics.md` lists them.
 //!
 //! Labels come from the program's own text (`&'static str`), never from data, so that their number is
 //! bounded. The gauges of single keys carry namespace and name, and can be switched off.
@@ -122,10 +122,13 @@ type Histograms<const N: usize> = Family<Labels<N>, Histogram, fn() -> Histogram
 
 /// The registry and everything in it; cheap to clone.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics {
+    registry: Arc<Registry>,
+    families: Arc<Families>,
+    keys: Option<Arc<KeyTable>>,
+}
 
-struct Inner {
-    registry: Registry,
+struct Families {
     reconciles: Counters<2>,
     reconcile_seconds: Histograms<1>,
     effects: Counters<2>,
@@ -137,7 +140,6 @@ struct Inner {
     provider_requests: Counters<3>,
     provider_seconds: Histograms<2>,
     leader: Gauge,
-    keys: Option<Arc<KeyTable>>,
 }
 
 impl Metrics {
@@ -145,7 +147,7 @@ impl Metrics {
     pub fn new(version: &'static str, per_key: bool) -> Self {
         let mut registry = Registry::with_prefix("llmkey");
         let r = &mut registry;
-        let inner = Inner {
+        let families = Families {
             reconciles: added(r, "reconcile", "Reconcile passes; alert on a rising rate of failed"),
             reconcile_seconds: timed(r, "reconcile_duration", "Duration of reconcile passes", || {
                 Histogram::new(RECONCILE_SECONDS)
@@ -178,21 +180,20 @@ impl Metrics {
                 || Histogram::new(PROVIDER_SECONDS),
             ),
             leader: added(r, "leader", "1 if this process leads; alert if no process does"),
-            keys: per_key.then(Arc::default),
-            registry: Registry::default(),
         };
         registry.register("build", "The version that runs", Info::new([("version", version)]));
-        if let Some(keys) = &inner.keys {
+        let keys = per_key.then(Arc::<KeyTable>::default);
+        if let Some(keys) = &keys {
             registry.register_collector(Box::new(Arc::clone(keys)));
         }
-        Self(Arc::new(Inner { registry, ..inner }))
+        Self { registry: Arc::new(registry), families: Arc::new(families), keys }
     }
 
     /// Counts one pass of a controller.
     pub fn reconciled(&self, controller: Controller, outcome: Outcome, duration: Duration) {
         let controller = ("controller", controller.as_str());
-        self.0.reconciles.get_or_create(&[controller, ("outcome", outcome.as_str())]).inc();
-        self.0.reconcile_seconds.get_or_create(&[controller]).observe(duration.as_secs_f64());
+        self.families.reconciles.get_or_create(&[controller, ("outcome", outcome.as_str())]).inc();
+        self.families.reconcile_seconds.get_or_create(&[controller]).observe(duration.as_secs_f64());
     }
 
     /// Begins a pass that counts as abandoned unless it is [finished](Pass::finish).
@@ -208,28 +209,28 @@ impl Metrics {
 
     /// Counts one effect; `effect` is the name of its variant.
     pub fn effect(&self, effect: &'static str, outcome: Outcome) {
-        self.0.effects.get_or_create(&[("effect", effect), ("outcome", outcome.as_str())]).inc();
+        self.families.effects.get_or_create(&[("effect", effect), ("outcome", outcome.as_str())]).inc();
     }
 
     /// Counts one answer on whether a key works.
     pub fn validated(&self, provider: ProviderType, verdict: Verdict, duration: Duration) {
         let provider = ("provider", provider.as_str());
         let labels = [provider, ("verdict", verdict_label(verdict))];
-        self.0.validations.get_or_create(&labels).inc();
+        self.families.validations.get_or_create(&labels).inc();
         if !verdict.accepts() {
-            self.0.validation_failures.get_or_create(&labels).inc();
+            self.families.validation_failures.get_or_create(&labels).inc();
         }
-        self.0.validation_seconds.get_or_create(&[provider]).observe(duration.as_secs_f64());
+        self.families.validation_seconds.get_or_create(&[provider]).observe(duration.as_secs_f64());
     }
 
     /// Counts one rotation that ended.
     pub fn rotated(&self, result: Completion) {
-        self.0.rotations.get_or_create(&[("result", result.as_str())]).inc();
+        self.families.rotations.get_or_create(&[("result", result.as_str())]).inc();
     }
 
-    /// Counts one revocation that ended; `basis` as the status spells it: `ConsumersProven`, ...
+    /// Counts one revocation that ended, by what it rests on, as `RevocationBasis::as_str` spells it.
     pub fn revoked(&self, basis: &'static str, result: Completion) {
-        self.0.revocations.get_or_create(&[("basis", basis), ("result", result.as_str())]).inc();
+        self.families.revocations.get_or_create(&[("basis", basis), ("result", result.as_str())]).inc();
     }
 
     /// Counts one request to a provider; `operation` and `class` are names of variants.
@@ -242,40 +243,40 @@ impl Metrics {
     ) {
         let provider = ("provider", provider.as_str());
         let operation = ("operation", operation);
-        self.0.provider_requests.get_or_create(&[provider, operation, ("class", class)]).inc();
-        self.0.provider_seconds.get_or_create(&[provider, operation]).observe(duration.as_secs_f64());
+        self.families.provider_requests.get_or_create(&[provider, operation, ("class", class)]).inc();
+        self.families.provider_seconds.get_or_create(&[provider, operation]).observe(duration.as_secs_f64());
     }
 
     /// Says whether this process leads.
     pub fn set_leader(&self, leads: bool) {
-        self.0.leader.set(leads.into());
+        self.families.leader.set(leads.into());
     }
 
     /// Replaces what the gauges say of one key.
     pub fn set_key(&self, namespace: &str, name: &str, gauges: KeyGauges) {
-        if let Some(keys) = &self.0.keys {
+        if let Some(keys) = &self.keys {
             keys.set(namespace, name, gauges);
         }
     }
 
     /// Ends the series of a key that is gone.
     pub fn forget_key(&self, namespace: &str, name: &str) {
-        if let Some(keys) = &self.0.keys {
+        if let Some(keys) = &self.keys {
             keys.forget(namespace, name);
         }
     }
 
     /// Ends the series of all keys: a process that leads no more must not go on reporting them.
     pub fn forget_all_keys(&self) {
-        if let Some(keys) = &self.0.keys {
+        if let Some(keys) = &self.keys {
             keys.clear();
         }
     }
 
-    /// Everything as OpenMetrics text. Fails only if writing to memory fails.
+    /// Everything as text of the type [`CONTENT_TYPE`]. Fails only if writing to memory fails.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.0.registry)?;
+        encode(&mut text, &self.registry)?;
         Ok(text)
     }
 }
@@ -323,3 +324,6 @@ fn timed<const N: usize>(
     registry.register_with_unit(name, help, Unit::Seconds, family.clone());
     family
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,3 +109,89 @@ async fn set_log_level(
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube_ext::clock::Clock;
+    use crate::telemetry::log::{LogFormat, subscriber};
+    use std::net::Ipv4Addr;
+
+    struct Served {
+        url: String,
+        endpoints: Endpoints,
+        stop: watch::Sender<bool>,
+        task: tokio::task::JoinHandle<io::Result<()>>,
+        _subscriber: Box<dyn tracing::Subscriber + Send + Sync>,
+    }
+
+    async fn served() -> Served {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (subscriber, log) = subscriber("info", LogFormat::Json, io::sink).unwrap();
+        let endpoints =
+            Endpoints { metrics: Metrics::new("1.2.3", true), health: Health::new(Clock::start()), log };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(serve(listener, endpoints.clone(), stopping));
+        Served { url, endpoints, stop, task, _subscriber: Box::new(subscriber) }
+    }
+
+    async fn fetch(served: &Served, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("{}{path}", served.url)).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn serves_metrics_as_openmetrics() {
+        let served = served().await;
+        let answer = reqwest::get(format!("{}/metrics", served.url)).await.unwrap();
+        assert_eq!(answer.headers()["content-type"], CONTENT_TYPE);
+        let text = answer.text().await.unwrap();
+        assert!(
+            text.contains(r#"llmkey_build_info{version="1.2.3"} 1"#) && text.ends_with("# EOF\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn is_ready_when_the_gates_are_open_and_alive_meanwhile() {
+        let served = served().await;
+        let gate = served.endpoints.health.gate("keys");
+        assert_eq!(fetch(&served, "/readyz").await, (503, "waiting for: keys\n".to_owned()));
+        assert_eq!(fetch(&served, "/healthz").await, (200, "ok\n".to_owned()));
+        gate.open();
+        assert_eq!(fetch(&served, "/readyz").await.0, 200);
+        let _stuck = served.endpoints.health.pulse("keys", Duration::ZERO);
+        assert_eq!(fetch(&served, "/healthz").await, (503, "stuck: keys\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn the_level_is_changed_from_loopback_alone() {
+        let served = served().await;
+        let client = reqwest::Client::new();
+        let put = |body: &'static str| client.put(format!("{}/log-level", served.url)).body(body).send();
+        assert_eq!(put("debug").await.unwrap().status(), 200);
+        assert_eq!(fetch(&served, "/log-level").await, (200, "debug\n".to_owned()));
+        assert_eq!(put("llmkey=loud").await.unwrap().status(), 400);
+        assert_eq!(served.endpoints.log.current(), "debug");
+
+        let state = State(served.endpoints.clone());
+        for (address, expected) in
+            [("10.0.0.7:9", 403), ("[2001:db8::1]:9", 403), ("[::ffff:127.0.0.1]:9", 200), ("[::1]:9", 200)]
+        {
+            let from = ConnectInfo(address.parse().unwrap());
+            let answer = set_log_level(state.clone(), from, "info".to_owned()).await;
+            assert_eq!(answer.status().as_u16(), expected, "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn stops_when_asked_even_with_a_connection_open() {
+        let served = served().await;
+        let address = served.url.trim_start_matches("http://").to_owned();
+        let _idle = tokio::net::TcpStream::connect(address).await.unwrap();
+        served.stop.send_replace(true);
+        tokio::time::timeout(DRAIN * 5, served.task).await.unwrap().unwrap().unwrap();
+    }
+}

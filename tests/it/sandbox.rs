@@ -380,7 +380,10 @@ async fn bodies_can_be_cut_halved_or_not_json() {
         let project = rig.sandbox.create_project("bodies");
         let (_, value) = rig.create(&project, "bodies").await;
         let get = async |answer| {
-            let rule = FaultRule::on(Operation::ListModels, Fault::refuse(answer)).project(&project).times(1);
+            let rule = FaultRule::on(Operation::ListModels, Fault::refuse(answer))
+                .project(&project)
+                .name_prefix("bod")
+                .times(1);
             rig.sandbox.add_fault(rule);
             let url = format!("{}/models", rig.sandbox.base_url());
             rig.client.get(url).bearer_auth(&value).send().await.unwrap()
@@ -406,11 +409,10 @@ async fn a_slow_call_commits_after_its_client_has_gone() {
     let rig = Rig::start().await;
     let project = rig.sandbox.create_project("slow");
     rig.sandbox.add_fault(FaultRule::on(Operation::CreateServiceAccount, Fault::slow(300)).project(&project));
-    let url = format!("{}/organization/projects/{project}/service_accounts", rig.sandbox.base_url());
-    let request = rig.client.post(url).bearer_auth(rig.sandbox.admin_key()).json(&json!({"name": "late"}));
-    let error = request.timeout(Duration::from_millis(50)).send().await.unwrap_err();
-    assert!(error.is_timeout());
-    assert!(rig.sandbox.live_keys(&project).is_empty());
+    tokio::select! {
+        answer = rig.try_create(&project, "late") => panic!("the client must go first: {answer:?}"),
+        () = async { while rig.sandbox.faults()[0].fired == 0 { tokio::task::yield_now().await } } => {}
+    }
     let made = rig.sandbox.wait_for_entry(|entry| entry.project.as_deref() == Some(&project));
     let entry = tokio::time::timeout(DEADLINE, made).await.unwrap();
     assert_eq!((entry.effect, entry.fault.as_deref()), (Effect::Committed, Some("slow")));
@@ -548,4 +550,34 @@ async fn the_control_api_wants_its_own_token() {
     assert_eq!(page.headers()["content-security-policy"], "default-src 'none'; style-src 'unsafe-inline'");
     let page = page.text().await.unwrap();
     assert!(page.contains("remote") && page.contains("…0001") && !page.contains(value));
+}
+
+#[tokio::test]
+async fn the_status_page_and_the_log_file_are_there_for_people_and_scripts() {
+    let file = std::env::temp_dir().join(format!("sandbox-log-{}.jsonl", std::process::id()));
+    let mut options = SandboxOptions::new(Arc::new(|| DateTime::UNIX_EPOCH));
+    options.status_listen = Some("127.0.0.1:0".parse().unwrap());
+    options.log_file = Some(file.clone());
+    let sandbox = Sandbox::start(options).await.unwrap();
+    let client = client(&sandbox);
+    client.get(format!("{}/models", sandbox.base_url())).bearer_auth("sk-nobody").send().await.unwrap();
+    let lines = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let entry: LogEntry = serde_json::from_str(lines.trim()).unwrap();
+    assert_eq!(vec![entry], sandbox.log());
+
+    let url = sandbox.status_url().unwrap();
+    assert!(client.get(&url).send().await.unwrap().text().await.unwrap().contains("GET models"));
+    let elsewhere = client.get(format!("{url}v1/models")).send().await.unwrap();
+    assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND, "the plain address has nothing but the page");
+    sandbox.stop().await;
+    assert!(client.get(&url).timeout(DEADLINE).send().await.is_err());
+}
+
+#[tokio::test]
+async fn only_loopback_addresses_are_served() {
+    let mut options = SandboxOptions::new(Arc::new(|| DateTime::UNIX_EPOCH));
+    options.listen = "0.0.0.0:0".parse().unwrap();
+    let Err(error) = Sandbox::start(options).await else { panic!("it listens on every address") };
+    assert_eq!(error.to_string(), "0.0.0.0:0 is not a loopback address");
 }

@@ -16,6 +16,8 @@ pub enum Learned {
     Finalizer(bool),
     /// The ledger as it was written.
     Ledger(Box<Ledger>),
+    /// The ledger is gone.
+    LedgerDeleted,
     /// The provider made a key.
     Minted(Minted),
     /// Keys of earlier attempts: id and name.
@@ -26,7 +28,7 @@ pub enum Learned {
     Answer {
         /// Which key.
         subject: Subject,
-        /// Its fingerprint.
+        /// Its fingerprint as status shows it.
         fingerprint: String,
         /// The word.
         verdict: Verdict,
@@ -88,6 +90,7 @@ impl Observed {
         match learned {
             Learned::Finalizer(on) => self.key.finalizer = on,
             Learned::Ledger(ledger) => self.learn_ledger(*ledger),
+            Learned::LedgerDeleted => self.ledger = LedgerView::Absent,
             Learned::Minted(minted) => {
                 self.pass.minted = Some(minted);
                 self.memory.failing = None;
@@ -192,8 +195,7 @@ impl Observed {
     /// What was asked about a key before its delivery is known of it afterwards.
     fn delivered_from_candidate(&mut self, version: i32) {
         let LedgerView::Present(ledger) = &self.ledger else { return };
-        let Some(fingerprint) =
-            ledger.record.version(version).and_then(|v| v.key.as_ref()).map(|k| &k.fingerprint)
+        let Some(fingerprint) = ledger.record.version(version).and_then(|v| v.key.as_ref()).map(|k| &k.shown)
         else {
             return;
         };

@@ -1,5 +1,284 @@
-//! The controller of `LLMKey`s.
+//! The controller of `LLMKey`s: observe, decide, act, status, and nothing else.
 
+mod act;
 pub mod decide;
 pub mod fold;
+pub mod memory;
 pub mod model;
+mod observe;
+mod status;
+mod views;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
+
+pub use act::{Actor, Held, NotDone, key_label};
+pub use model::{Env, Observed, Plan};
+pub use observe::{Depth, Seeing};
+pub use views::{Resolved, allowed};
+
+use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
+use crate::controller::context::Ctx;
+use crate::controller::llm_key::memory::Seen;
+use crate::controller::llm_key::model::{Effect, LedgerView};
+use crate::controller::{ReconcileError, malformed};
+use crate::domain::health::Health;
+use crate::telemetry::key_gauges::KeyGauges;
+use crate::telemetry::metrics::{Controller, Outcome};
+
+/// Steps of one reconcile at most; what is left is done in the next.
+const MAX_STEPS: usize = 32;
+
+/// One reconcile.
+pub async fn reconcile(
+    guarded: Arc<DeserializeGuard<LLMKey>>,
+    ctx: Arc<Ctx>,
+) -> Result<Action, ReconcileError> {
+    if !ctx.leader.is_leader() {
+        return Ok(Action::await_change());
+    }
+    let pass = ctx.metrics.begin(Controller::LLMKey, ctx.clock);
+    let key = match &guarded.0 {
+        Ok(key) => key,
+        Err(invalid) => {
+            malformed::<LLMKey>(&ctx, invalid, true).await;
+            pass.finish(Outcome::Waiting);
+            return Ok(Action::await_change());
+        }
+    };
+    match run(&ctx, key).await {
+        Ok((action, outcome)) => {
+            pass.finish(outcome);
+            Ok(action)
+        }
+        Err(error) => {
+            pass.finish(Outcome::Failed);
+            Err(error)
+        }
+    }
+}
+
+async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
+    let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
+    if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
+        let plan = decide::decide(&seeing.observed, &env(ctx)?);
+        if plan.look {
+            seeing = observe::observe(ctx, key, Depth::Full).await?;
+        }
+    }
+    let ended = steps(ctx, key, &mut seeing).await;
+    let now = env(ctx)?;
+    let plan = decide::decide(&seeing.observed, &now);
+    let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
+    remember(ctx, key, seeing, ended.as_ref().is_ok_and(|e| *e != Ended::Changed));
+    let outcome = ended?;
+    written?;
+    let action = match outcome {
+        Ended::Changed => Action::requeue(ctx.timings.retry_base),
+        Ended::Unfinished => Action::requeue(std::time::Duration::ZERO),
+        Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
+            // A little later rather than a little earlier: times count in whole seconds.
+            let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
+            Action::requeue(wait + std::time::Duration::from_millis(20))
+        }),
+    };
+    Ok((action, outcome.as_outcome(&plan)))
+}
+
+/// How the steps of a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Nothing is left to do now.
+    Done { acted: bool },
+    /// Another hand wrote, more than once.
+    Changed,
+    /// There is more than one reconcile does.
+    Unfinished,
+}
+
+impl Ended {
+    fn as_outcome(self, plan: &Plan) -> Outcome {
+        match self {
+            Self::Done { acted: true } => Outcome::Applied,
+            Self::Done { acted: false } if plan.findings.is_empty() => Outcome::Skipped,
+            Self::Done { acted: false } | Self::Unfinished => Outcome::Waiting,
+            Self::Changed => Outcome::Failed,
+        }
+    }
+}
+
+/// Decides and acts until nothing is left to do.
+async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, ReconcileError> {
+    let mut acted = false;
+    let mut looked_again = 0;
+    for _ in 0..MAX_STEPS {
+        let env = env(ctx)?;
+        let plan = decide::decide(&seeing.observed, &env);
+        if plan.effects.is_empty() {
+            return Ok(Ended::Done { acted });
+        }
+        match perform(ctx, key, seeing, &plan, &env).await {
+            Ok(()) => acted = true,
+            Err(NotDone::Changed) if looked_again < 3 => {
+                looked_again += 1;
+                observe::look_again(ctx, key, seeing).await?;
+            }
+            Err(NotDone::Changed) => return Ok(Ended::Changed),
+            Err(NotDone::Failed(failure)) => {
+                tracing::warn!(
+                    namespace = seeing.observed.key.namespace,
+                    name = seeing.observed.key.name,
+                    reason = failure.reason.as_str(),
+                    "{}",
+                    failure.message
+                );
+                seeing.observed.fail(failure, &env);
+                return Ok(Ended::Done { acted: true });
+            }
+            Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
+            Err(NotDone::Kube(error)) => return Err(ReconcileError::Kube(error)),
+        }
+    }
+    Ok(Ended::Unfinished)
+}
+
+async fn perform(
+    ctx: &Ctx,
+    key: &LLMKey,
+    seeing: &mut Seeing,
+    plan: &Plan,
+    env: &Env,
+) -> Result<(), NotDone> {
+    for effect in &plan.effects {
+        let mut actor = Actor { ctx, key: Some(key), held: &mut seeing.held, remember: &mut seeing.remember };
+        let learned = actor.act(&seeing.observed, effect).await;
+        let outcome = if learned.is_ok() { Outcome::Applied } else { Outcome::Failed };
+        ctx.metrics.effect(effect.name(), outcome);
+        seeing.observed.learn(effect, learned?, env);
+    }
+    Ok(())
+}
+
+/// The time and a fresh random number.
+pub fn env(ctx: &Ctx) -> Result<Env, ReconcileError> {
+    Ok(Env {
+        now: ctx.clock.now(),
+        timings: ctx.timings.clone(),
+        install: ctx.install.id.clone(),
+        nonce: getrandom::u64().map_err(|_| ReconcileError::Randomness)?,
+    })
+}
+
+fn remember(ctx: &Ctx, key: &LLMKey, mut seeing: Seeing, whole: bool) {
+    let o = seeing.observed;
+    if o.key.deleting && !o.key.finalizer {
+        ctx.remembered.forget(&o.key.namespace, &o.key.name);
+        return;
+    }
+    seeing.remember.generation = key.metadata.generation.filter(|_| whole);
+    seeing.remember.memory = o.memory;
+    ctx.remembered.remember(&o.key.namespace, &o.key.name, &o.key.uid, seeing.remember);
+}
+
+async fn write_status(
+    ctx: &Ctx,
+    key: &LLMKey,
+    seeing: &mut Seeing,
+    plan: &Plan,
+    env: &Env,
+) -> Result<(), ReconcileError> {
+    let Seeing { observed: o, remember, .. } = seeing;
+    if o.key.deleting {
+        return Ok(());
+    }
+    let version = |seen: &Option<Seen>| seen.as_ref().map(|s| s.resource_version.to_string());
+    let observed = ObservedVersions {
+        ledger: version(&remember.ledger),
+        source: version(&remember.source),
+        target: version(&remember.target),
+    };
+    let before = key.status.clone().unwrap_or_default();
+    let status = status::status(o, plan, &before, observed, env);
+    gauges(ctx, o, &status);
+    let hash = hash_of(&status);
+    if remember.status_hash.map_or_else(|| status == before, |known| known == hash) {
+        remember.status_hash = Some(hash);
+        return Ok(());
+    }
+    let seen = remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
+    let patch = serde_json::json!({
+        "apiVersion": LLMKey::api_version(&()),
+        "kind": LLMKey::kind(&()),
+        "metadata": {"resourceVersion": seen},
+        "status": status,
+    });
+    let api: Api<PartialObjectMeta<LLMKey>> = Api::namespaced(ctx.client.clone(), &o.key.namespace);
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    match api.patch_status(&o.key.name, &params, &Patch::Apply(&patch)).await {
+        Ok(written) => {
+            remember.resource_version = written.metadata.resource_version.map(String::into_boxed_str);
+            remember.status_hash = Some(hash);
+            Ok(())
+        }
+        Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),
+        Err(error) => {
+            // The watch will show what stands there now.
+            remember.resource_version = None;
+            Err(error.into())
+        }
+    }
+}
+
+fn hash_of(status: &LLMKeyStatus) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(status).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
+}
+
+fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
+    let seconds =
+        |text: &Option<String>| text.as_deref().and_then(crate::api::parse_rfc3339).map(|t| t.timestamp());
+    let current = status.current_version;
+    let published = status.versions.iter().find(|v| Some(v.version) == current).map(|v| &v.published_at);
+    let health: Option<&Health> = o.memory.health.as_ref();
+    ctx.metrics.set_key(
+        &o.key.namespace,
+        &o.key.name,
+        KeyGauges {
+            state: health.filter(|_| status.health.is_some()).map_or("Unknown", |h| h.state.as_str()),
+            ready: status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            next_rotation: seconds(&status.next_rotation_time),
+            last_probe: health.and_then(|h| h.last).map(|(_, at)| at.timestamp()),
+            published: published.and_then(seconds),
+        },
+    );
+}
+
+impl Effect {
+    /// The effect's name in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SetFinalizer(_) => "set_finalizer",
+            Self::CreateLedger(_) => "create_ledger",
+            Self::SwapLedger(_) => "swap_ledger",
+            Self::DeleteLedger => "delete_ledger",
+            Self::Mint { .. } => "mint",
+            Self::FindStrays { .. } => "find_strays",
+            Self::RevokeStray { .. } => "revoke_stray",
+            Self::Validate(_) => "validate",
+            Self::WriteTarget { .. } => "write_target",
+            Self::DeleteTarget => "delete_target",
+            Self::CheckShared { .. } => "check_shared",
+            Self::ReadLastUse { .. } => "read_last_use",
+            Self::Revoke { .. } => "revoke",
+            Self::ConfirmRevoked { .. } => "confirm_revoked",
+            Self::NoteReminder { .. } => "note_reminder",
+            Self::Announce { .. } => "announce",
+        }
+    }
+}

@@ -261,6 +261,8 @@ pub enum Effect {
     CreateLedger(Box<Record>),
     /// Compare-and-swap of the ledger.
     SwapLedger(Box<Record>),
+    /// Take an empty ledger away, exactly as it was read.
+    DeleteLedger,
     /// Create a key at the account under the name that stands in the ledger.
     Mint {
         /// The version.
@@ -347,8 +349,8 @@ pub struct Plan {
     pub wake: Option<DateTime<Utc>>,
     /// When the next rotation is due.
     pub next_rotation: Option<DateTime<Utc>>,
-    /// The target was found wrong and is being put right.
-    pub repairing: bool,
+    /// Something is due that a glance does not show: read everything and decide again.
+    pub look: bool,
 }
 
 impl Plan {

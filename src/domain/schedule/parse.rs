@@ -7,13 +7,13 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use super::{Plan, Rule, fire_after};
+use super::{Plan, Rule};
 use crate::api::{Period, RotationPolicySpec};
 
 /// Keys rotate at most this often.
 const MIN_PERIOD: Duration = Duration::from_secs(60 * 60);
-/// Fires are counted from here: the start of a leap year, before every key.
-const PROBE_START: DateTime<Utc> = match DateTime::from_timestamp(1_704_067_200, 0) {
+/// Fires are counted from here: the last second of 2023, so that the first hour that counts is a whole one.
+const BEFORE_FIRST_FIRE: DateTime<Utc> = match DateTime::from_timestamp(1_704_067_199, 0) {
     Some(time) => time,
     None => DateTime::<Utc>::UNIX_EPOCH,
 };
@@ -117,13 +117,14 @@ fn cron(expression: &str) -> Result<Cron, ScheduleError> {
 }
 
 /// Two fires show whether an expression is too frequent: a minute field with two values fires twice in its first hour.
-/// In UTC, where no hour is skipped or repeated.
+/// In UTC, where no hour is skipped or repeated. To find that nothing ever fires takes the whole of croner's search.
 fn check_fires(expression: &str, fires: &Cron) -> Result<(), ScheduleError> {
-    let never = || ScheduleError::NeverFires { expression: expression.to_owned() };
-    let before = PROBE_START - chrono::TimeDelta::seconds(1);
-    let first = fire_after(fires, Tz::UTC, before).ok_or_else(never)?;
-    let second = fire_after(fires, Tz::UTC, first).ok_or_else(never)?;
-    if (second - first).to_std().is_ok_and(|gap| gap < MIN_PERIOD) {
+    let next = |time| {
+        let never = |_| ScheduleError::NeverFires { expression: expression.to_owned() };
+        fires.find_next_occurrence(&time, false).map_err(never)
+    };
+    let first = next(BEFORE_FIRST_FIRE)?;
+    if (next(first)? - first).to_std().is_ok_and(|gap| gap < MIN_PERIOD) {
         return Err(ScheduleError::TooOften { expression: expression.to_owned() });
     }
     Ok(())

@@ -30,7 +30,7 @@ fn due(plan: &Plan, published_at: DateTime<Utc>) -> DateTime<Utc> {
     next_due(plan, published_at, "lineage", &Timings::default()).unwrap()
 }
 
-fn error(schedule: serde_json::Value) -> String {
+fn error(schedule: &serde_json::Value) -> String {
     parse(&spec(json!({ "schedule": schedule }))).unwrap_err().to_string()
 }
 
@@ -172,10 +172,10 @@ fn by_hand_is_never_due() {
 
 #[test]
 fn errors_say_what_to_write() {
-    let cron = |expression: &str| error(json!({"cron": {"expression": expression}}));
+    let cron = |expression: &str| error(&json!({"cron": {"expression": expression}}));
     for (text, words) in [
-        (error(json!({"calendar": {"period": "Daily", "timeZone": "Berlin"}})), "use an IANA name"),
-        (error(json!({"cron": {"expression": "0 3 * * *", "timeZone": ""}})), "use an IANA name"),
+        (error(&json!({"calendar": {"period": "Daily", "timeZone": "Berlin"}})), "use an IANA name"),
+        (error(&json!({"cron": {"expression": "0 3 * * *", "timeZone": ""}})), "use an IANA name"),
         (cron("30 2 30 2 *"), "never happens"),
         (cron("0 3 31 4,6,9,11 *"), "never happens"),
         (cron("0 0 3 * * *"), "five fields"),
@@ -187,8 +187,8 @@ fn errors_say_what_to_write() {
         (cron("* * * * *"), "more often than once an hour"),
         (cron("*/30 * * * *"), "more often than once an hour"),
         (cron("0,59 3 * * *"), "more often than once an hour"),
-        (error(json!({"interval": "30m"})), "at least 1h"),
-        (error(json!({"interval": "720h", "calendar": {"period": "Daily"}})), "only one of"),
+        (error(&json!({"interval": "30m"})), "at least 1h"),
+        (error(&json!({"interval": "720h", "calendar": {"period": "Daily"}})), "only one of"),
     ] {
         assert!(text.contains(words) && text.starts_with("spec.schedule"), "{text}");
     }

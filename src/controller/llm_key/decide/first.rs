@@ -55,7 +55,7 @@ fn mint_first(o: &Observed, record: Record, env: &Env, plan: &mut Plan) {
 
 fn supply_first(o: &Observed, record: Record, env: &Env, plan: &mut Plan) {
     let SourceView::Value(facts) = &o.source else { return };
-    match gate(o, &facts.fingerprint, None, false, env, plan) {
+    match gate(o, &facts.shown, None, false, env, plan) {
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Source)),
         Gate::Hold => {}
         Gate::Publish => {

@@ -95,7 +95,7 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         return;
     }
     let Some(facts) = &version.key else { return };
-    if made_long_ago_and_refused(o, facts.fingerprint.as_str(), version, env) {
+    if made_long_ago_and_refused(o, facts.shown.as_str(), version, env) {
         let mut next = successor(record, env);
         if next.advance(version.version, VersionState::Retiring)
             && let Some(v) = next.version_mut(version.version)
@@ -107,7 +107,7 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         return;
     }
     let over_good = over_good(o, record);
-    match gate(o, &facts.fingerprint, Some(version.created_at), over_good, env, plan) {
+    match gate(o, &facts.shown, Some(version.created_at), over_good, env, plan) {
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(version.version))),
         Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
         Gate::Hold => {}

@@ -23,7 +23,7 @@ pub(super) enum Gate {
 /// `over_good`: a delivered key is not known to be bad.
 pub(super) fn gate(
     o: &Observed,
-    fingerprint: &str,
+    shown: &str,
     fresh_since: Option<DateTime<Utc>>,
     over_good: bool,
     env: &Env,
@@ -35,7 +35,7 @@ pub(super) fn gate(
     if o.provider.problem.is_some() {
         return Gate::Hold;
     }
-    let Some(health) = o.memory.candidate.as_ref().filter(|h| h.fingerprint == fingerprint) else {
+    let Some(health) = o.memory.candidate.as_ref().filter(|h| h.fingerprint == shown) else {
         return Gate::Ask;
     };
     let Some((verdict, asked)) = health.last else { return Gate::Ask };

@@ -15,6 +15,8 @@ mod steady;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use release::give_up;
+
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
 use crate::domain::names::{AttemptId, MintName};
@@ -115,7 +117,6 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
     if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
         return;
     }
-    plan.repairing = true;
     plan.effects.push(Effect::WriteTarget { version: delivered.version });
     plan.effects.push(Effect::Announce {
         warning: false,
@@ -125,7 +126,7 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
 }
 
 /// The record as the next write has it: a higher epoch and the writer's mark.
-fn successor(record: &Record, env: &Env) -> Record {
+pub(crate) fn successor(record: &Record, env: &Env) -> Record {
     Record { epoch: record.epoch + 1, writer: format!("{:016x}", env.nonce), ..record.clone() }
 }
 

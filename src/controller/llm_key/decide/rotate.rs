@@ -215,7 +215,7 @@ fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mu
     if plan.stalled() {
         return;
     }
-    match gate(o, &facts.fingerprint, None, over_good(o, record), env, plan) {
+    match gate(o, &facts.shown, None, over_good(o, record), env, plan) {
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Source)),
         Gate::Hold => {}
         Gate::Publish => {

@@ -1,9 +1,8 @@
 //! Nothing is under way: due times, probes, and the finalizer that is needed only while there is something to revoke.
 
-use super::due;
 use super::gate::delta;
 use super::rotate::{due_time, supply_next};
-use crate::api::{Reason, ValidationMode};
+use crate::api::ValidationMode;
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject};
 use crate::domain::health::last_slot;
 use crate::domain::lifecycle::VersionState;
@@ -17,12 +16,13 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
         && env.now >= at
     {
         if o.key.minted {
-            due(plan, Reason::ScheduleDue, "a rotation is due");
+            plan.look = true;
         } else {
             supply_next(o, plan);
         }
     }
     if let Some(at) = next_probe(o, &summary.lineage, env) {
+        plan.look |= env.now >= at;
         plan.wake_at(at);
     }
 }

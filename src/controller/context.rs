@@ -1,0 +1,166 @@
+//! What every reconcile may use.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
+use kube::{Client, ResourceExt};
+
+use super::index::Index;
+use crate::api::{
+    ADMIN_CREDENTIAL_LABEL, ClusterRotationPolicy, LLMKey, LLMProvider, Reason, RotationPolicy,
+};
+use crate::crypto::{InstallKey, Keyring, SecretBytes};
+use crate::domain::timings::Timings;
+use crate::kube_ext::clock::Clock;
+use crate::kube_ext::events::Events;
+use crate::kube_ext::lease::LeaderGuard;
+use crate::ledger;
+use crate::provider::{Account, AccountError, AdminCredential, Endpoint, Providers};
+use crate::telemetry::metrics::Metrics;
+
+/// The install's identity: made once, never changed.
+pub struct Install {
+    /// Its id.
+    pub id: String,
+    /// The key of fingerprints.
+    pub key: InstallKey,
+}
+
+/// What the watches hold.
+#[derive(Clone)]
+pub struct Stores {
+    /// LLMKeys, those that cannot be read included.
+    pub keys: Store<DeserializeGuard<LLMKey>>,
+    /// RotationPolicies.
+    pub policies: Store<DeserializeGuard<RotationPolicy>>,
+    /// ClusterRotationPolicies.
+    pub cluster_policies: Store<DeserializeGuard<ClusterRotationPolicy>>,
+    /// LLMProviders.
+    pub providers: Store<DeserializeGuard<LLMProvider>>,
+}
+
+/// Shared by all controllers.
+pub struct Ctx {
+    /// The API server.
+    pub client: Client,
+    /// The only clock.
+    pub clock: Clock,
+    /// Every constant of time.
+    pub timings: Timings,
+    /// The install.
+    pub install: Install,
+    /// Key-encryption keys.
+    pub keyring: Arc<Keyring>,
+    /// The ledgers.
+    pub ledgers: ledger::Store,
+    /// The providers.
+    pub providers: Providers,
+    /// Secrets by metadata.
+    pub index: Arc<Index>,
+    /// What the watches hold.
+    pub stores: Stores,
+    /// Accounts by LLMProvider, as long as nothing about them changes.
+    pub accounts: Accounts,
+    /// Events.
+    pub events: Events,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Asked before every effect.
+    pub leader: LeaderGuard,
+    /// Namespace of ledgers and admin credentials.
+    pub operator_namespace: String,
+    /// What earlier reconciles of LLMKeys learned.
+    pub remembered: super::llm_key::memory::Remembered,
+}
+
+/// Accounts that were put together, each valid for one version of LLMProvider and credential.
+#[derive(Default)]
+pub struct Accounts(Mutex<HashMap<String, (String, Result<Arc<Account>, (Reason, String)>)>>);
+
+impl Ctx {
+    /// The account of an LLMProvider with an admin credential, or what keeps it from being used.
+    pub async fn account(
+        &self,
+        provider: &LLMProvider,
+        endpoint: &Endpoint,
+    ) -> Result<Arc<Account>, (Reason, String)> {
+        let name = provider.name_any();
+        let Some(reference) = &provider.spec.admin_credential_ref else {
+            return Err((
+                Reason::AdminCredentialMissing,
+                format!(
+                    "LLMProvider {name} has no adminCredentialRef: it can check keys, not make or revoke them"
+                ),
+            ));
+        };
+        let version = self.index.secret(&self.operator_namespace, &reference.name).filter(|s| !s.gone);
+        let stamp = format!(
+            "{}/{}/{}",
+            provider.uid().unwrap_or_default(),
+            provider.metadata.generation.unwrap_or_default(),
+            version.map_or_else(|| "none".into(), |v| v.resource_version)
+        );
+        if let Some((known, account)) = self.accounts.lock().get(&name)
+            && *known == stamp
+        {
+            return account.clone();
+        }
+        let account = self.load_account(provider, endpoint, &reference.name).await;
+        self.accounts.lock().insert(name, (stamp, account.clone()));
+        account
+    }
+
+    async fn load_account(
+        &self,
+        provider: &LLMProvider,
+        endpoint: &Endpoint,
+        secret: &str,
+    ) -> Result<Arc<Account>, (Reason, String)> {
+        let place = format!("Secret {secret} in namespace {}", self.operator_namespace);
+        let missing = |what: String| (Reason::AdminCredentialMissing, what);
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.operator_namespace);
+        let found = api
+            .get_opt(secret)
+            .await
+            .map_err(|_| missing(format!("{place} could not be read")))?
+            .ok_or_else(|| {
+                missing(format!("{place} does not exist; create it with the keys credential and host"))
+            })?;
+        if found.labels().get(ADMIN_CREDENTIAL_LABEL).map(String::as_str) != Some("true") {
+            return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true")));
+        }
+        let mut data = found.data.unwrap_or_default();
+        let (Some(host), Some(credential)) = (data.remove("host"), data.remove("credential")) else {
+            return Err(missing(format!("{place} must have the keys credential and host")));
+        };
+        let credential = AdminCredential::from_secret_data(&host.0, &SecretBytes::new(credential.0))
+            .map_err(|e| missing(format!("{place}: {e}")))?;
+        let project = provider.spec.open_ai.as_ref().map(|o| o.project.as_str()).ok_or_else(|| {
+            (
+                Reason::NotSupported,
+                format!(
+                    "keys of type {} cannot be made by this operator: supply them",
+                    provider.spec.r#type.as_str()
+                ),
+            )
+        })?;
+        Account::new(endpoint.clone(), project, credential).map(Arc::new).map_err(|error| match error {
+            AccountError::HostMismatch { .. } => {
+                (Reason::AdminCredentialHostMismatch, format!("{place}: {error}"))
+            }
+            _ => missing(format!("{place}: {error}")),
+        })
+    }
+}
+
+impl Accounts {
+    fn lock(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<String, (String, Result<Arc<Account>, (Reason, String)>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

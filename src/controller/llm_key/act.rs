@@ -1,0 +1,533 @@
+//! Every effect of a reconcile, one function for each. What it teaches goes back into the observation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::Timelike;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::{Resource, ResourceExt};
+use sha2::{Digest, Sha256};
+
+use super::fold::{Failure, Learned};
+use super::memory::{Remember, Seen};
+use super::model::{Effect, LedgerView, Minted, Observed, Subject};
+use super::observe::{facts, identity, open, owner_reference, written_at};
+use super::views::Texts;
+use crate::api::{FINALIZER, KEY_LABEL, LLMKey, MANAGED_BY, MANAGED_BY_LABEL, Reason};
+use crate::controller::context::Ctx;
+use crate::crypto::{self, SecretBytes, SystemEntropy};
+use crate::domain::backoff::Class;
+use crate::domain::health::Verdict;
+use crate::domain::names::{MintName, ledger_name, lineage_code};
+use crate::domain::template;
+use crate::kube_ext::events::EventKind;
+use crate::ledger::{Ledger, LedgerError, Record};
+use crate::provider::{Account, CallError, Endpoint, ErrorClass, ProviderKeyId};
+use crate::telemetry::metrics::Completion;
+
+/// Key material and object versions of one reconcile. No `Debug`.
+#[derive(Default)]
+pub struct Held {
+    /// The value of the source Secret.
+    pub source: Option<SecretBytes>,
+    /// Keys of versions.
+    pub keys: BTreeMap<i32, SecretBytes>,
+    /// The key that was just made.
+    pub minted: Option<SecretBytes>,
+    /// Version and uid of the target Secret.
+    pub target: Option<(String, String)>,
+    /// What the target is rendered with.
+    pub texts: Texts,
+    /// Where keys are checked.
+    pub endpoint: Option<Endpoint>,
+    /// What can make and revoke.
+    pub account: Option<Arc<Account>>,
+    /// The watches are not to be trusted in this reconcile.
+    pub look_again: bool,
+}
+
+/// Why an effect did not happen.
+#[derive(Debug)]
+pub enum NotDone {
+    /// Another hand wrote first: look again, decide again.
+    Changed,
+    /// It failed; the next try waits.
+    Failed(Failure),
+    /// The API server cannot be reached, or this process may not work any more.
+    Kube(Box<kube::Error>),
+    /// This replica is not the leader any more.
+    NotLeader,
+}
+
+impl From<LedgerError> for NotDone {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Conflict => Self::Changed,
+            LedgerError::Kube(error) => Self::Kube(error),
+            other => Self::Failed(Failure {
+                reason: Reason::LedgerUnreadable,
+                message: other.to_string(),
+                class: Class::User,
+                retry_after: None,
+            }),
+        }
+    }
+}
+
+/// One LLMKey's effects.
+pub struct Actor<'a> {
+    /// Shared.
+    pub ctx: &'a Ctx,
+    /// The LLMKey; none for a ledger whose LLMKey is gone.
+    pub key: Option<&'a LLMKey>,
+    /// Key material.
+    pub held: &'a mut Held,
+    /// Object versions.
+    pub remember: &'a mut Remember,
+}
+
+/// The value of the label that names a target's LLMKey: the name, or a digest of one that is too long for a label.
+pub fn key_label(name: &str) -> String {
+    if name.len() <= 63 {
+        return name.to_owned();
+    }
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(name.as_bytes()));
+    format!("sha256-{}", &digest[..40])
+}
+
+impl Actor<'_> {
+    /// Carries one effect out.
+    pub async fn act(&mut self, o: &Observed, effect: &Effect) -> Result<Learned, NotDone> {
+        if !self.ctx.leader.is_leader() {
+            return Err(NotDone::NotLeader);
+        }
+        match effect {
+            Effect::SetFinalizer(on) => self.set_finalizer(*on).await,
+            Effect::CreateLedger(record) => self.create_ledger(record).await,
+            Effect::SwapLedger(record) => self.swap_ledger(o, record).await,
+            Effect::DeleteLedger => self.delete_ledger(o).await,
+            Effect::Mint { version } => self.mint(o, *version).await,
+            Effect::FindStrays { below } => self.find_strays(o, *below).await,
+            Effect::RevokeStray { id } => self.revoke_stray(id).await,
+            Effect::Validate(subject) => self.validate(o, *subject).await,
+            Effect::WriteTarget { version } => self.write_target(o, *version).await,
+            Effect::DeleteTarget => self.delete_target(o).await,
+            Effect::CheckShared { version } => self.check_shared(o, *version).await,
+            Effect::ReadLastUse { version } => self.read_last_use(o, *version).await,
+            Effect::Revoke { version } => self.revoke(o, *version).await,
+            Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version).await,
+            Effect::NoteReminder { .. } => Ok(Learned::Reminded),
+            Effect::Announce { warning, reason, note } => {
+                self.announce(*warning, *reason, note).await;
+                Ok(Learned::Nothing)
+            }
+        }
+    }
+
+    async fn set_finalizer(&mut self, on: bool) -> Result<Learned, NotDone> {
+        let Some(key) = self.key else { return Ok(Learned::Nothing) };
+        let finalizers: Vec<String> = key
+            .finalizers()
+            .iter()
+            .filter(|f| *f != FINALIZER)
+            .cloned()
+            .chain(on.then(|| FINALIZER.to_owned()))
+            .collect();
+        let seen =
+            self.remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
+        let patch = serde_json::json!({"metadata": {
+            "resourceVersion": seen, "uid": key.uid(), "finalizers": finalizers,
+        }});
+        let api: Api<PartialObjectMeta<LLMKey>> =
+            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
+        match api.patch_metadata(&key.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(written) => {
+                self.remember.resource_version = written.resource_version().map(String::into_boxed_str);
+                Ok(Learned::Finalizer(on))
+            }
+            Err(error) if gone(&error) => Ok(Learned::Finalizer(on)),
+            Err(error) => Err(conflict_or(error)),
+        }
+    }
+
+    async fn create_ledger(&mut self, record: &Record) -> Result<Learned, NotDone> {
+        let record = self.sealed(record)?;
+        let ledger = self.ctx.ledgers.create(&record).await?;
+        Ok(self.wrote(ledger))
+    }
+
+    async fn swap_ledger(&mut self, o: &Observed, record: &Record) -> Result<Learned, NotDone> {
+        let LedgerView::Present(read) = &o.ledger else { return Err(NotDone::Changed) };
+        let record = self.sealed(record)?;
+        let ledger = self.ctx.ledgers.swap(read, &record).await?;
+        Ok(self.wrote(ledger))
+    }
+
+    async fn delete_ledger(&mut self, o: &Observed) -> Result<Learned, NotDone> {
+        let LedgerView::Present(read) = &o.ledger else { return Ok(Learned::LedgerDeleted) };
+        self.ctx.ledgers.delete(read).await?;
+        self.remember.ledger = None;
+        Ok(Learned::LedgerDeleted)
+    }
+
+    fn wrote(&mut self, ledger: Ledger) -> Learned {
+        self.remember.ledger =
+            Some(Seen { resource_version: ledger.resource_version.as_str().into(), first_hand: true });
+        Learned::Ledger(Box::new(ledger))
+    }
+
+    /// Seals what the record names and does not carry yet, if it is held.
+    fn sealed(&mut self, record: &Record) -> Result<Record, NotDone> {
+        let mut record = record.clone();
+        let unsealed: Vec<(i32, String)> = record
+            .versions
+            .iter()
+            .filter(|v| v.sealed.is_none() && v.state.protects_key())
+            .filter_map(|v| Some((v.version, v.key.as_ref()?.fingerprint.clone())))
+            .collect();
+        for (number, fingerprint) in unsealed {
+            let held = [self.held.source.as_ref(), self.held.minted.as_ref()]
+                .into_iter()
+                .flatten()
+                .find(|k| self.ctx.install.key.fingerprint(k).as_str() == fingerprint)
+                .cloned()
+                .ok_or(NotDone::Changed)?;
+            let envelope =
+                crypto::seal(&self.ctx.keyring, &identity(&record, number), &held, &mut SystemEntropy)
+                    .map_err(|error| {
+                        NotDone::Failed(failure(Reason::KeyringMissing, error.to_string(), Class::Transient))
+                    })?;
+            if let Some(version) = record.version_mut(number) {
+                version.sealed = Some(envelope);
+            }
+            self.held.keys.insert(number, held);
+        }
+        Ok(record)
+    }
+
+    fn account(&self) -> Result<Arc<Account>, NotDone> {
+        self.held.account.clone().ok_or_else(|| {
+            let message = "the account cannot be used".to_owned();
+            NotDone::Failed(failure(Reason::AdminCredentialMissing, message, Class::User))
+        })
+    }
+
+    async fn mint(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let record = record(o)?;
+        let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
+        let account = self.account()?;
+        match self.ctx.providers.mint(&account, &name).await {
+            Ok(made) => {
+                let facts = facts(self.ctx, &record.namespace, &made.secret);
+                self.held.minted = Some(made.secret);
+                Ok(Learned::Minted(Minted {
+                    attempt: record.attempt,
+                    id: made.id.as_str().to_owned(),
+                    facts,
+                }))
+            }
+            Err(error) => {
+                self.ctx.metrics.rotated(Completion::Failed);
+                let message = format!("version {version} could not be made: {error}");
+                self.announce(true, Reason::MintFailed, &message).await;
+                Err(NotDone::Failed(call_failure(Reason::MintFailed, message, error.call())))
+            }
+        }
+    }
+
+    async fn find_strays(&mut self, o: &Observed, below: u32) -> Result<Learned, NotDone> {
+        let lineage = lineage_code(&record(o)?.lineage);
+        let account = self.account()?;
+        let listed = self.ctx.providers.list(&account).await.map_err(|error| {
+            let message = format!("the account's keys could not be listed: {error}");
+            NotDone::Failed(call_failure(Reason::MintFailed, message, &error))
+        })?;
+        let recorded: Vec<&str> =
+            record(o)?.versions.iter().filter_map(|v| v.provider_key_id.as_deref()).collect();
+        let strays = listed
+            .into_iter()
+            .filter(|key| {
+                key.name
+                    .parse::<MintName>()
+                    .is_ok_and(|name| name.lineage == lineage && name.attempt_number() < below)
+            })
+            .filter(|key| {
+                !recorded.iter().any(|id| ProviderKeyId::parse(id).is_ok_and(|id| id.same_handle(&key.id)))
+            })
+            .map(|key| (key.id.as_str().to_owned(), key.name))
+            .collect();
+        Ok(Learned::Strays(strays))
+    }
+
+    async fn revoke_stray(&mut self, id: &str) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
+        match self.ctx.providers.revoke(&account, &key).await {
+            Ok(_) => {
+                let note = format!("the key {id} of an attempt whose answer was lost is revoked");
+                self.announce(false, Reason::StrayRevoked, &note).await;
+                Ok(Learned::StrayRevoked(id.to_owned()))
+            }
+            Err(error) => {
+                let message = format!("the key {id} of a lost attempt could not be revoked: {error}");
+                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+            }
+        }
+    }
+
+    async fn validate(&mut self, o: &Observed, subject: Subject) -> Result<Learned, NotDone> {
+        let Some(endpoint) = self.held.endpoint.clone() else { return Err(NotDone::Changed) };
+        let key = match subject {
+            Subject::Source => self.held.source.clone(),
+            Subject::Candidate(version) | Subject::Delivered(version) => self.key_of(o, version),
+        };
+        let Some(key) = key else {
+            let message =
+                "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
+            return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
+        };
+        let verdict = self.ask(&endpoint, &key).await;
+        let fingerprint = self.ctx.install.key.status_fingerprint(&o.key.namespace, &key);
+        Ok(Learned::Answer { subject, fingerprint, verdict })
+    }
+
+    async fn ask(&self, endpoint: &Endpoint, key: &SecretBytes) -> Verdict {
+        let begin = self.ctx.clock.monotonic();
+        let answer = self.ctx.providers.validate(endpoint, key).await;
+        let took = self.ctx.clock.monotonic().saturating_sub(begin);
+        self.ctx.metrics.validated(endpoint.provider(), answer.verdict, took);
+        if !answer.verdict.accepts() {
+            tracing::info!(
+                provider = endpoint.provider().as_str(),
+                code = answer.code,
+                status = answer.http_status,
+                request_id = answer.request_id,
+                "a key was not accepted"
+            );
+        }
+        answer.verdict
+    }
+
+    fn key_of(&mut self, o: &Observed, version: i32) -> Option<SecretBytes> {
+        let LedgerView::Present(ledger) = &o.ledger else { return None };
+        open(self.ctx, ledger, version, self.held);
+        self.held.keys.get(&version).cloned()
+    }
+
+    async fn write_target(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let Some(owner) = self.key else { return Ok(Learned::Nothing) };
+        let Some(key) = self.key_of(o, version) else {
+            let message =
+                "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
+            return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
+        };
+        let rendered = template::render(&self.held.texts.data, &key, &self.held.texts.values(version))
+            .map_err(|error| {
+                NotDone::Failed(failure(Reason::TargetTemplateInvalid, error.to_string(), Class::User))
+            })?;
+        let name = &o.key.target_name;
+        let mut secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(o.key.namespace.clone()),
+                labels: Some(BTreeMap::from([
+                    (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
+                    (KEY_LABEL.to_owned(), key_label(&o.key.name)),
+                ])),
+                owner_references: owner_reference(owner).map(|r| vec![r]),
+                ..ObjectMeta::default()
+            },
+            type_: Some("Opaque".to_owned()),
+            data: Some(rendered.into_iter().map(|(k, v)| (k, ByteString(v.expose().to_vec()))).collect()),
+            ..Secret::default()
+        };
+        let api: Api<Secret> = Api::namespaced(self.ctx.client.clone(), &o.key.namespace);
+        let params =
+            PostParams { field_manager: Some(crate::api::FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let written = match &self.held.target {
+            None => api.create(&params, &secret).await,
+            Some((resource_version, uid)) => {
+                secret.metadata.resource_version = Some(resource_version.clone());
+                secret.metadata.uid = Some(uid.clone());
+                api.replace(name, &params, &secret).await
+            }
+        };
+        wipe(&mut secret);
+        match written {
+            Ok(mut written) => {
+                wipe(&mut written);
+                let resource_version = written.resource_version().unwrap_or_default();
+                self.remember.target =
+                    Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
+                self.held.target = Some((resource_version, written.uid().unwrap_or_default()));
+                Ok(Learned::TargetWritten { version, since: written_at(&written) })
+            }
+            Err(error) => Err(self.refused(error, &format!("Secret {name} could not be written"))),
+        }
+    }
+
+    fn refused(&self, error: kube::Error, what: &str) -> NotDone {
+        match conflict_or(error) {
+            NotDone::Kube(error) => match &*error {
+                kube::Error::Api(status) if matches!(status.code, 403 | 422) => {
+                    let said: String = status.message.chars().take(300).collect();
+                    NotDone::Failed(failure(
+                        Reason::RefusedByKubernetes,
+                        format!("{what}: {said}"),
+                        Class::User,
+                    ))
+                }
+                _ => NotDone::Kube(error),
+            },
+            other => other,
+        }
+    }
+
+    async fn delete_target(&mut self, o: &Observed) -> Result<Learned, NotDone> {
+        let Some((resource_version, uid)) = self.held.target.clone() else {
+            return Ok(Learned::TargetDeleted);
+        };
+        let api: Api<Secret> = Api::namespaced(self.ctx.client.clone(), &o.key.namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(uid), resource_version: Some(resource_version) }),
+            ..DeleteParams::default()
+        };
+        match api.delete(&o.key.target_name, &params).await {
+            Ok(_) => {
+                self.held.target = None;
+                self.remember.target = None;
+                Ok(Learned::TargetDeleted)
+            }
+            Err(error) if gone(&error) => Ok(Learned::TargetDeleted),
+            Err(error) => Err(conflict_or(error)),
+        }
+    }
+
+    async fn check_shared(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let record = record(o)?;
+        let own = ledger_name(&record.namespace, &record.name);
+        let key = record.version(version).and_then(|v| v.key.as_ref()).ok_or(NotDone::Changed)?;
+        let holders = self.ctx.ledgers.holders(&key.fingerprint).await?;
+        Ok(Learned::Shared { version, shared: holders.iter().any(|holder| *holder != own) })
+    }
+
+    fn key_id(o: &Observed, version: i32) -> Result<ProviderKeyId, NotDone> {
+        let id =
+            record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(NotDone::Changed)?;
+        ProviderKeyId::parse(&id).map_err(|_| NotDone::Changed)
+    }
+
+    async fn read_last_use(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        match self.ctx.providers.last_used(&account, &Self::key_id(o, version)?).await {
+            Ok(answer) => {
+                let used =
+                    answer.at.map(|t| t.with_nanosecond(0).unwrap_or(t) + chrono::Duration::seconds(1));
+                Ok(Learned::LastUse { version, used })
+            }
+            // The provider does not know the key any more: nobody uses it.
+            Err(error) if error.class == ErrorClass::NotFound => Ok(Learned::LastUse { version, used: None }),
+            Err(error) => {
+                let message = format!("the last use of version {version} could not be read: {error}");
+                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+            }
+        }
+    }
+
+    async fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        match self.ctx.providers.revoke(&account, &Self::key_id(o, version)?).await {
+            Ok(_) => Ok(Learned::RevokeAnswered(version)),
+            Err(error) => {
+                let message = format!("version {version} could not be revoked: {error}");
+                self.announce(true, Reason::RevokeFailed, &message).await;
+                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+            }
+        }
+    }
+
+    /// Gone from the list, and refused: only both together are a revocation.
+    async fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        let id = Self::key_id(o, version)?;
+        let listed = self.ctx.providers.list(&account).await.map_err(|error| {
+            let message = format!("the revocation of version {version} could not be confirmed: {error}");
+            NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error))
+        })?;
+        if listed.iter().any(|key| key.id.same_handle(&id)) {
+            return Ok(Learned::Confirmed { version, gone: false });
+        }
+        let gone = match self.key_of(o, version) {
+            Some(key) => self.ask(account.endpoint(), &key).await.refuses(),
+            // Its bytes cannot be had: the list is all the evidence there is.
+            None => true,
+        };
+        if gone {
+            let basis = record(o)?.version(version).and_then(|v| v.basis).map_or("none", |b| b.as_str());
+            self.ctx.metrics.revoked(basis, Completion::Succeeded);
+        }
+        Ok(Learned::Confirmed { version, gone })
+    }
+
+    async fn announce(&self, warning: bool, reason: Reason, note: &str) {
+        let Some(key) = self.key else {
+            tracing::info!(reason = reason.as_str(), note, "without an LLMKey");
+            return;
+        };
+        if reason == Reason::Rotated {
+            self.ctx.metrics.rotated(Completion::Succeeded);
+        }
+        let kind = if warning { EventKind::Warning } else { EventKind::Normal };
+        self.ctx.events.publish(&reference(key), kind, reason, note).await;
+    }
+}
+
+/// The LLMKey as events name it.
+pub fn reference(key: &LLMKey) -> ObjectReference {
+    key.object_ref(&())
+}
+
+fn record(o: &Observed) -> Result<&Record, NotDone> {
+    match &o.ledger {
+        LedgerView::Present(ledger) => Ok(&ledger.record),
+        _ => Err(NotDone::Changed),
+    }
+}
+
+fn failure(reason: Reason, message: String, class: Class) -> Failure {
+    Failure { reason, message, class, retry_after: None }
+}
+
+fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
+    let (reason, class) = match error.class {
+        ErrorClass::CredentialInvalid => (Reason::AdminCredentialInvalid, Class::User),
+        ErrorClass::Forbidden | ErrorClass::RefusedAddress => (reason, Class::User),
+        _ => (reason, Class::Transient),
+    };
+    Failure { reason, message, class, retry_after: error.retry_after() }
+}
+
+fn gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
+}
+
+fn conflict_or(error: kube::Error) -> NotDone {
+    match &error {
+        kube::Error::Api(status)
+            if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
+        {
+            NotDone::Changed
+        }
+        _ => NotDone::Kube(Box::new(error)),
+    }
+}
+
+/// The API's own type holds a copy of the key: it is wiped as far as it can be.
+fn wipe(secret: &mut Secret) {
+    for value in secret.data.iter_mut().flat_map(BTreeMap::values_mut) {
+        zeroize::Zeroize::zeroize(&mut value.0);
+    }
+}

@@ -1,0 +1,111 @@
+//! What a process remembers of a key between reconciles: hints, all of them rebuilt after a restart.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::model::Memory;
+use crate::controller::index::{Name, SecretMeta, name};
+
+/// A version of an object that was last found right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The version.
+    pub resource_version: Box<str>,
+    /// This process wrote it or read it itself, so that a watch that shows an older one is only late.
+    pub first_hand: bool,
+}
+
+/// What is remembered of one key.
+#[derive(Clone, Debug, Default)]
+pub struct Remember {
+    /// Hints for decisions.
+    pub memory: Memory,
+    /// The ledger.
+    pub ledger: Option<Seen>,
+    /// The source Secret.
+    pub source: Option<Seen>,
+    /// The target Secret.
+    pub target: Option<Seen>,
+    /// Generation that was last carried out in full.
+    pub generation: Option<i64>,
+    /// Version of the LLMKey after our last write to it.
+    pub resource_version: Option<Box<str>>,
+    /// Hash of the status that was last written.
+    pub status_hash: Option<u64>,
+}
+
+/// All keys.
+#[derive(Default)]
+pub struct Remembered(Mutex<HashMap<Name, (Box<str>, Remember)>>);
+
+impl Remembered {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, (Box<str>, Remember)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is remembered of the LLMKey with this uid.
+    pub fn recall(&self, namespace: &str, key: &str, uid: &str) -> Option<Remember> {
+        self.lock().get(&name(namespace, key)).filter(|(known, _)| **known == *uid).map(|(_, r)| r.clone())
+    }
+
+    /// Remembers.
+    pub fn remember(&self, namespace: &str, key: &str, uid: &str, remember: Remember) {
+        self.lock().insert(name(namespace, key), (uid.into(), remember));
+    }
+
+    /// Forgets an LLMKey that is gone.
+    pub fn forget(&self, namespace: &str, key: &str) {
+        self.lock().remove(&name(namespace, key));
+    }
+
+    /// Forgets everything: another replica may have worked meanwhile.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+}
+
+/// Whether a Secret is still as it was last found right, as far as the watch shows.
+pub fn unchanged(watched: Option<&SecretMeta>, seen: Option<&Seen>) -> bool {
+    match (watched, seen) {
+        (Some(meta), Some(seen)) => {
+            *meta.resource_version == *seen.resource_version && !meta.gone
+                || seen.first_hand && older(&meta.resource_version, &seen.resource_version)
+        }
+        (None, Some(seen)) => seen.first_hand,
+        _ => false,
+    }
+}
+
+/// Resource versions of one server are comparable as numbers; where they are not, nothing is older.
+fn older(a: &str, b: &str) -> bool {
+    matches!((a.parse::<u128>(), b.parse::<u128>()), (Ok(a), Ok(b)) if a < b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(version: &str, gone: bool) -> SecretMeta {
+        SecretMeta { resource_version: version.into(), gone, owner: None, adopt_by: None, summary: None }
+    }
+
+    fn seen(version: &str, first_hand: bool) -> Seen {
+        Seen { resource_version: version.into(), first_hand }
+    }
+
+    #[test]
+    fn a_late_watch_is_not_a_change_but_a_deletion_is() {
+        assert!(unchanged(Some(&meta("9", false)), Some(&seen("10", true))));
+        assert!(unchanged(None, Some(&seen("10", true))));
+        assert!(unchanged(Some(&meta("10", false)), Some(&seen("10", false))));
+        assert!(!unchanged(Some(&meta("11", true)), Some(&seen("10", true))));
+        assert!(!unchanged(Some(&meta("11", false)), Some(&seen("10", true))));
+    }
+
+    #[test]
+    fn after_a_restart_only_equality_counts() {
+        assert!(!unchanged(Some(&meta("9", false)), Some(&seen("10", false))));
+        assert!(!unchanged(None, Some(&seen("10", false))));
+        assert!(!unchanged(Some(&meta("10", false)), None));
+    }
+}

@@ -1,0 +1,272 @@
+//! The status: a pure projection of what was observed, written only when it differs.
+
+use chrono::{DateTime, Utc};
+
+use super::model::{Env, LedgerView, Observed, Plan, TargetView};
+use crate::api::{
+    ConditionStatus, ConditionType, Conditions, KeyHealth, LLMKeyStatus, LastRotation, ObservedVersions,
+    PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
+};
+use crate::domain::health::{Health, HealthState};
+use crate::domain::lifecycle::VersionState;
+use crate::ledger::{Record, Version};
+
+/// The delivered version as far as it is known without reading the ledger.
+struct Delivered {
+    version: i32,
+    last_four: Option<String>,
+    fingerprint: Option<String>,
+}
+
+/// The status after a reconcile. `before` is the stored one; `plan` the last decision, whose effects are not done.
+pub fn status(
+    o: &Observed,
+    plan: &Plan,
+    before: &LLMKeyStatus,
+    observed: ObservedVersions,
+    env: &Env,
+) -> LLMKeyStatus {
+    let record = match &o.ledger {
+        LedgerView::Present(ledger) => Some(&ledger.record),
+        _ => None,
+    };
+    let unread = matches!(o.ledger, LedgerView::Unread(_) | LedgerView::Unreadable(..));
+    let delivered = match record {
+        Some(record) => record.delivered().filter(|_| carried(o)).map(of_version),
+        None if unread => before.current_version.map(|version| Delivered {
+            version,
+            last_four: before.last_four.clone(),
+            fingerprint: before.fingerprint.clone(),
+        }),
+        None => None,
+    };
+    let health = delivered
+        .as_ref()
+        .and_then(|d| o.memory.health.as_ref().filter(|h| Some(&h.fingerprint) == d.fingerprint.as_ref()));
+    let mut conditions = Conditions::new(&before.conditions, o.key.generation, env.now);
+    base(&mut conditions);
+    found(&mut conditions, plan);
+    ready(&mut conditions, o, plan, delivered.is_some(), health);
+    healthy(&mut conditions, o, delivered.is_some(), health);
+    LLMKeyStatus {
+        observed_generation: Some(o.key.generation),
+        conditions: conditions.finish(),
+        provider: (!o.provider.shown.is_empty()).then(|| o.provider.shown.clone()),
+        health: shown_health(o, delivered.is_some(), health, before),
+        current_version: delivered.as_ref().map(|d| d.version),
+        last_four: delivered.as_ref().and_then(|d| d.last_four.clone()).filter(|l| !l.is_empty()),
+        fingerprint: delivered.as_ref().and_then(|d| d.fingerprint.clone()),
+        secret_name: Some(o.key.target_name.clone()),
+        rotation_policy: o.policy.shown.clone(),
+        next_rotation_time: plan.next_rotation.map(rfc3339),
+        last_rotation: record.map_or_else(|| before.last_rotation.clone(), last_rotation),
+        last_handled_rotate: record
+            .map_or_else(|| before.last_handled_rotate.clone(), |r| r.handled_rotate.clone()),
+        versions: record.map_or_else(
+            || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
+            |r| r.versions.iter().rev().map(version).collect(),
+        ),
+        observed: Some(observed),
+    }
+}
+
+fn carried(o: &Observed) -> bool {
+    !matches!(o.target, TargetView::Absent | TargetView::Foreign(..) | TargetView::PreviousOwner)
+}
+
+fn of_version(version: &Version) -> Delivered {
+    Delivered {
+        version: version.version,
+        last_four: version.key.as_ref().map(|k| k.last_four.clone()),
+        fingerprint: version.key.as_ref().map(|k| k.shown.clone()),
+    }
+}
+
+/// All known types from the first write, as they are when nothing is found.
+fn base(conditions: &mut Conditions) {
+    use ConditionStatus::{False, Unknown};
+    conditions.set(ConditionType::Ready, Unknown, Reason::Progressing, "the key is not delivered yet");
+    conditions.set(ConditionType::Reconciling, False, Reason::Idle, "");
+    conditions.set(ConditionType::Stalled, False, Reason::NotStalled, "");
+    conditions.set(ConditionType::Healthy, Unknown, Reason::NotYetValidated, "");
+    conditions.set(ConditionType::RotationDue, False, Reason::NotDue, "");
+    conditions.set(
+        ConditionType::ConsumersCurrent,
+        Unknown,
+        Reason::NotObserved,
+        "workloads that use the Secret are not looked at",
+    );
+    conditions.set(ConditionType::OverlapActive, False, Reason::NoOverlap, "");
+}
+
+/// The plan's findings; the first for a condition wins.
+fn found(conditions: &mut Conditions, plan: &Plan) {
+    let mut seen = Vec::new();
+    for finding in &plan.findings {
+        if !seen.contains(&finding.condition) {
+            seen.push(finding.condition);
+            conditions.set(finding.condition, finding.status, finding.reason, &finding.message);
+        }
+    }
+}
+
+fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool, health: Option<&Health>) {
+    use ConditionStatus::{False, True, Unknown};
+    let kind = ConditionType::Ready;
+    if let Some(stall) = plan.findings.iter().find(|f| f.condition == ConditionType::Stalled) {
+        conditions.set(kind, False, stall.reason, &stall.message);
+        return;
+    }
+    if o.key.revoke_all {
+        let gone = match &o.ledger {
+            LedgerView::Present(ledger) => ledger.record.minted_alive().next().is_none(),
+            LedgerView::Absent => true,
+            _ => false,
+        };
+        let message =
+            if gone { "all keys are revoked, as the spec asks" } else { "the keys are being revoked" };
+        conditions.set(kind, False, if gone { Reason::Revoked } else { Reason::Revoking }, message);
+        return;
+    }
+    if !delivered {
+        if let Some(wait) = plan.findings.iter().find(|f| f.condition == ConditionType::Reconciling) {
+            conditions.set(kind, Unknown, wait.reason, &wait.message);
+        }
+        return;
+    }
+    let secret = &o.key.target_name;
+    match (o.key.validation, health.and_then(|h| h.accepted)) {
+        (ValidationMode::Disabled, _) => {
+            conditions.set(
+                kind,
+                True,
+                Reason::ValidationDisabled,
+                &format!("Secret {secret} has the key; it is not checked"),
+            );
+        }
+        (ValidationMode::Advisory, Some(true)) | (ValidationMode::Required, Some(true)) => {
+            conditions.set(
+                kind,
+                True,
+                Reason::KeyValid,
+                &format!("Secret {secret} has a key that the provider accepts"),
+            );
+        }
+        (ValidationMode::Advisory, _) => {
+            conditions.set(
+                kind,
+                True,
+                Reason::PublishedUnchecked,
+                &format!("Secret {secret} has the key; its check only reports"),
+            );
+        }
+        (ValidationMode::Required, Some(false)) => {
+            let remedy = if o.key.minted {
+                "set the annotation llmkeys.dev/rotate to have another made"
+            } else {
+                "put a working key into the source Secret"
+            };
+            let message = format!("the provider rejects the key in Secret {secret}; {remedy}");
+            conditions.set(kind, False, Reason::KeyInvalid, &message);
+            conditions.set(ConditionType::Stalled, True, Reason::KeyInvalid, &message);
+        }
+        (ValidationMode::Required, None) => {
+            conditions.set(
+                kind,
+                Unknown,
+                Reason::NotYetValidated,
+                &format!("Secret {secret} has the key; the provider has not answered for it yet"),
+            );
+        }
+    }
+}
+
+fn healthy(conditions: &mut Conditions, o: &Observed, delivered: bool, health: Option<&Health>) {
+    use ConditionStatus::{False, True, Unknown};
+    let kind = ConditionType::Healthy;
+    if o.key.validation == ValidationMode::Disabled {
+        conditions.set(kind, Unknown, Reason::ValidationDisabled, "validation.mode is Disabled");
+        return;
+    }
+    let Some(health) = health.filter(|_| delivered) else { return };
+    if health.confirming(o.key.threshold) {
+        let message =
+            format!("the provider rejected the key; it is asked again, {} times in all", o.key.threshold);
+        conditions.set(kind, Unknown, Reason::ConfirmingRejection, &message);
+        return;
+    }
+    let (status, reason, message) = match health.state {
+        HealthState::Valid => (True, Reason::KeyValid, "the provider accepts the key"),
+        HealthState::RestrictedScope => {
+            (True, Reason::RestrictedScope, "the key works, but may not use the call that checks it")
+        }
+        HealthState::OutOfCredit => {
+            (False, Reason::OutOfCredit, "the key is accepted; its account has no credit left")
+        }
+        HealthState::Invalid => (False, Reason::KeyInvalid, "the provider rejects the key"),
+        HealthState::Disabled => {
+            (False, Reason::KeyDisabled, "the provider says that the key is switched off")
+        }
+        HealthState::Expired => (False, Reason::KeyExpired, "the provider says that the key has expired"),
+        HealthState::RateLimited => (Unknown, Reason::RateLimited, "the provider throttles the check"),
+        HealthState::ProviderDown => {
+            (Unknown, Reason::ProviderDown, "the provider cannot be reached or fails")
+        }
+        HealthState::Unknown => {
+            (Unknown, Reason::UnknownAnswer, "the provider's answer could not be understood")
+        }
+    };
+    conditions.set(kind, status, reason, message);
+}
+
+fn shown_health(
+    o: &Observed,
+    delivered: bool,
+    health: Option<&Health>,
+    before: &LLMKeyStatus,
+) -> Option<KeyHealth> {
+    if o.key.validation == ValidationMode::Disabled || !delivered {
+        return None;
+    }
+    let Some(health) = health else { return before.health.clone() };
+    let time = |t: DateTime<Utc>| rfc3339(t);
+    Some(KeyHealth {
+        state: health.state.as_str().to_owned(),
+        since: time(health.since),
+        history: health
+            .history
+            .iter()
+            .map(|(state, since)| PastHealth { state: state.as_str().to_owned(), since: time(*since) })
+            .collect(),
+    })
+}
+
+fn version(version: &Version) -> VersionStatus {
+    VersionStatus {
+        version: version.version,
+        state: version.state.as_str().to_owned(),
+        origin: version.origin.as_str().to_owned(),
+        reason: version.reason.as_str().to_owned(),
+        last_four: version.key.as_ref().map(|k| k.last_four.clone()).filter(|l| !l.is_empty()),
+        fingerprint: version.key.as_ref().map(|k| k.shown.clone()),
+        provider_key_id: version.provider_key_id.clone(),
+        published_at: version.published_at.or(shown_publishing(version)).map(rfc3339),
+        revoked_at: version.revoked_at.map(rfc3339),
+        revocation_basis: version.basis.map(|b| b.as_str().to_owned()),
+    }
+}
+
+/// A first version whose L3 is folded into the next write was published when it was begun.
+fn shown_publishing(version: &Version) -> Option<DateTime<Utc>> {
+    (version.state == VersionState::Publishing).then_some(version.created_at)
+}
+
+fn last_rotation(record: &Record) -> Option<LastRotation> {
+    let newest = record.versions.iter().filter(|v| v.published_at.is_some()).max_by_key(|v| v.version)?;
+    Some(LastRotation {
+        version: newest.version,
+        reason: newest.reason.as_str().to_owned(),
+        result: "Published".to_owned(),
+        time: newest.published_at.map(rfc3339)?,
+    })
+}

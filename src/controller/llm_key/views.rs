@@ -1,0 +1,278 @@
+//! From the resources as they are stored to what decisions look at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+
+use super::model::{KeyView, PolicyView, ProviderView};
+use crate::api::{
+    ClusterRotationPolicy, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider, PAUSED, PolicyKind,
+    ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
+};
+use crate::controller::context::Ctx;
+use crate::domain::template::{self, Values};
+use crate::domain::{schedule, timings::Timings};
+use crate::ledger::AccountRef;
+use crate::provider::{Account, Capabilities, Capability, Endpoint, default_data};
+
+/// Longest `spec.config`, as text.
+const MAX_CONFIG: usize = 8 * 1024;
+
+/// What the target's texts are rendered with, apart from the key.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    /// Entry → text.
+    pub data: BTreeMap<String, String>,
+    /// `$(BASE_URL)`.
+    pub base_url: Option<String>,
+    /// `$(MODEL)`.
+    pub model: Option<String>,
+    /// `$(CONFIG)`.
+    pub config: Option<String>,
+}
+
+impl Texts {
+    /// The values for one version.
+    pub fn values(&self, version: i32) -> Values<'_> {
+        Values {
+            base_url: self.base_url.as_deref(),
+            model: self.model.as_deref(),
+            config: self.config.as_deref(),
+            version: u32::try_from(version).unwrap_or_default(),
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        if self.config.as_ref().is_some_and(|c| c.len() > MAX_CONFIG) {
+            return Some(format!("spec.config: at most {MAX_CONFIG} bytes as JSON text"));
+        }
+        template::validate(&self.data, &self.values(1)).err().map(|error| error.to_string())
+    }
+}
+
+/// The texts of an LLMKey at an endpoint.
+pub fn texts(key: &LLMKey, endpoint: Option<&Endpoint>) -> Texts {
+    let data = if key.spec.target.data.is_empty() {
+        endpoint.map(|e| default_data(e.provider(), e.is_public_default())).unwrap_or_default()
+    } else {
+        key.spec.target.data.clone()
+    };
+    Texts {
+        data,
+        base_url: endpoint.map(|e| e.base_url().to_owned()),
+        model: key.spec.model.clone(),
+        config: key.spec.config.as_ref().and_then(|c| serde_json::to_string(c).ok()),
+    }
+}
+
+/// The LLMKey, parsed. `texts` is empty while the provider is not known; then the template is not judged.
+pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
+    let status = key.status.as_ref();
+    let minted = key.spec.source.mint.is_some();
+    let duration = |given: Option<crate::api::GoDuration>, default: Duration| {
+        // Specs are divided with everything else; defaults are divided already.
+        given.map_or(default.saturating_mul(timings.divisor), Duration::from)
+    };
+    KeyView {
+        namespace: key.namespace().unwrap_or_default(),
+        name: key.name_any(),
+        uid: key.uid().unwrap_or_default(),
+        generation: key.metadata.generation.unwrap_or_default(),
+        created: key.creation_timestamp().map(|t| from_k8s(&t)).unwrap_or_default(),
+        deleting: key.metadata.deletion_timestamp.is_some(),
+        namespace_terminating: false,
+        finalizer: key.finalizers().iter().any(|f| f == FINALIZER),
+        paused: key.annotations().get(PAUSED).is_some_and(|v| v == "true"),
+        rotate: key.annotations().get(ROTATE).filter(|t| !t.is_empty()).cloned(),
+        minted,
+        target_name: key.spec.target.secret_name.clone().unwrap_or_else(|| key.name_any()),
+        revoke_all: key.spec.desired_state == DesiredState::Revoked,
+        retain_on_delete: key.spec.deletion_policy.map_or(!minted, |p| p == DeletionPolicy::Retain),
+        grace: duration(key.spec.deletion_grace_period, timings.deletion_grace),
+        validation: key.spec.validation.mode,
+        interval: duration(key.spec.validation.interval, timings.validation_interval),
+        threshold: key.spec.validation.failure_threshold.unwrap_or(3).clamp(1, 10),
+        template_problem: if texts.data.is_empty() { None } else { texts.problem() },
+        had_versions: status.is_some_and(|s| !s.versions.is_empty()),
+        last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
+    }
+}
+
+/// The policy in force.
+pub fn policy_view(ctx: &Ctx, key: &LLMKey) -> PolicyView {
+    let namespace = key.namespace().unwrap_or_default();
+    let Some(reference) = &key.spec.rotation_policy_ref else {
+        return match cluster_policy(ctx, "default") {
+            Some(Ok(spec)) => {
+                policy(&spec, "ClusterRotationPolicy/default (Defaulted)".into(), true, &ctx.timings)
+            }
+            _ => policy(&RotationPolicySpec::default(), String::new(), false, &ctx.timings),
+        };
+    };
+    let shown = format!("{}/{}", reference.kind.as_str(), reference.name);
+    let found = match reference.kind {
+        PolicyKind::RotationPolicy => ctx
+            .stores
+            .policies
+            .get(&ObjectRef::new(&reference.name).within(&namespace))
+            .map(|p| p.0.as_ref().map(|p: &RotationPolicy| p.spec.clone()).map_err(|_| ())),
+        PolicyKind::ClusterRotationPolicy => cluster_policy(ctx, &reference.name),
+    };
+    match found {
+        Some(Ok(spec)) => policy(&spec, shown, false, &ctx.timings),
+        Some(Err(())) => {
+            let problem =
+                (Reason::Malformed, format!("{shown} cannot be read: apply it again in the CRD's form"));
+            PolicyView {
+                problem: Some(problem),
+                ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings)
+            }
+        }
+        None => {
+            let problem = (
+                Reason::PolicyNotFound,
+                format!("spec.rotationPolicyRef: {shown} does not exist; create it, or name another policy"),
+            );
+            PolicyView {
+                problem: Some(problem),
+                ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings)
+            }
+        }
+    }
+}
+
+fn cluster_policy(ctx: &Ctx, name: &str) -> Option<Result<RotationPolicySpec, ()>> {
+    ctx.stores
+        .cluster_policies
+        .get(&ObjectRef::new(name))
+        .map(|p| p.0.as_ref().map(|p: &ClusterRotationPolicy| p.spec.policy.clone()).map_err(|_| ()))
+}
+
+fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &Timings) -> PolicyView {
+    let (schedule, problem) = match schedule::parse(spec) {
+        Ok(plan) => (Some(plan), None),
+        Err(error) => (None, Some((Reason::ScheduleImpossible, format!("{shown}: {error}")))),
+    };
+    let overlap = spec.overlap.clone().unwrap_or_default();
+    let whole = |default: Duration| default.saturating_mul(timings.divisor);
+    PolicyView {
+        shown: (!shown.is_empty()).then_some(shown),
+        defaulted,
+        schedule,
+        problem,
+        mode: if spec.mode == RotationMode::RemindOnly {
+            RotationMode::RemindOnly
+        } else {
+            RotationMode::Automatic
+        },
+        overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
+        quiet_for: overlap
+            .evidence
+            .and_then(|e| e.quiet_for)
+            .map_or(whole(timings.quiet_for), Duration::from),
+    }
+}
+
+/// The provider, with what is needed to call it.
+pub struct Resolved {
+    /// What decisions see.
+    pub view: ProviderView,
+    /// Where keys are checked.
+    pub endpoint: Option<Endpoint>,
+    /// What can make and revoke.
+    pub account: Option<Arc<Account>>,
+}
+
+/// Finds the provider of an LLMKey. No call is made.
+pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
+    let unusable = |shown: String, reason, message| Resolved {
+        view: ProviderView {
+            shown,
+            problem: Some((reason, message)),
+            account: None,
+            account_problem: None,
+            reports_last_use: false,
+        },
+        endpoint: None,
+        account: None,
+    };
+    let name = match (&key.spec.provider, &key.spec.provider_ref) {
+        (Some(public), _) => {
+            let kind = crate::api::ProviderType::from(*public);
+            let endpoint = Endpoint::public(kind).ok();
+            return Resolved {
+                view: ProviderView {
+                    shown: kind.as_str().to_owned(),
+                    problem: None,
+                    account: None,
+                    account_problem: Some((
+                        Reason::AdminCredentialMissing,
+                        "a public endpoint can check keys, not make them: set providerRef".into(),
+                    )),
+                    reports_last_use: false,
+                },
+                endpoint,
+                account: None,
+            };
+        }
+        (None, Some(reference)) => &reference.name,
+        (None, None) => {
+            return unusable(String::new(), Reason::Malformed, "set provider or providerRef".into());
+        }
+    };
+    let found = ctx.stores.providers.get(&ObjectRef::new(name));
+    let provider = match found.as_ref().map(|p| &p.0) {
+        Some(Ok(provider)) => provider,
+        Some(Err(_)) => {
+            let message = format!("LLMProvider {name} cannot be read: apply it again in the CRD's form");
+            return unusable(name.clone(), Reason::Malformed, message);
+        }
+        None => {
+            let message = format!(
+                "spec.providerRef: LLMProvider {name} does not exist; ask the platform's administrators"
+            );
+            return unusable(name.clone(), Reason::ProviderNotFound, message);
+        }
+    };
+    let shown = format!("{} ({name})", provider.spec.r#type.as_str());
+    let namespace = key.namespace().unwrap_or_default();
+    if !allowed(provider, &namespace) {
+        let message = format!(
+            "LLMProvider {name} does not list the namespace {namespace} in allowedNamespaces; ask the platform's administrators"
+        );
+        return unusable(shown, Reason::NamespaceNotAllowed, message);
+    }
+    let endpoint = match Endpoint::from_spec(&provider.spec) {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {error}"));
+        }
+    };
+    let account = ctx.account(provider, &endpoint).await;
+    let capabilities = Capabilities::of(provider.spec.r#type, account.is_ok());
+    let account_ref = account.as_ref().ok().map(|account| AccountRef {
+        provider: name.clone(),
+        r#type: provider.spec.r#type,
+        host: endpoint.authority(),
+        project: account.project().to_owned(),
+    });
+    Resolved {
+        view: ProviderView {
+            shown,
+            problem: None,
+            account: account_ref,
+            account_problem: account.as_ref().err().cloned(),
+            reports_last_use: capabilities.has(Capability::LastUsed),
+        },
+        endpoint: Some(endpoint),
+        account: account.ok(),
+    }
+}
+
+/// Whether the provider lists the namespace.
+pub fn allowed(provider: &LLMProvider, namespace: &str) -> bool {
+    provider.spec.allowed_namespaces.iter().any(|n| n == "*" || n == namespace)
+}
