@@ -167,6 +167,8 @@ pub enum TargetView {
     },
     /// It names the LLMKey of this name that was there before.
     PreviousOwner,
+    /// Somebody else's, who lets this LLMKey take it over.
+    Offered,
     /// Somebody else's.
     Foreign(Reason, String),
 }

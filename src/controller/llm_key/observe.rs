@@ -258,17 +258,17 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     let uid = secret.uid().unwrap_or_default();
     o.target = match owner(secret.owner_references()) {
         Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
-            let delivered = delivered_key(ctx, &o.ledger, held);
+            let deliverable = deliverable(ctx, &o.ledger, held);
             remember.target =
                 Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
             TargetView::Ours {
-                carries: delivered.filter(|v| carries(&secret, held, *v, &o.key.name)),
+                carries: deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name)),
                 since: written_at(&secret),
             }
         }
         Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
         _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
-            TargetView::PreviousOwner
+            TargetView::Offered
         }
         Some((owner, _)) => TargetView::Foreign(
             Reason::TargetConflict,
@@ -296,17 +296,17 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     Ok(())
 }
 
-/// The number of the delivered version, with its key opened into `held`.
-fn delivered_key(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Option<i32> {
-    let LedgerView::Present(ledger) = ledger else { return None };
-    // While a minted version is being delivered, the target may carry it already.
+/// The versions that the target may carry, with their keys opened into `held`: the delivered one, and before it the one
+/// on its way, which may have been written already.
+fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
+    let LedgerView::Present(ledger) = ledger else { return Vec::new() };
     let record = &ledger.record;
-    let pending = record.in_flight().filter(|v| v.sealed.is_some());
-    let candidates = pending.into_iter().chain(record.delivered());
-    for version in candidates {
-        open(ctx, ledger, version.version, held);
+    let on_its_way = record.in_flight().filter(|v| v.sealed.is_some());
+    let numbers: Vec<i32> = on_its_way.into_iter().chain(record.delivered()).map(|v| v.version).collect();
+    for number in &numbers {
+        open(ctx, ledger, *number, held);
     }
-    pending.or_else(|| record.delivered()).map(|v| v.version)
+    numbers
 }
 
 /// Opens a version's key into `held`. What does not open is not held, and its target not touched.
@@ -384,7 +384,7 @@ fn from_status(key: &LLMKey) -> Remember {
 }
 
 /// Health as status tells it, after a restart: state and history go on; the last answer is not known.
-fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
+pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
     if memory.health.is_some() {
         return;
     }

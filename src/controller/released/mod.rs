@@ -187,7 +187,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
 }
 
 /// An observation without an LLMKey: what effects need of one is its name.
-fn observed(record: &Record, provider: ProviderView, memory: Memory) -> Observed {
+pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) -> Observed {
     Observed {
         key: KeyView {
             namespace: record.namespace.clone(),
