@@ -33,7 +33,7 @@ test: tools lint ## Everything that must hold: lints, unit tests, and tests agai
 
 .PHONY: crds
 crds: ## Write the CRDs from the Rust types
-	$(CARGO) run --quiet --bin crdgen
+	$(CARGO) run --quiet --bin crdgen crds
 
 .PHONY: up
 up: tools ## Start a control plane and keep it until Ctrl-C
@@ -45,7 +45,7 @@ demo: tools ## Show the life of a key, from nothing to its revocation
 
 .PHONY: bench
 bench: tools ## Measure the operator against a real API server
-	$(TESTBED) bench
+	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench
 
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory

@@ -117,10 +117,16 @@ compile() {
   say "$tool: built in $((SECONDS - start)) s"
 }
 
+# The user has all three programs already: nothing to build.
+assets_complete() {
+  local dir=${KUBEBUILDER_ASSETS:-}
+  [[ -n $dir && -x $dir/etcd && -x $dir/kube-apiserver && -x $dir/kube-controller-manager ]]
+}
+
 [[ $# -gt 0 ]] || die "usage: $0 control-plane|helm|all"
 for tool in "$@"; do
   if [[ $tool == all ]]; then
-    build control-plane
+    if assets_complete; then say "control-plane: using KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS"; else build control-plane; fi
     build helm
   else
     build "$tool"

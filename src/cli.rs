@@ -64,10 +64,12 @@ struct RunArgs {
     #[arg(long, env = "LLMKEY_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
     metrics_listen: SocketAddr,
     /// Exports gauges that carry the namespace and name of each key.
-    #[arg(long, env = "LLMKEY_PER_KEY_METRICS", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, env = "LLMKEY_PER_KEY_METRICS", default_value_t = true, action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     per_key_metrics: bool,
     /// Takes part in an election, so that one of several replicas works.
-    #[arg(long, env = "LLMKEY_LEADER_ELECT", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, env = "LLMKEY_LEADER_ELECT", default_value_t = true, action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     leader_elect: bool,
     /// Name of the election's Lease.
     #[arg(long, env = "LLMKEY_LEASE_NAME", default_value = "llmkey-operator")]
@@ -89,7 +91,8 @@ struct RunArgs {
     #[arg(long, env = "LLMKEY_WATCH_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     watch_namespace: Vec<String>,
     /// Asks the API server for streaming lists; false for servers that cannot.
-    #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set)]
+    #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     streaming_lists: bool,
     /// For tests only: divides every duration; the operator then refuses providers that are not on loopback.
     #[arg(long, env = "LLMKEY_TEST_TIME_DIVISOR", default_value_t = 1, hide_short_help = true,
@@ -297,6 +300,7 @@ mod tests {
             "--operator-namespace=ops",
             "--identity=me",
             "--leader-elect=false",
+            "--per-key-metrics",
             "--watch-namespace=team-a",
             "--watch-namespace=team-b",
             "--log-format=text",
@@ -304,7 +308,7 @@ mod tests {
         ];
         let config = run(&args, pod).unwrap();
         assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("ops", "me"));
-        assert!(!config.leader_elect);
+        assert!(!config.leader_elect && config.per_key_metrics);
         assert_eq!(config.watch_namespaces, ["team-a", "team-b"]);
         assert_eq!(config.log_format, LogFormat::Text);
     }

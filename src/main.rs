@@ -35,14 +35,12 @@ async fn run(config: Config) -> Result<(), Box<dyn Error>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (stop, stopping) = watch::channel(false);
     let mut running = std::pin::pin!(runtime::run(config, log, stopping));
-    let mut asked = 0;
-    while asked < 2 {
+    for _ in 0..2 {
         tokio::select! {
             result = &mut running => return Ok(result?),
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        asked += 1;
         tracing::info!("asked to stop");
         stop.send_replace(true);
     }

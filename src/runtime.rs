@@ -1,16 +1,37 @@
 //! Wiring: the only place that spawns.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
+use kube::core::DeserializeGuard;
+use kube::runtime::{Controller, controller};
+use kube::{Client, Config as KubeConfig, Resource};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::cli::Config;
+use crate::controller::context::{Accounts, Ctx, Stores};
+use crate::controller::index::Index;
+use crate::controller::watches::{self, Setup, Wake};
+use crate::controller::{install, llm_key, llm_provider, released, retry, rotation_policy};
+use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
+use crate::kube_ext::events::Events;
+use crate::kube_ext::lease::{Elector, LeaderGuard, Leadership, Timing};
+use crate::ledger;
+use crate::provider::{Providers, ProvidersConfig};
 use crate::telemetry::health::Health;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::server::{self, Endpoints};
+
+/// Events of one object within this time are one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(10);
 
 /// Why the operator could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +47,24 @@ pub enum RunError {
     /// The endpoints ended with an error.
     #[error("the metrics endpoint failed: {0}")]
     Serve(std::io::Error),
+    /// No kubeconfig and no service account, or a broken one.
+    #[error("no connection to a cluster is configured: {0}")]
+    Kubeconfig(String),
+    /// The client could not be built.
+    #[error("the Kubernetes client could not be built: {0}")]
+    Client(String),
+    /// The install cannot be used.
+    #[error(transparent)]
+    Install(#[from] install::InstallError),
+    /// The system has no randomness.
+    #[error("the system's random source failed")]
+    Randomness,
+    /// Another replica leads; this process starts anew.
+    #[error("leadership was lost: this process ends, so that nothing of it goes on")]
+    LeadershipLost,
+    /// A part ended that must not.
+    #[error("a part of the operator ended: {0}")]
+    Ended(&'static str),
 }
 
 /// Runs until `shutdown` is true, then ends in order.
@@ -34,6 +73,264 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
     let address = config.metrics_listen;
     let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), config.per_key_metrics);
-    let endpoints = Endpoints { metrics, health: Health::new(clock), log };
-    server::serve(listener, endpoints, shutdown).await.map_err(RunError::Serve)
+    let health = Health::new(clock);
+    let synced = health.gate("caches");
+    let endpoints = Endpoints { metrics: metrics.clone(), health: health.clone(), log };
+    let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+    let (end_server, server_ends) = watch::channel(false);
+    tasks.spawn(async move { server::serve(listener, endpoints, server_ends).await.map_err(RunError::Serve) });
+    if config.test_time_divisor > 1 {
+        tasks.spawn(warn_of_test_time(config.test_time_divisor));
+    }
+    let client = connect(&config).await?;
+    let (guard, end_election) = elect(&config, &client, clock, &mut tasks)?;
+    // A replica that waits is ready: being leader is not readiness.
+    synced.open();
+    let mut leading = guard.clone();
+    let mut asked = shutdown.clone();
+    let leads = tokio::select! {
+        leads = leading.acquired() => leads,
+        _ = asked.wait_for(|stop| *stop) => false,
+        Some(ended) = tasks.join_next() => return Err(ended_early(ended)),
+    };
+    let result = if leads {
+        tracing::info!("leading");
+        synced.close();
+        metrics.set_leader(true);
+        lead(&config, client, clock, metrics.clone(), guard, &mut tasks, shutdown, move || synced.open()).await
+    } else {
+        Ok(())
+    };
+    metrics.set_leader(false);
+    end_election.send_replace(true);
+    end_server.send_replace(true);
+    // Bounded: the Lease is given back, open connections end.
+    drop(tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await);
+    result
+}
+
+async fn connect(config: &Config) -> Result<Client, RunError> {
+    let kube = match &config.kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path).map_err(|e| RunError::Kubeconfig(e.to_string()))?;
+            KubeConfig::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+                .await
+                .map_err(|e| RunError::Kubeconfig(e.to_string()))?
+        }
+        None => KubeConfig::infer().await.map_err(|e| RunError::Kubeconfig(e.to_string()))?,
+    };
+    Client::try_from(kube).map_err(|e| RunError::Client(e.to_string()))
+}
+
+fn elect(
+    config: &Config,
+    client: &Client,
+    clock: Clock,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+) -> Result<(LeaderGuard, watch::Sender<bool>), RunError> {
+    let (end, ends) = watch::channel(false);
+    if !config.leader_elect {
+        let (sender, always) = watch::channel(Leadership::ALWAYS);
+        tasks.spawn(async move {
+            let mut ends = ends;
+            drop(ends.wait_for(|stop| *stop).await);
+            drop(sender);
+            Ok(())
+        });
+        return Ok((LeaderGuard::new(always, clock), end));
+    }
+    let elector = Elector::new(
+        client.clone(),
+        &config.operator_namespace,
+        &config.lease_name,
+        &config.identity,
+        Timing::default(),
+        clock,
+    )
+    .map_err(|_| RunError::Randomness)?;
+    let guard = LeaderGuard::new(elector.subscribe(), clock);
+    tasks.spawn(async move {
+        elector.run(ends).await;
+        Ok(())
+    });
+    Ok((guard, end))
+}
+
+fn ended_early(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) | Err(_) => RunError::Ended("a background task"),
+    }
+}
+
+async fn warn_of_test_time(divisor: u32) -> Result<(), RunError> {
+    let mut minutes = tokio::time::interval(Duration::from_mins(1));
+    loop {
+        minutes.tick().await;
+        tracing::warn!(divisor, "test time: all durations are divided, and only loopback providers are called");
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the one call that hands everything over")]
+async fn lead(
+    config: &Config,
+    client: Client,
+    clock: Clock,
+    metrics: Metrics,
+    guard: LeaderGuard,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    mut shutdown: watch::Receiver<bool>,
+    synced: impl FnOnce(),
+) -> Result<(), RunError> {
+    let (install, keyring) =
+        install::load(&client, &config.operator_namespace, config.keyring_dir.as_deref()).await?;
+    let (keys, keys_writer) = watches::store::<LLMKey>();
+    let (policies, policies_writer) = watches::store::<RotationPolicy>();
+    let (cluster_policies, cluster_writer) = watches::store::<ClusterRotationPolicy>();
+    let (providers, providers_writer) = watches::store::<LLMProvider>();
+    let stores = Stores { keys, policies, cluster_policies, providers };
+    let index = Arc::new(Index::default());
+    let (wake, woken) = Wake::channel();
+    let setup = Setup { client: client.clone(), streaming: config.streaming_lists };
+    let ctx = Arc::new(Ctx {
+        ledgers: ledger::Store::new(&client, &config.operator_namespace, Arc::clone(&keyring)),
+        providers: Providers::new(ProvidersConfig {
+            loopback_only: config.test_time_divisor > 1,
+            ..ProvidersConfig::default()
+        }),
+        index: Arc::clone(&index),
+        stores: stores.clone(),
+        accounts: Accounts::default(),
+        events: Events::new(client.clone(), clock, &config.identity),
+        metrics: metrics.clone(),
+        leader: guard.clone(),
+        operator_namespace: config.operator_namespace.clone(),
+        remembered: llm_key::memory::Remembered::default(),
+        timings: Timings::divided_by(config.test_time_divisor),
+        clock,
+        client,
+        install,
+        keyring,
+    });
+    let forgetful = Arc::clone(&ctx);
+    let keys_stream = setup.keys(keys_writer, Arc::clone(&index), wake.clone(), move |namespace, name| {
+        forgetful.remembered.forget(namespace, name);
+        forgetful.metrics.forget_key(namespace, name);
+    });
+    let policies_stream =
+        setup.dependencies(policies_writer, stores.keys.clone(), wake.clone(), watches::follows);
+    let cluster_stream =
+        setup.dependencies(cluster_writer, stores.keys.clone(), wake.clone(), watches::follows_cluster);
+    let providers_stream =
+        setup.dependencies(providers_writer, stores.keys.clone(), wake.clone(), watches::uses);
+    let (secrets_ready, secrets_are_ready) = watch::channel(false);
+    let secrets = setup.clone().secrets(
+        Arc::clone(&index),
+        stores.clone(),
+        wake.clone(),
+        config.operator_namespace.clone(),
+        move || {
+            secrets_ready.send_replace(true);
+        },
+    );
+    tasks.spawn(async move {
+        secrets.await;
+        Err(RunError::Ended("the watch of Secrets"))
+    });
+    let stop = shutdown.clone();
+    let settings =
+        || controller::Config::default().concurrency(config.concurrency).debounce(DEBOUNCE);
+    spawn(
+        tasks,
+        "policies",
+        Controller::for_stream(policies_stream, stores.policies.clone())
+            .with_config(settings())
+            .graceful_shutdown_on(stopped(stop.clone()))
+            .run(rotation_policy::reconcile, retry, Arc::clone(&ctx)),
+    );
+    spawn(
+        tasks,
+        "cluster policies",
+        Controller::for_stream(cluster_stream, stores.cluster_policies.clone())
+            .with_config(settings())
+            .graceful_shutdown_on(stopped(stop.clone()))
+            .run(rotation_policy::reconcile_cluster, retry, Arc::clone(&ctx)),
+    );
+    spawn(
+        tasks,
+        "providers",
+        Controller::for_stream(providers_stream, stores.providers.clone())
+            .with_config(settings())
+            .reconcile_on(woken.providers)
+            .graceful_shutdown_on(stopped(stop.clone()))
+            .run(llm_provider::reconcile, retry, Arc::clone(&ctx)),
+    );
+    // LLMKeys are looked at only when everything that they depend on is known.
+    let mut secrets_are_ready = secrets_are_ready;
+    drop(secrets_are_ready.wait_for(|ready| *ready).await);
+    while !(loaded(&stores.policies).await && loaded(&stores.cluster_policies).await && loaded(&stores.providers).await)
+    {
+        if *shutdown.borrow() {
+            return Ok(());
+        }
+    }
+    spawn(
+        tasks,
+        "LLMKeys",
+        Controller::for_stream(keys_stream, stores.keys.clone())
+            .with_config(settings())
+            .reconcile_on(woken.keys)
+            .graceful_shutdown_on(stopped(stop.clone()))
+            .run(llm_key::reconcile, retry, Arc::clone(&ctx)),
+    );
+    while !loaded(&stores.keys).await {
+        if *shutdown.borrow() {
+            return Ok(());
+        }
+    }
+    synced();
+    watches::wake_released(&index, &stores.keys, &config.operator_namespace, &wake);
+    let released = released::run(Arc::clone(&ctx), woken.released);
+    let mut stopping = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = released => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+        Ok(())
+    });
+    let mut guard = guard;
+    tokio::select! {
+        _ = shutdown.wait_for(|stop| *stop) => Ok(()),
+        () = guard.lost() => Err(RunError::LeadershipLost),
+        Some(ended) = tasks.join_next() => Err(ended_early(ended)),
+    }
+}
+
+/// Whether a store has had its first full list. Polled: the store wakes one waiter only, and that is the controller.
+async fn loaded<K>(store: &kube::runtime::reflector::Store<DeserializeGuard<K>>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    tokio::time::timeout(Duration::from_millis(50), store.wait_until_ready()).await.is_ok_and(|r| r.is_ok())
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+fn spawn<T, E>(
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    what: &'static str,
+    results: impl futures::Stream<Item = Result<T, E>> + Send + 'static,
+) where
+    T: Send,
+    E: std::fmt::Debug + Send,
+{
+    tasks.spawn(async move {
+        let run: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(results.for_each(|_| async {}));
+        run.await;
+        tracing::debug!(what, "ended");
+        Ok(())
+    });
 }

@@ -178,6 +178,23 @@ impl Index {
         inner.users.get(&secret).into_iter().flatten().map(|k| (id.0.clone(), k.clone())).collect()
     }
 
+    /// The LLMKeys that a full list did not show.
+    pub fn keys_except(&self, listed: &BTreeSet<Name>) -> Vec<Name> {
+        self.read().keys.keys().filter(|key| !listed.contains(*key)).cloned().collect()
+    }
+
+    /// The LLMKeys that ledgers were written for.
+    pub fn ledgers(&self, operator_namespace: &str) -> Vec<Name> {
+        let inner = self.read();
+        inner
+            .secrets
+            .iter()
+            .filter(|(id, meta)| *id.0 == *operator_namespace && !meta.gone)
+            .filter_map(|(_, meta)| serde_json::from_str::<crate::ledger::Summary>(meta.summary.as_ref()?).ok())
+            .map(|summary| name(&summary.namespace, &summary.name))
+            .collect()
+    }
+
     /// The other LLMKey that was first to claim the same target, if any.
     pub fn earlier_claimant(&self, namespace: &str, key: &str) -> Option<Box<str>> {
         let inner = self.read();

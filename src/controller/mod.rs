@@ -2,7 +2,12 @@
 
 pub mod context;
 pub mod index;
+pub mod install;
 pub mod llm_key;
+pub mod llm_provider;
+pub mod released;
+pub mod rotation_policy;
+pub mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -237,6 +237,14 @@ fn throttling_is_told_with_its_waiting_time() {
     assert_eq!(finding.verdict, Verdict::RateLimited { retry_after: Some(Duration::from_secs(12)) });
 }
 
+#[test]
+fn bodies_nested_without_end_are_unreadable() {
+    let body = format!(r#"{{"error":{}"#, "[".repeat(100_000));
+    for provider in ALL {
+        assert_eq!(verdict(provider, 401, &body), Verdict::Unknown);
+    }
+}
+
 /// Bodies that refuse a key at some provider: the worst material for the rules below.
 fn refusing_bodies() -> Vec<String> {
     vec![

@@ -126,7 +126,7 @@ impl Providers {
         if finding.verdict == Verdict::Valid
             && let Some(keyless) = dialect.keyless_request(endpoint)
             && let Ok(open) = self.0.send(endpoint, keyless).await
-            && open.succeeded()
+            && classify(dialect, &open).verdict == Verdict::Valid
         {
             finding = Finding::new(Verdict::Valid, "AuthenticationNotEnforced");
         }

@@ -32,6 +32,8 @@ enum Answer {
     Silence,
     /// Sends without end.
     Endless,
+    /// Sends a byte from time to time.
+    Drip,
 }
 
 struct Server {
@@ -97,6 +99,13 @@ async fn serve(mut stream: TcpStream, answers: &[Answer], count: &AtomicUsize) {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
             while stream.write_all(&buffer).await.is_ok() {}
         }
+        Answer::Drip => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
+            let mut turn = tokio::time::interval(Duration::from_millis(50));
+            while stream.write_all(b" ").await.is_ok() {
+                turn.tick().await;
+            }
+        }
     }
 }
 
@@ -106,6 +115,25 @@ fn http(status: &str, headers: &str, body: &str) -> Answer {
         format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
             .into(),
     )
+}
+
+/// Two MiB of zeros as gzip, by hand: one literal, then 258-byte repetitions in fixed Huffman codes.
+fn gzip_bomb() -> Answer {
+    let mut bits = vec![true, true, false];
+    bits.extend([false, false, true, true, false, false, false, false]);
+    for _ in 0..2 * 1024 * 1024 / 258 {
+        bits.extend([true, true, false, false, false, true, false, true]);
+        bits.extend([false; 5]);
+    }
+    bits.extend([false; 7]);
+    let deflated = bits.chunks(8).map(|byte| {
+        byte.iter().enumerate().fold(0_u8, |byte, (place, bit)| byte | (u8::from(*bit) << place))
+    });
+    let mut body = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    body.extend(deflated);
+    body.extend([0; 8]);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len());
+    Answer::Bytes([head.into_bytes(), body].concat())
 }
 
 fn providers() -> Providers {
@@ -183,11 +211,46 @@ async fn lost_validations_say_nothing_of_the_key() {
         (Answer::Reset, Verdict::ProviderDown),
         (Answer::Silence, Verdict::ProviderDown),
         (Answer::Endless, Verdict::Unknown),
+        (Answer::Drip, Verdict::ProviderDown),
+        (gzip_bomb(), Verdict::Unknown),
+        (http("401 X", &"x-filler: 1\r\n".repeat(100), body), Verdict::ProviderDown),
         (Answer::Bytes(cut.into()), Verdict::Unknown),
         (http("401 X", "", body), Verdict::Rejected),
     ] {
         let server = Server::start(vec![answer]).await;
         assert_eq!(providers().validate(&server.endpoint(), &KEY.into()).await.verdict, verdict);
+    }
+}
+
+#[tokio::test]
+async fn a_bomb_is_cut_at_the_cap() {
+    let server = Server::start(vec![gzip_bomb()]).await;
+    let validation = providers().validate(&server.endpoint(), &KEY.into()).await;
+    assert_eq!((validation.code, validation.http_status), ("ReplyTooLong", Some(200)));
+}
+
+#[tokio::test]
+async fn a_silent_provider_does_not_hold_up_another() {
+    let silent = Server::start(vec![Answer::Silence]).await;
+    let good = Server::start(vec![http("200 OK", "", r#"{"data":[]}"#)]).await;
+    let providers = Providers::new(ProvidersConfig { loopback_only: true, ..ProvidersConfig::default() });
+    let stuck: Vec<_> = (0..64)
+        .map(|_| {
+            let (providers, endpoint) = (providers.clone(), silent.endpoint());
+            tokio::spawn(async move { providers.validate(&endpoint, &KEY.into()).await })
+        })
+        .collect();
+    let reached = async {
+        while silent.requests() < 32 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reached).await.unwrap();
+    let validation = providers.validate(&good.endpoint(), &KEY.into()).await;
+    assert_eq!(validation.verdict, Verdict::Valid);
+    assert_eq!(silent.requests(), 32);
+    for task in stuck {
+        task.abort();
     }
 }
 

@@ -10,10 +10,11 @@ use crate::api::ProviderType;
 /// an SDK reads one from the environment.
 ///
 /// Sources: `openai` (Python) `OPENAI_API_KEY`, `OPENAI_BASE_URL`; `anthropic` (Python) `ANTHROPIC_API_KEY`,
-/// `ANTHROPIC_BASE_URL`; `google-genai` (Python) `GEMINI_API_KEY` and `GOOGLE_API_KEY`; Mistral's, OpenRouter's and xAI's
-/// quickstarts `MISTRAL_API_KEY`, `OPENROUTER_API_KEY`, `XAI_API_KEY`; `groq` (Python) `GROQ_API_KEY`, `GROQ_BASE_URL`;
-/// `cohere` (Python) `CO_API_KEY`, `CO_API_URL`; `DeepSeek`'s quickstart `DEEPSEEK_API_KEY`; `together` (Python)
-/// `TOGETHER_API_KEY`, `TOGETHER_BASE_URL`; `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`.
+/// `ANTHROPIC_BASE_URL`; `google-genai` (Python) `GOOGLE_API_KEY` (preferred) and `GEMINI_API_KEY`; the quickstarts of
+/// Mistral, `OpenRouter`, xAI and `DeepSeek` `MISTRAL_API_KEY`, `OPENROUTER_API_KEY`, `XAI_API_KEY`, `DEEPSEEK_API_KEY`;
+/// `groq` 1.7 (Python) `GROQ_API_KEY` (its `GROQ_BASE_URL` lacks the `/openai/v1` of ours, so it is not delivered);
+/// `cohere` (Python) `CO_API_KEY`, `CO_API_URL`; `together` 3.1 (Python) `TOGETHER_API_KEY`, `TOGETHER_BASE_URL`;
+/// `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`.
 pub fn default_data(provider: ProviderType, public_url: bool) -> BTreeMap<String, String> {
     let (keys, url): (&[&str], Option<&str>) = match provider {
         ProviderType::OpenAI | ProviderType::OpenAICompatible => {

@@ -84,7 +84,7 @@ impl ControlPlane {
 
         let admin = kubeconfig::config(&dir.join("admin.kubeconfig")).await?;
         let client = Client::try_from(admin.clone()).map_err(Error::kube("make a client"))?;
-        wait_for_service_account(&client, "default", &mut controllers).await?;
+        until_ready(&mut controllers, || has_default_account(&client, "default")).await?;
         let version = client.apiserver_version().await.map_err(Error::kube("GET /version"))?.git_version;
         tracing::info!(%url, %version, dir = %dir.display(), "control plane is ready");
         Ok(Self {
@@ -159,14 +159,11 @@ impl ControlPlane {
             .create(&PostParams::default(), &namespace)
             .await
             .map_err(Error::kube(format!("create the namespace {name}")))?;
-        within(&format!("no service account in {name}"), async {
-            while !has_default_account(&client, &name).await? {
-                tokio::time::sleep(POLL).await;
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(name)
+        if until(|| has_default_account(&client, &name)).await? {
+            Ok(name)
+        } else {
+            Err(self.controllers.failure(format!("made no service account in {name}")))
+        }
     }
 
     /// Writes a kubeconfig (mode 0600) with a fresh token of an existing service account.
@@ -238,6 +235,11 @@ impl ControlPlane {
     /// Kills the API server (SIGKILL) and starts it again at the same address.
     pub async fn restart_apiserver(&self) -> Result<(), Error> {
         self.signal_apiserver("KILL")?;
+        // The address must be free before the successor asks for it.
+        until(|| async {
+            Ok(self.apiserver.lock().unwrap_or_else(PoisonError::into_inner).exited()?.is_some())
+        })
+        .await?;
         let mut process =
             spawn(&self.binaries.kube_apiserver, "kube-apiserver", &self.apiserver_args, self.dir())?;
         wait_ready(&self.admin()?, &mut process).await?;
@@ -282,14 +284,8 @@ async fn start_etcd(binaries: &Binaries, dir: &Path, options: &Options) -> Resul
             args.push("--unsafe-no-fsync".to_owned());
         }
         let mut process = spawn(&binaries.etcd, "etcd", &args, dir)?;
-        let ready = within("etcd is not ready", async {
-            loop {
-                process.alive()?;
-                match etcd::member_name(&endpoint).await {
-                    Ok(found) if found == name => return Ok(()),
-                    _ => tokio::time::sleep(POLL).await,
-                }
-            }
+        let ready = until_ready(&mut process, || async {
+            Ok(etcd::member_name(&endpoint).await.is_ok_and(|found| found == name))
         })
         .await;
         match ready {
@@ -377,34 +373,45 @@ fn spawn(program: &Path, name: &str, args: &[String], dir: &Path) -> Result<Proc
 
 /// Waits until the API server answers `/readyz` with the certificate that we gave it.
 async fn wait_ready(client: &Client, process: &mut Process) -> Result<(), Error> {
-    within("the API server is not ready", async {
-        loop {
-            process.alive()?;
-            let request = Request::get("/readyz").body(Vec::new()).map_err(Error::format("GET /readyz"))?;
-            if client.request_text(request).await.is_ok_and(|answer| answer == "ok") {
-                return Ok(());
-            }
-            tokio::time::sleep(POLL).await;
-        }
+    until_ready(process, || async {
+        let request = Request::get("/readyz").body(Vec::new()).map_err(Error::format("GET /readyz"))?;
+        Ok(client.request_text(request).await.is_ok_and(|answer| answer == "ok"))
     })
     .await
 }
 
-async fn wait_for_service_account(
-    client: &Client,
-    namespace: &str,
-    controllers: &mut Process,
-) -> Result<(), Error> {
-    within("the controller manager made no service account", async {
+/// Waits for a component; fails early, with the end of its log, if it ends instead.
+async fn until_ready<F>(process: &mut Process, ready: impl Fn() -> F) -> Result<(), Error>
+where
+    F: Future<Output = Result<bool, Error>>,
+{
+    let wait = async {
         loop {
-            controllers.alive()?;
-            if has_default_account(client, namespace).await? {
+            process.alive()?;
+            if ready().await? {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
         }
-    })
-    .await
+    };
+    match tokio::time::timeout(READY_WITHIN, wait).await {
+        Ok(result) => result,
+        Err(_) => Err(process.failure("did not become ready in time")),
+    }
+}
+
+/// Asks until the answer is yes; `false` when [`READY_WITHIN`] has passed.
+async fn until<F>(condition: impl Fn() -> F) -> Result<bool, Error>
+where
+    F: Future<Output = Result<bool, Error>>,
+{
+    let wait = async {
+        while !condition().await? {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(true)
+    };
+    tokio::time::timeout(READY_WITHIN, wait).await.unwrap_or(Ok(false))
 }
 
 async fn has_default_account(client: &Client, namespace: &str) -> Result<bool, Error> {
@@ -413,16 +420,6 @@ async fn has_default_account(client: &Client, namespace: &str) -> Result<bool, E
         .await
         .map_err(Error::kube(format!("get the service account of {namespace}")))?;
     Ok(account.is_some())
-}
-
-async fn within<T>(problem: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(READY_WITHIN, work).await.unwrap_or_else(|_| {
-        Err(Error::Component {
-            component: "control plane".to_owned(),
-            problem: format!("after {} s: {problem}", READY_WITHIN.as_secs()),
-            log: "(see <component>.log; start with `keep` to have the directory)".to_owned(),
-        })
-    })
 }
 
 /// Lets the caller try another port if the component's log says that ours was taken.

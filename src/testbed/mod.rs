@@ -15,6 +15,7 @@
 pub mod apply;
 pub mod control_plane;
 pub mod etcd;
+pub mod install;
 mod kubeconfig;
 mod pki;
 pub mod process;
@@ -27,6 +28,7 @@ use tokio::sync::OnceCell;
 
 pub use apply::apply;
 pub use control_plane::{ControlPlane, Options};
+pub use install::{Installation, install_chart};
 pub use tools::render_chart;
 
 /// What can go wrong between an empty directory and a running cluster.

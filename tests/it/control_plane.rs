@@ -16,7 +16,7 @@ use crate::common::eventually;
 
 #[tokio::test]
 async fn serves_the_version_that_it_was_built_from() {
-    let cluster = testbed::shared().await.unwrap();
+    let cluster = tokio::spawn(testbed::shared()).await.unwrap().unwrap();
     if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
         assert_eq!(cluster.version(), "v1.36.3");
     }
@@ -27,7 +27,7 @@ async fn serves_the_version_that_it_was_built_from() {
 #[tokio::test]
 async fn denies_an_account_without_rights() {
     let cluster = testbed::shared().await.unwrap();
-    let namespace = cluster.namespace("rbac").await.unwrap();
+    let namespace = tokio::spawn(cluster.namespace("rbac")).await.unwrap().unwrap();
     let account = ServiceAccount {
         metadata: ObjectMeta { name: Some("nobody".into()), ..ObjectMeta::default() },
         ..ServiceAccount::default()

@@ -4,7 +4,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cel;
+mod chart;
 mod common;
 mod control_plane;
 mod crds;
+mod events;
+mod helm;
+mod lease;
+mod leash;
+mod log;
+mod provider;
 mod sandbox;
+
+/// A file without its `mod` line, lost in a merge, would be silently untested.
+#[test]
+fn every_file_here_is_part_of_this_binary() {
+    let declared = include_str!("main.rs");
+    for entry in std::fs::read_dir(llmkey_operator::testbed::source_dir().join("tests/it")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let source = path.extension().is_some_and(|extension| extension == "rs");
+        assert!(!source || name == "main" || declared.contains(&format!("\nmod {name};")), "{name}");
+    }
+}

@@ -108,6 +108,7 @@ impl Actor<'_> {
             Effect::SetFinalizer(on) => self.set_finalizer(*on).await,
             Effect::CreateLedger(record) => self.create_ledger(record).await,
             Effect::SwapLedger(record) => self.swap_ledger(o, record).await,
+            Effect::DeleteLedger => self.delete_ledger(o).await,
             Effect::Mint { version } => self.mint(o, *version).await,
             Effect::FindStrays { below } => self.find_strays(o, *below).await,
             Effect::RevokeStray { id } => self.revoke_stray(id).await,
@@ -163,6 +164,13 @@ impl Actor<'_> {
         let record = self.sealed(record)?;
         let ledger = self.ctx.ledgers.swap(read, &record).await?;
         Ok(self.wrote(ledger))
+    }
+
+    async fn delete_ledger(&mut self, o: &Observed) -> Result<Learned, NotDone> {
+        let LedgerView::Present(read) = &o.ledger else { return Ok(Learned::LedgerDeleted) };
+        self.ctx.ledgers.delete(read).await?;
+        self.remember.ledger = None;
+        Ok(Learned::LedgerDeleted)
     }
 
     fn wrote(&mut self, ledger: Ledger) -> Learned {

@@ -16,6 +16,8 @@ pub enum Learned {
     Finalizer(bool),
     /// The ledger as it was written.
     Ledger(Box<Ledger>),
+    /// The ledger is gone.
+    LedgerDeleted,
     /// The provider made a key.
     Minted(Minted),
     /// Keys of earlier attempts: id and name.
@@ -88,6 +90,7 @@ impl Observed {
         match learned {
             Learned::Finalizer(on) => self.key.finalizer = on,
             Learned::Ledger(ledger) => self.learn_ledger(*ledger),
+            Learned::LedgerDeleted => self.ledger = LedgerView::Absent,
             Learned::Minted(minted) => {
                 self.pass.minted = Some(minted);
                 self.memory.failing = None;

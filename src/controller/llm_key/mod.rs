@@ -266,6 +266,7 @@ impl Effect {
             Self::SetFinalizer(_) => "set_finalizer",
             Self::CreateLedger(_) => "create_ledger",
             Self::SwapLedger(_) => "swap_ledger",
+            Self::DeleteLedger => "delete_ledger",
             Self::Mint { .. } => "mint",
             Self::FindStrays { .. } => "find_strays",
             Self::RevokeStray { .. } => "revoke_stray",

@@ -261,6 +261,8 @@ pub enum Effect {
     CreateLedger(Box<Record>),
     /// Compare-and-swap of the ledger.
     SwapLedger(Box<Record>),
+    /// Take an empty ledger away, exactly as it was read.
+    DeleteLedger,
     /// Create a key at the account under the name that stands in the ledger.
     Mint {
         /// The version.

@@ -15,6 +15,8 @@ mod steady;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use release::give_up;
+
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
 use crate::domain::names::{AttemptId, MintName};
@@ -124,7 +126,7 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
 }
 
 /// The record as the next write has it: a higher epoch and the writer's mark.
-fn successor(record: &Record, env: &Env) -> Record {
+pub(crate) fn successor(record: &Record, env: &Env) -> Record {
     Record { epoch: record.epoch + 1, writer: format!("{:016x}", env.nonce), ..record.clone() }
 }
 

@@ -1,0 +1,158 @@
+//! The install's identity and keyring: found, or made once at the very first start.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, ListParams, ObjectMeta, PostParams};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+
+use super::{brief, context::Install};
+use crate::api::{LEDGER_TYPE, LLMKey, MANAGED_BY, MANAGED_BY_LABEL};
+use crate::crypto::{
+    EntropyError, InstallKey, InstallKeyError, Keyring, KeyringError, SecretBytes, SystemEntropy,
+};
+
+/// Name of the Secret with the install's id and the key of fingerprints.
+pub const INSTALL_SECRET: &str = "llmkey-install";
+/// Name of the Secret with the key-encryption keys, unless they come from a directory.
+pub const KEYRING_SECRET: &str = "llmkey-keyring";
+
+const ID: &str = "id";
+const FINGERPRINT_KEY: &str = "fingerprint-key";
+
+/// Why the operator cannot start. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The API server did not answer.
+    #[error("{what} could not be read or written: {}", brief(.source))]
+    Kube {
+        /// Which object.
+        what: String,
+        /// The API server's answer.
+        source: Box<kube::Error>,
+    },
+    /// Ledgers without the Secret that they need.
+    #[error(
+        "Secret {secret} in namespace {namespace} is gone, but keys exist that were sealed with it: restore it from a \
+         backup; nothing is done until then"
+    )]
+    Lost {
+        /// Its name.
+        secret: &'static str,
+        /// Its namespace.
+        namespace: String,
+    },
+    /// The Secret does not have what it must.
+    #[error("Secret {secret} in namespace {namespace} is damaged: restore it from a backup")]
+    Damaged {
+        /// Its name.
+        secret: &'static str,
+        /// Its namespace.
+        namespace: String,
+    },
+    /// No usable keyring.
+    #[error("the keyring cannot be used: {0}")]
+    Keyring(#[from] KeyringError),
+    /// No usable fingerprint key.
+    #[error("the key of fingerprints cannot be used: {0}")]
+    InstallKey(#[from] InstallKeyError),
+    /// No randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+/// Finds or makes both.
+pub async fn load(
+    client: &Client,
+    namespace: &str,
+    keyring_dir: Option<&Path>,
+) -> Result<(Install, Arc<Keyring>), InstallError> {
+    let install = secret(client, namespace, INSTALL_SECRET, || {
+        let mut id = [0_u8; 10];
+        crate::crypto::Entropy::fill(&mut SystemEntropy, &mut id)?;
+        Ok(BTreeMap::from([
+            (ID.to_owned(), SecretBytes::from_string(data_encoding::HEXLOWER.encode(&id))),
+            (FINGERPRINT_KEY.to_owned(), InstallKey::generate(&mut SystemEntropy)?),
+        ]))
+    })
+    .await?;
+    let damaged = || InstallError::Damaged { secret: INSTALL_SECRET, namespace: namespace.to_owned() };
+    let id = install.get(ID).and_then(SecretBytes::expose_str).ok_or_else(damaged)?.to_owned();
+    let key = InstallKey::new(install.get(FINGERPRINT_KEY).ok_or_else(damaged)?)?;
+    let keyring = match keyring_dir {
+        Some(dir) => Keyring::from_dir(dir)?,
+        None => {
+            let data = secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
+            Keyring::from_secret_data(&data)?
+        }
+    };
+    Ok((Install { id, key }, Arc::new(keyring)))
+}
+
+async fn secret(
+    client: &Client,
+    namespace: &str,
+    name: &'static str,
+    generate: impl Fn() -> Result<BTreeMap<String, SecretBytes>, EntropyError>,
+) -> Result<BTreeMap<String, SecretBytes>, InstallError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let failed = |source: kube::Error| InstallError::Kube {
+        what: format!("Secret {name} in namespace {namespace}"),
+        source: Box::new(source),
+    };
+    loop {
+        if let Some(found) = api.get_opt(name).await.map_err(failed)? {
+            let data = found.data.unwrap_or_default();
+            return Ok(data.into_iter().map(|(k, v)| (k, SecretBytes::new(v.0))).collect());
+        }
+        if in_use(client, namespace).await? {
+            return Err(InstallError::Lost { secret: name, namespace: namespace.to_owned() });
+        }
+        let fresh = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                labels: Some(BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())])),
+                ..ObjectMeta::default()
+            },
+            type_: Some("Opaque".to_owned()),
+            data: Some(generate()?.into_iter().map(|(k, v)| (k, ByteString(v.expose().to_vec()))).collect()),
+            ..Secret::default()
+        };
+        match api.create(&PostParams::default(), &fresh).await {
+            // Read back, so that two replicas that start together end with the same one.
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Whether anything was ever sealed: a ledger, or an LLMKey whose status has versions.
+async fn in_use(client: &Client, namespace: &str) -> Result<bool, InstallError> {
+    let failed = |what: &str, source: kube::Error| InstallError::Kube { what: what.to_owned(), source: Box::new(source) };
+    let ledgers: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default().fields(&format!("type={LEDGER_TYPE}")).limit(1);
+    if !ledgers.list(&params).await.map_err(|e| failed("ledgers", e))?.items.is_empty() {
+        return Ok(true);
+    }
+    let keys: Api<DeserializeGuard<LLMKey>> = Api::all(client.clone());
+    let mut params = ListParams::default().limit(500);
+    loop {
+        let page = keys.list(&params).await.map_err(|e| failed("LLMKeys", e))?;
+        let used = |key: &DeserializeGuard<LLMKey>| {
+            key.0.as_ref().is_ok_and(|k| k.status.as_ref().is_some_and(|s| !s.versions.is_empty()))
+        };
+        if page.items.iter().any(used) {
+            return Ok(true);
+        }
+        match page.metadata.continue_.filter(|c| !c.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(false),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The controller of `LLMProvider`s: says whether the account answers, and what can be done there.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+
+use super::ReconcileError;
+use super::context::Ctx;
+use crate::api::{
+    ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMProvider, LLMProviderStatus, Reason,
+};
+use crate::provider::{Capabilities, Endpoint, ErrorClass};
+use crate::telemetry::metrics::{Controller, Outcome};
+
+/// What a reconcile knows.
+struct Observed {
+    generation: i64,
+    base_url: Option<String>,
+    capabilities: Vec<String>,
+    keys: usize,
+    finding: Finding,
+}
+
+enum Finding {
+    /// The account answers.
+    Reachable,
+    /// There is no admin credential, on purpose.
+    ValidationOnly,
+    /// A person must act.
+    Stalled(Reason, String),
+    /// It will be tried again.
+    Unknown(Reason, String),
+}
+
+/// One reconcile.
+pub async fn reconcile(
+    provider: Arc<DeserializeGuard<LLMProvider>>,
+    ctx: Arc<Ctx>,
+) -> Result<Action, ReconcileError> {
+    if !ctx.leader.is_leader() {
+        return Ok(Action::await_change());
+    }
+    let pass = ctx.metrics.begin(Controller::LLMProvider, ctx.clock);
+    let observed = observe(&ctx, &provider).await;
+    let before = provider.0.as_ref().ok().and_then(|p| p.status.clone()).unwrap_or_default();
+    let status = status(&observed, &before.conditions, ctx.clock.now());
+    let wait = ctx.timings.provider_check_interval;
+    if status == before {
+        pass.finish(Outcome::Skipped);
+        return Ok(Action::requeue(wait));
+    }
+    let patch = json!({
+        "apiVersion": LLMProvider::api_version(&()), "kind": LLMProvider::kind(&()), "status": status,
+    });
+    let api: Api<PartialObjectMeta<LLMProvider>> = Api::all(ctx.client.clone());
+    api.patch_status(&provider.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await?;
+    pass.finish(Outcome::Applied);
+    Ok(Action::requeue(wait))
+}
+
+async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Observed {
+    let name = guarded.name_any();
+    let uses = |key: &crate::api::LLMKey| key.spec.provider_ref.as_ref().is_some_and(|r| r.name == name);
+    let mut observed = Observed {
+        generation: guarded.meta().generation.unwrap_or_default(),
+        base_url: None,
+        capabilities: Vec::new(),
+        keys: ctx.stores.keys.state().iter().filter(|k| k.0.as_ref().is_ok_and(uses)).count(),
+        finding: Finding::Stalled(
+            Reason::Malformed,
+            "the resource as it is stored does not have the CRD's form; apply it again".into(),
+        ),
+    };
+    let Ok(provider) = &guarded.0 else { return observed };
+    let endpoint = match Endpoint::from_spec(&provider.spec) {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            observed.finding = Finding::Stalled(Reason::AddressRefused, format!("spec.baseURL: {error}"));
+            return observed;
+        }
+    };
+    observed.base_url = Some(endpoint.base_url().to_owned());
+    if provider.spec.admin_credential_ref.is_none() {
+        observed.capabilities = capabilities(provider, false);
+        observed.finding = Finding::ValidationOnly;
+        return observed;
+    }
+    let account = match ctx.account(provider, &endpoint).await {
+        Ok(account) => account,
+        Err((reason, message)) => {
+            observed.capabilities = capabilities(provider, false);
+            observed.finding = Finding::Stalled(reason, message);
+            return observed;
+        }
+    };
+    observed.capabilities = capabilities(provider, true);
+    observed.finding = match ctx.providers.check_account(&account).await {
+        Ok(()) => Finding::Reachable,
+        Err(error) => {
+            let message = format!("project {}: {error}", account.project());
+            match error.class {
+                ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
+                    Finding::Stalled(Reason::AdminCredentialInvalid, message)
+                }
+                ErrorClass::NotFound | ErrorClass::BadRequest => Finding::Stalled(Reason::NotSupported, message),
+                ErrorClass::RefusedAddress => Finding::Stalled(
+                    Reason::AddressRefused,
+                    format!("{message}; set spec.addresses to AllowPrivate if the server is in your network"),
+                ),
+                ErrorClass::RateLimited { .. } => Finding::Unknown(Reason::RateLimited, message),
+                _ => Finding::Unknown(Reason::ProviderDown, message),
+            }
+        }
+    };
+    observed
+}
+
+fn capabilities(provider: &LLMProvider, with_account: bool) -> Vec<String> {
+    Capabilities::of(provider.spec.r#type, with_account).names().map(str::to_owned).collect()
+}
+
+/// A provider has no effects: its decision is its status.
+fn status(o: &Observed, before: &[Condition], now: DateTime<Utc>) -> LLMProviderStatus {
+    use ConditionStatus::{False, True, Unknown};
+    let mut conditions = Conditions::new(before, o.generation, now);
+    conditions.set(ConditionType::Reconciling, False, Reason::Idle, "");
+    conditions.set(ConditionType::Stalled, False, Reason::NotStalled, "");
+    match &o.finding {
+        Finding::Reachable => {
+            conditions.set(ConditionType::Ready, True, Reason::AccountReachable, "the account answers");
+        }
+        Finding::ValidationOnly => {
+            let message = "without adminCredentialRef keys are checked, not made or revoked";
+            conditions.set(ConditionType::Ready, True, Reason::ValidationOnly, message);
+        }
+        Finding::Stalled(reason, message) => {
+            conditions.set(ConditionType::Ready, False, *reason, message);
+            conditions.set(ConditionType::Stalled, True, *reason, message);
+        }
+        Finding::Unknown(reason, message) => {
+            conditions.set(ConditionType::Ready, Unknown, *reason, message);
+        }
+    }
+    LLMProviderStatus {
+        observed_generation: Some(o.generation),
+        conditions: conditions.finish(),
+        base_url: o.base_url.clone(),
+        capabilities: o.capabilities.clone(),
+        keys: i32::try_from(o.keys).ok(),
+    }
+}

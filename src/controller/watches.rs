@@ -1,0 +1,293 @@
+//! The watches: what they fill, and whom they wake.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{Predicate, WatchStreamExt, predicates, reflector};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use super::context::Stores;
+use super::index::{Index, Name, name};
+use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, PolicyKind, RotationPolicy};
+
+/// Who wakes whom.
+#[derive(Clone)]
+pub struct Wake {
+    keys: UnboundedSender<ObjectRef<DeserializeGuard<LLMKey>>>,
+    providers: UnboundedSender<ObjectRef<DeserializeGuard<LLMProvider>>>,
+    released: UnboundedSender<Name>,
+}
+
+/// The other ends of [`Wake`].
+pub struct Woken {
+    /// LLMKeys to look at.
+    pub keys: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMKey>>>,
+    /// LLMProviders to look at.
+    pub providers: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMProvider>>>,
+    /// Ledgers whose LLMKey may be gone.
+    pub released: UnboundedReceiver<Name>,
+}
+
+impl Wake {
+    /// Both ends.
+    pub fn channel() -> (Self, Woken) {
+        let (keys, woken_keys) = unbounded();
+        let (providers, woken_providers) = unbounded();
+        let (released, woken_released) = unbounded();
+        let woken = Woken { keys: woken_keys, providers: woken_providers, released: woken_released };
+        (Self { keys, providers, released }, woken)
+    }
+
+    // A closed channel means that the operator is ending; then nobody needs to be woken.
+    fn key(&self, name: &Name) {
+        drop(self.keys.unbounded_send(ObjectRef::new(&name.1).within(&name.0)));
+    }
+
+    fn provider(&self, name: &str) {
+        drop(self.providers.unbounded_send(ObjectRef::new(name)));
+    }
+
+    fn release(&self, name: Name) {
+        drop(self.released.unbounded_send(name));
+    }
+}
+
+/// How watches are set up.
+#[derive(Clone)]
+pub struct Setup {
+    /// The API server.
+    pub client: Client,
+    /// Streaming lists, which need no pages.
+    pub streaming: bool,
+}
+
+impl Setup {
+    fn config(&self) -> watcher::Config {
+        let config = watcher::Config::default();
+        if self.streaming { config.streaming_lists() } else { config.any_semantic() }
+    }
+
+    /// A store, and the events that fill it as they pass.
+    fn events<K>(
+        &self,
+        writer: Writer<DeserializeGuard<K>>,
+    ) -> impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + use<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+    {
+        kube::runtime::watcher(Api::<DeserializeGuard<K>>::all(self.client.clone()), self.config())
+            .default_backoff()
+            .modify(|object| {
+                object.managed_fields_mut().clear();
+                object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+            })
+            .reflect(writer)
+    }
+
+    /// LLMKeys: the index learns what they refer to before a controller sees them.
+    pub fn keys<F>(
+        &self,
+        writer: Writer<DeserializeGuard<LLMKey>>,
+        index: Arc<Index>,
+        wake: Wake,
+        gone: F,
+    ) -> impl Stream<Item = watcher::Result<DeserializeGuard<LLMKey>>> + Send + use<F>
+    where
+        F: Fn(&str, &str) + Send + Sync + 'static,
+    {
+        let listed: Mutex<BTreeSet<Name>> = Mutex::default();
+        self.events(writer)
+            .inspect(move |event| match event {
+                Ok(Event::Init) => names(&listed).clear(),
+                Ok(Event::InitApply(key)) => {
+                    names(&listed).insert(name_of(key));
+                    refer(&index, key);
+                }
+                Ok(Event::InitDone) => {
+                    for lost in index.keys_except(&names(&listed)) {
+                        forget(&index, &wake, &gone, lost);
+                    }
+                }
+                Ok(Event::Apply(key)) => refer(&index, key),
+                Ok(Event::Delete(key)) => forget(&index, &wake, &gone, name_of(key)),
+                Err(_) => {}
+            })
+            .applied_objects()
+            .predicate_filter(
+                predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
+                kube::runtime::PredicateConfig::default(),
+            )
+    }
+
+    /// A kind whose objects many LLMKeys depend on: each change of a spec wakes them all.
+    pub fn dependencies<K>(
+        &self,
+        writer: Writer<DeserializeGuard<K>>,
+        keys: Store<DeserializeGuard<LLMKey>>,
+        wake: Wake,
+        uses: fn(&LLMKey, &DeserializeGuard<K>) -> bool,
+    ) -> impl Stream<Item = watcher::Result<DeserializeGuard<K>>> + Send + use<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+    {
+        let generations: Mutex<std::collections::HashMap<Name, Option<i64>>> = Mutex::default();
+        self.events(writer)
+            .inspect(move |event| {
+                let (object, changed) = match event {
+                    Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                        let generation = object.meta().generation;
+                        let mut known = generations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        (object, known.insert(name_of(object), generation) != Some(generation))
+                    }
+                    Ok(Event::Delete(object)) => (object, true),
+                    _ => return,
+                };
+                if changed {
+                    for key in keys.state() {
+                        if key.0.as_ref().is_ok_and(|k| uses(k, object)) {
+                            wake.key(&name_of(&*key));
+                        }
+                    }
+                }
+            })
+            .applied_objects()
+            .predicate_filter(predicates::generation, kube::runtime::PredicateConfig::default())
+    }
+
+    /// Secrets by metadata: fills the index, wakes whoever has to do with one. Never ends.
+    pub async fn secrets(
+        self,
+        index: Arc<Index>,
+        stores: Stores,
+        wake: Wake,
+        operator_namespace: String,
+        ready: impl Fn(),
+    ) {
+        let api: Api<PartialObjectMeta<Secret>> = Api::all(self.client.clone());
+        let config = self.config().fields("type!=helm.sh/release.v1");
+        let mut events = kube::runtime::watcher(api, config).default_backoff().boxed();
+        let mut listed = BTreeSet::new();
+        while let Some(event) = events.next().await {
+            let affected = match event {
+                Ok(Event::Init) => {
+                    listed.clear();
+                    continue;
+                }
+                Ok(Event::InitApply(secret)) => {
+                    listed.insert(name_of(&secret));
+                    index.apply(&secret)
+                }
+                Ok(Event::InitDone) => {
+                    let lost = index.retain(&listed);
+                    listed.clear();
+                    ready();
+                    lost
+                }
+                Ok(Event::Apply(secret)) => {
+                    credential(&stores, &wake, &secret, &operator_namespace);
+                    index.apply(&secret)
+                }
+                Ok(Event::Delete(secret)) => {
+                    credential(&stores, &wake, &secret, &operator_namespace);
+                    index.delete(&secret)
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error, "the watch of Secrets was interrupted");
+                    continue;
+                }
+            };
+            affected.iter().for_each(|key| wake.key(key));
+        }
+    }
+}
+
+/// Whether an LLMKey follows the policy.
+pub fn follows(key: &LLMKey, policy: &DeserializeGuard<RotationPolicy>) -> bool {
+    key.namespace() == policy.namespace()
+        && key
+            .spec
+            .rotation_policy_ref
+            .as_ref()
+            .is_some_and(|r| r.kind == PolicyKind::RotationPolicy && r.name == policy.name_any())
+}
+
+/// Whether an LLMKey follows the cluster policy, named or by default.
+pub fn follows_cluster(key: &LLMKey, policy: &DeserializeGuard<ClusterRotationPolicy>) -> bool {
+    match &key.spec.rotation_policy_ref {
+        Some(r) => r.kind == PolicyKind::ClusterRotationPolicy && r.name == policy.name_any(),
+        None => policy.name_any() == "default",
+    }
+}
+
+/// Whether an LLMKey uses the provider.
+pub fn uses(key: &LLMKey, provider: &DeserializeGuard<LLMProvider>) -> bool {
+    key.spec.provider_ref.as_ref().is_some_and(|r| r.name == provider.name_any())
+}
+
+/// The ledgers that no LLMKey has, once the index is full.
+pub fn wake_released(index: &Index, keys: &Store<DeserializeGuard<LLMKey>>, operator_namespace: &str, wake: &Wake) {
+    for owner in index.ledgers(operator_namespace) {
+        if keys.get(&ObjectRef::new(&owner.1).within(&owner.0)).is_none() {
+            wake.release(owner);
+        }
+    }
+}
+
+/// Makes a store.
+pub fn store<K>() -> (Store<DeserializeGuard<K>>, Writer<DeserializeGuard<K>>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    reflector::store()
+}
+
+fn credential(stores: &Stores, wake: &Wake, secret: &PartialObjectMeta<Secret>, operator_namespace: &str) {
+    if secret.namespace().as_deref() != Some(operator_namespace) {
+        return;
+    }
+    let secret = secret.name_any();
+    for provider in stores.providers.state() {
+        let Ok(spec) = provider.0.as_ref().map(|p| &p.spec) else { continue };
+        if spec.admin_credential_ref.as_ref().is_none_or(|r| r.name != secret) {
+            continue;
+        }
+        wake.provider(&provider.name_any());
+        for key in stores.keys.state() {
+            if key.0.as_ref().is_ok_and(|k| uses(k, &provider)) {
+                wake.key(&name_of(&*key));
+            }
+        }
+    }
+}
+
+fn refer(index: &Index, key: &DeserializeGuard<LLMKey>) {
+    if let Ok(key) = &key.0 {
+        index.refer(key);
+    }
+}
+
+fn forget(index: &Index, wake: &Wake, gone: &impl Fn(&str, &str), key: Name) {
+    gone(&key.0, &key.1);
+    for waiting in index.forget(&key.0, &key.1) {
+        wake.key(&waiting);
+    }
+    wake.release(key);
+}
+
+fn names(listed: &Mutex<BTreeSet<Name>>) -> std::sync::MutexGuard<'_, BTreeSet<Name>> {
+    listed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn name_of<K: Resource>(object: &K) -> Name {
+    name(&object.namespace().unwrap_or_default(), &object.name_any())
+}
