@@ -89,12 +89,15 @@ pub async fn run() -> Result<(), DemoError> {
             return Err(error);
         }
     };
-    let ended = demo.play(stays).await;
+    let ended = match demo.play(stays).await {
+        Ok(()) => demo.release().await,
+        early => early,
+    };
     if let Err(error) = &ended {
         demo.explain(error).await?;
     }
-    let cleaned = demo.end().await;
-    ended.and(cleaned)
+    demo.stop_operator().await?;
+    ended.and(demo.place.clean_up().await)
 }
 
 impl Demo {
@@ -198,8 +201,8 @@ impl Demo {
         serde_saphyr::to_string(&found.items).map_err(problem)
     }
 
-    /// Everything in order: the key while the operator runs, then the operator, then the cluster.
-    async fn end(&self) -> Result<(), DemoError> {
+    /// Deletes the key while the operator still runs.
+    async fn release(&self) -> Result<(), DemoError> {
         let keys: Api<LLMKey> = Api::namespaced(self.place.admin()?, TENANT);
         let released = async {
             match keys.delete(quickstart::KEY, &DeleteParams::default()).await {
@@ -211,12 +214,9 @@ impl Demo {
             }
             Ok::<(), DemoError>(())
         };
-        let released = tokio::time::timeout(RELEASED_WITHIN, released).await.unwrap_or_else(|_| {
+        tokio::time::timeout(RELEASED_WITHIN, released).await.unwrap_or_else(|_| {
             Err(DemoError::Stage { stage: "the key's deletion", problem: "the finalizer stays".to_owned() })
-        });
-        self.stop_operator().await?;
-        self.place.clean_up().await?;
-        released
+        })
     }
 
     async fn stop_operator(&self) -> Result<(), DemoError> {

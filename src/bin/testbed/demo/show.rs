@@ -12,6 +12,8 @@ use super::place::Place;
 
 /// Longest text of a value that is shown in full.
 const SHOWN: usize = 40;
+/// Longest beginning of a key that only tells its kind.
+const LONGEST_PREFIX: usize = 12;
 
 /// Writes a line; a closed standard output ends the demo.
 pub fn line(text: impl AsRef<str>) -> Result<(), DemoError> {
@@ -31,8 +33,9 @@ pub fn say(text: impl AsRef<str>) -> Result<(), DemoError> {
 
 /// A key for people: how it begins, how it ends, and nothing between.
 pub fn masked(key: &str) -> String {
-    let prefix = key.rfind('-').map_or("", |end| &key[..=end]);
-    let prefix = if prefix.len() < 20 { prefix } else { "" };
+    // As `sk-svcacct-`; a dash may also stand inside of a key.
+    let prefix = key.match_indices('-').nth(1).map_or("", |(end, _)| &key[..=end]);
+    let prefix = if prefix.len() <= LONGEST_PREFIX { prefix } else { "" };
     let tail: String = key.chars().rev().take(4).collect::<Vec<_>>().into_iter().rev().collect();
     format!("{prefix}…{tail} ({} characters)", key.len())
 }
@@ -136,7 +139,7 @@ mod tests {
     fn a_masked_key_keeps_its_kind_and_its_end() {
         assert_eq!(masked("sk-svcacct-0123456789abcdef"), "sk-svcacct-…cdef (27 characters)");
         assert_eq!(masked("0123456789abcdef"), "…cdef (16 characters)");
-        assert!(!masked("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-b").contains("aaaaa"));
+        assert!(!masked("sk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaa-b").contains("aaaaa"));
     }
 
     #[test]
