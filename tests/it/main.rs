@@ -12,9 +12,11 @@ mod events;
 mod helm;
 mod lease;
 mod leash;
+mod lifecycle;
 mod log;
 mod provider;
 mod sandbox;
+mod stage;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
 #[test]
