@@ -86,7 +86,8 @@ pub async fn load(
     let keyring = match keyring_dir {
         Some(dir) => Keyring::from_dir(dir)?,
         None => {
-            let data = secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
+            let data =
+                secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
             Keyring::from_secret_data(&data)?
         }
     };
@@ -134,7 +135,10 @@ async fn secret(
 
 /// Whether anything was ever sealed: a ledger, or an LLMKey whose status has versions.
 async fn in_use(client: &Client, namespace: &str) -> Result<bool, InstallError> {
-    let failed = |what: &str, source: kube::Error| InstallError::Kube { what: what.to_owned(), source: Box::new(source) };
+    let failed = |what: &str, source: kube::Error| InstallError::Kube {
+        what: what.to_owned(),
+        source: Box::new(source),
+    };
     let ledgers: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().fields(&format!("type={LEDGER_TYPE}")).limit(1);
     if !ledgers.list(&params).await.map_err(|e| failed("ledgers", e))?.items.is_empty() {

@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::stage::{Tenant, is, state, wait};
 
-const NO_OVERLAP: fn() -> serde_json::Value = || json!({"overlap": {"minimum": "0s", "evidence": {"quietFor": "0s"}}});
+const NO_OVERLAP: fn() -> serde_json::Value =
+    || json!({"overlap": {"minimum": "0s", "evidence": {"quietFor": "0s"}}});
 
 #[tokio::test]
 async fn takes_a_supplied_key_and_delivers_it() {
@@ -62,7 +63,13 @@ async fn deletion_revokes_after_the_grace_and_the_ledger_goes() {
     t.ready("chat").await;
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
     t.delete("chat").await;
-    wait("the LLMKey is gone at once", async || t.keys().get_opt("chat").await.unwrap().is_none().then_some(())).await;
+    wait("the LLMKey is gone at once", async || {
+        t.keys().get_opt("chat").await.unwrap().is_none().then_some(())
+    })
+    .await;
     wait("its key is revoked", async || t.sandbox().live_keys(&t.project).is_empty().then_some(())).await;
-    wait("its Secret is collected", async || t.secrets().get_opt("chat").await.unwrap().is_none().then_some(())).await;
+    wait("its Secret is collected", async || {
+        t.secrets().get_opt("chat").await.unwrap().is_none().then_some(())
+    })
+    .await;
 }

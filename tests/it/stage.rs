@@ -38,7 +38,12 @@ pub(crate) struct Operator {
 
 impl Operator {
     /// Starts the binary as the installation's service account.
-    pub(crate) fn start(cluster: &ControlPlane, installation: &Installation, name: &str, divisor: u32) -> Self {
+    pub(crate) fn start(
+        cluster: &ControlPlane,
+        installation: &Installation,
+        name: &str,
+        divisor: u32,
+    ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
         let args = [

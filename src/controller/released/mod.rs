@@ -92,7 +92,11 @@ fn until(ctx: &Ctx, at: DateTime<Utc>) -> Duration {
 }
 
 /// One ledger, as far as it goes now.
-async fn pass(ctx: &Ctx, name: &Name, known: Memory) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
+async fn pass(
+    ctx: &Ctx,
+    name: &Name,
+    known: Memory,
+) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
     if !ctx.leader.is_leader() || alive(ctx, name) {
         return Ok((None, known));
     }

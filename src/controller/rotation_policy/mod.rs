@@ -14,8 +14,8 @@ use serde_json::json;
 use super::ReconcileError;
 use super::context::Ctx;
 use crate::api::{
-    ClusterRotationPolicy, ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMKey, PolicyKind, Reason,
-    RotationPolicy, RotationPolicySpec, RotationPolicyStatus,
+    ClusterRotationPolicy, ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMKey, PolicyKind,
+    Reason, RotationPolicy, RotationPolicySpec, RotationPolicyStatus,
 };
 use crate::domain::schedule;
 use crate::telemetry::metrics::{Controller, Outcome};
