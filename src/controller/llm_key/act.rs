@@ -155,7 +155,11 @@ impl Actor<'_> {
                 Ok(Learned::Finalizer(on))
             }
             Err(error) if gone(&error) => Ok(Learned::Finalizer(on)),
-            Err(error) => Err(conflict_or(error)),
+            Err(error) => {
+                // Another hand wrote since, a deletion included: the watch shows what stands there now.
+                self.remember.resource_version = None;
+                Err(conflict_or(error))
+            }
         }
     }
 
