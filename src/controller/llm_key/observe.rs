@@ -204,15 +204,12 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
         seeing.observed.source = SourceView::Unchanged;
         return Ok(());
     };
-    seeing.observed.source = match check_shape(kind, &value) {
-        Err(error) => {
-            problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
-        }
-        Ok(()) => {
-            let facts = facts(ctx, namespace, &value);
-            seeing.held.source = Some(value);
-            SourceView::Value(facts)
-        }
+    seeing.observed.source = if let Err(error) = check_shape(kind, &value) {
+        problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
+    } else {
+        let facts = facts(ctx, namespace, &value);
+        seeing.held.source = Some(value);
+        SourceView::Value(facts)
     };
     Ok(())
 }
