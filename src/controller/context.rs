@@ -97,13 +97,7 @@ impl Ctx {
                 ),
             ));
         };
-        let version = self.index.secret(&self.operator_namespace, &reference.name).filter(|s| !s.gone);
-        let stamp = format!(
-            "{}/{}/{}",
-            provider.uid().unwrap_or_default(),
-            provider.metadata.generation.unwrap_or_default(),
-            version.map_or_else(|| "none".into(), |v| v.resource_version)
-        );
+        let stamp = self.stamp(provider);
         if let Some((known, account)) = self.accounts.lock().get(&name)
             && *known == stamp
         {
@@ -112,6 +106,17 @@ impl Ctx {
         let account = self.load_account(provider, endpoint, &reference.name).await;
         self.accounts.lock().insert(name, (stamp, account.clone()));
         account
+    }
+
+    /// What changes whenever the account may have changed: the LLMProvider or its admin credential.
+    pub fn stamp(&self, provider: &LLMProvider) -> String {
+        let secret = provider.spec.admin_credential_ref.as_ref();
+        let version = secret
+            .and_then(|s| self.index.secret(&self.operator_namespace, &s.name))
+            .filter(|s| !s.gone)
+            .map_or_else(|| "none".into(), |v| v.resource_version);
+        let generation = provider.metadata.generation.unwrap_or_default();
+        format!("{}/{generation}/{version}", provider.uid().unwrap_or_default())
     }
 
     async fn load_account(&self, provider: &LLMProvider, endpoint: &Endpoint, secret: &str) -> AccountResult {

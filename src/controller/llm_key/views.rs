@@ -191,6 +191,8 @@ pub struct Resolved {
     pub endpoint: Option<Endpoint>,
     /// What can make and revoke.
     pub account: Option<Arc<Account>>,
+    /// Changes whenever the account may have changed.
+    pub stamp: String,
 }
 
 /// Finds the provider of an LLMKey. No call is made.
@@ -205,6 +207,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: None,
         account: None,
+        stamp: String::new(),
     };
     let name = match (&key.spec.provider, &key.spec.provider_ref) {
         (Some(public), _) => {
@@ -223,6 +226,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
                 },
                 endpoint,
                 account: None,
+                stamp: String::new(),
             };
         }
         (None, Some(reference)) => &reference.name,
@@ -276,6 +280,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: Some(endpoint),
         account: account.ok(),
+        stamp: ctx.stamp(provider),
     }
 }
 
