@@ -9,6 +9,7 @@ mod common;
 mod control_plane;
 mod crds;
 mod events;
+mod examples;
 mod helm;
 mod lease;
 mod leash;
