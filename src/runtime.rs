@@ -170,7 +170,7 @@ fn ended_early(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> R
 }
 
 async fn warn_of_test_time(divisor: u32) -> Result<(), RunError> {
-    let mut minutes = tokio::time::interval(Duration::from_mins(1));
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     loop {
         minutes.tick().await;
         tracing::warn!(
@@ -180,7 +180,11 @@ async fn warn_of_test_time(divisor: u32) -> Result<(), RunError> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one call that hands everything over")]
+#[expect(
+    clippy::too_many_arguments,
+    clippy::too_many_lines,
+    reason = "the one place where everything is wired"
+)]
 async fn lead(
     config: &Config,
     client: Client,

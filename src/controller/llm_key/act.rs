@@ -361,11 +361,11 @@ impl Actor<'_> {
                 self.held.target = Some((resource_version, written.uid().unwrap_or_default()));
                 Ok(Learned::TargetWritten { version, since: written_at(&written) })
             }
-            Err(error) => Err(self.refused(error, &format!("Secret {name} could not be written"))),
+            Err(error) => Err(Self::refused(error, &format!("Secret {name} could not be written"))),
         }
     }
 
-    fn refused(&self, error: kube::Error, what: &str) -> NotDone {
+    fn refused(error: kube::Error, what: &str) -> NotDone {
         match conflict_or(error) {
             NotDone::Kube(error) => match &*error {
                 kube::Error::Api(status) if matches!(status.code, 403 | 422) => {

@@ -28,6 +28,8 @@ pub struct Remember {
     pub target: Option<Seen>,
     /// Generation that was last carried out in full.
     pub generation: Option<i64>,
+    /// Changes whenever the provider's account may have changed.
+    pub stamp: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
     /// Hash of the status that was last written.

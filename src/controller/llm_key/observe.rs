@@ -43,7 +43,7 @@ const SOURCE_TYPES: [&str; 1] = ["Opaque"];
 
 /// Observes an LLMKey.
 pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, kube::Error> {
-    let Resolved { view: provider, endpoint, account } = resolve(ctx, key).await;
+    let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await;
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
     if view.deleting && view.finalizer {
@@ -52,6 +52,11 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     let mut remember =
         ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
+    if remember.generation != key.metadata.generation || remember.stamp != stamp {
+        // Somebody did something about it: what failed is tried again at once.
+        remember.memory.failing = None;
+        remember.stamp = stamp;
+    }
     resume_health(key, &mut remember.memory, ctx.clock.now());
     let mut seeing = Seeing {
         observed: Observed {
@@ -84,10 +89,11 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let o = &mut seeing.observed;
     let remember = &seeing.remember;
     let generation = remember.generation == key.metadata.generation;
+    let asked = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
     if !generation
         || o.key.deleting
         || o.memory.failing.is_some()
-        || o.key.rotate != o.key.last_handled_rotate
+        || asked
     {
         return false;
     }
@@ -204,15 +210,12 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
         seeing.observed.source = SourceView::Unchanged;
         return Ok(());
     };
-    seeing.observed.source = match check_shape(kind, &value) {
-        Err(error) => {
-            problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
-        }
-        Ok(()) => {
-            let facts = facts(ctx, namespace, &value);
-            seeing.held.source = Some(value);
-            SourceView::Value(facts)
-        }
+    seeing.observed.source = if let Err(error) = check_shape(kind, &value) {
+        problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
+    } else {
+        let facts = facts(ctx, namespace, &value);
+        seeing.held.source = Some(value);
+        SourceView::Value(facts)
     };
     Ok(())
 }
