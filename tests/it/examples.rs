@@ -253,6 +253,6 @@ async fn validation_does_not_stand_in_the_way() {
     assert_eq!(play(&t, "08-validation.yaml").await, ["experiments", "air-gapped"]);
     t.ready("experiments").await;
     let key = t.ready("air-gapped").await;
-    assert!(because(&key, "Ready", "PublishedUnchecked"));
+    assert!(because(&key, "Ready", "ValidationDisabled"));
     assert!(because(&key, "Healthy", "ValidationDisabled"));
 }
