@@ -167,6 +167,8 @@ pub enum TargetView {
     },
     /// It names the LLMKey of this name that was there before.
     PreviousOwner,
+    /// Somebody else's, who lets this LLMKey take it over.
+    Offered,
     /// Somebody else's.
     Foreign(Reason, String),
 }
@@ -201,6 +203,19 @@ pub struct Failing {
     pub count: u32,
     /// Not again before.
     pub not_before: DateTime<Utc>,
+}
+
+impl Failing {
+    /// A call at the provider failed, not a write in the cluster.
+    pub const fn at_provider(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::MintFailed
+                | Reason::RevokeFailed
+                | Reason::AdminCredentialInvalid
+                | Reason::AddressRefused
+        )
+    }
 }
 
 /// What this reconcile has done so far.

@@ -44,6 +44,7 @@ const SOURCE_TYPES: [&str; 1] = ["Opaque"];
 /// Observes an LLMKey.
 pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, kube::Error> {
     let Resolved { view: provider, endpoint, account } = resolve(ctx, key).await;
+    let stamp = key.spec.provider_ref.as_ref().and_then(|r| ctx.accounts.stamp(&r.name));
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
     if view.deleting && view.finalizer {
@@ -52,6 +53,11 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     let mut remember =
         ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
+    let tried = (view.generation, stamp);
+    if remember.tried.as_ref().is_some_and(|before| *before != tried) {
+        remember.memory.failing = None;
+    }
+    remember.tried = Some(tried);
     resume_health(key, &mut remember.memory, ctx.clock.now());
     let mut seeing = Seeing {
         observed: Observed {
@@ -201,6 +207,8 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
     };
     let value = trimmed(SecretBytes::new(value.0));
     let Some(kind) = seeing.held.endpoint.as_ref().map(crate::provider::Endpoint::provider) else {
+        // Whose key it would be is not known: it is looked at when it is.
+        seeing.remember.source = None;
         seeing.observed.source = SourceView::Unchanged;
         return Ok(());
     };
@@ -235,14 +243,20 @@ pub fn facts(ctx: &Ctx, namespace: &str, key: &SecretBytes) -> KeyFacts {
 async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> {
     let Seeing { observed: o, held, remember } = seeing;
     let (namespace, name) = (&o.key.namespace, &o.key.target_name);
-    if let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
+    let watched = ctx.index.secret(namespace, name);
+    let owned = remember.target.is_some()
+        || watched
+            .as_ref()
+            .and_then(|w| w.owner.as_ref())
+            .is_some_and(|(_, uid)| **uid == *o.key.uid);
+    // Creation times have steps of a second and clocks differ: who delivers already is not asked to yield.
+    if !owned && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
         o.target = TargetView::Foreign(
             Reason::TargetConflict,
             format!("LLMKey {other} delivers to Secret {name} already; choose another target.secretName"),
         );
         return Ok(());
     }
-    let watched = ctx.index.secret(namespace, name);
     let first = matches!(o.ledger, LedgerView::Absent) && remember.target.is_none() && !held.look_again;
     if first && watched.is_none_or(|w| w.gone) {
         o.target = TargetView::Absent;
@@ -268,7 +282,7 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
         }
         Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
         _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
-            TargetView::PreviousOwner
+            TargetView::Offered
         }
         Some((owner, _)) => TargetView::Foreign(
             Reason::TargetConflict,

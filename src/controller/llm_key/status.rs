@@ -71,7 +71,7 @@ pub fn status(
 }
 
 fn carried(o: &Observed) -> bool {
-    !matches!(o.target, TargetView::Absent | TargetView::Foreign(..) | TargetView::PreviousOwner)
+    matches!(o.target, TargetView::Ours { .. } | TargetView::Unread)
 }
 
 fn of_version(version: &Version) -> Delivered {

@@ -36,6 +36,14 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
     }
+    let own = |f: &super::model::Failing| !f.at_provider();
+    if !plan.effects.is_empty()
+        && o.memory.failing.as_ref().is_some_and(own)
+        && retire::waiting(&o.memory, env, &mut plan)
+    {
+        // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are planned.
+        plan.effects.clear();
+    }
     plan
 }
 
@@ -111,7 +119,7 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
     let right = match &o.target {
         TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
         TargetView::Unread => true,
-        TargetView::Absent | TargetView::PreviousOwner => false,
+        TargetView::Absent | TargetView::PreviousOwner | TargetView::Offered => false,
         TargetView::Foreign(..) => return,
     };
     if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
