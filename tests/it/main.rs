@@ -3,6 +3,12 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bad_account;
+mod bad_input;
+mod bad_ledger;
+mod bad_source;
+mod bad_target;
+mod canary;
 mod cel;
 mod chart;
 mod common;
@@ -14,6 +20,8 @@ mod lease;
 mod leash;
 mod lifecycle;
 mod log;
+mod malformed;
+mod needles;
 mod provider;
 mod sandbox;
 mod stage;

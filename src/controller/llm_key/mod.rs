@@ -34,6 +34,9 @@ use crate::telemetry::metrics::{Controller, Outcome};
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
 
+/// How long to wait for a watch that is behind our own write.
+const LATE_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// One reconcile.
 pub async fn reconcile(
     guarded: Arc<DeserializeGuard<LLMKey>>,
@@ -89,6 +92,10 @@ async fn let_go(ctx: &Ctx, meta: &ObjectMeta) -> Result<(), ReconcileError> {
 }
 
 async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
+    if ctx.remembered.wrote_after(key) {
+        // The watch has not shown our own status yet. One that is derived from an older one would lose what it tells.
+        return Ok((Action::requeue(LATE_WATCH), Outcome::Waiting));
+    }
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
         let plan = decide::decide(&seeing.observed, &env(ctx)?);
