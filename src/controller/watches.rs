@@ -211,7 +211,9 @@ impl Setup {
                     continue;
                 }
             };
-            affected.iter().for_each(|key| wake.key(key));
+            for key in &affected {
+                wake.key(key);
+            }
         }
     }
 }

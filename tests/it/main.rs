@@ -3,6 +3,7 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod architecture;
 mod bad_account;
 mod bad_input;
 mod bad_ledger;
@@ -14,7 +15,9 @@ mod chart;
 mod common;
 mod control_plane;
 mod crds;
+mod docs;
 mod events;
+mod examples;
 mod helm;
 mod lease;
 mod leash;

@@ -31,8 +31,8 @@ pub struct Remember {
     pub target: Option<Seen>,
     /// Generation that was last carried out in full.
     pub generation: Option<i64>,
-    /// Generation and account that the last tries were made with: another one ends the wait after a failure.
-    pub tried: Option<(i64, Option<String>)>,
+    /// Changes whenever the provider's account may have changed.
+    pub stamp: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
     /// Hash of the status that was last written.

@@ -45,6 +45,7 @@ pub struct Observed {
 }
 
 /// The LLMKey, parsed.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact of the resource")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyView {
     /// Its namespace.

@@ -12,10 +12,12 @@ mod release;
 pub mod retire;
 mod rotate;
 mod steady;
+mod strays;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use release::give_up;
+pub(crate) use strays::strays;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
