@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, Subject, TargetView};
+use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView};
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::health::{Health, Verdict};
@@ -111,11 +111,7 @@ impl Observed {
             Learned::TargetWritten { version, since } => {
                 self.target = TargetView::Ours { carries: Some(version), since };
                 self.pass.wrote_target = Some(version);
-                self.mended(&[
-                    Reason::RefusedByKubernetes,
-                    Reason::TargetTemplateInvalid,
-                    Reason::KeyringMissing,
-                ]);
+                self.memory.failing.take_if(|f| !f.at_provider());
                 self.delivered_from_candidate(version);
             }
             Learned::TargetDeleted => {
@@ -231,6 +227,18 @@ impl Observed {
             health.history.truncate(10);
         }
         self.memory.health = Some(health);
+    }
+
+    /// Whether nothing in the source Secret waits to be delivered or to be put right.
+    pub fn source_is_delivered(&self) -> bool {
+        match (&self.source, &self.ledger) {
+            (SourceView::None | SourceView::Unchanged, _) => true,
+            (SourceView::Value(facts), LedgerView::Present(ledger)) => {
+                let delivered = ledger.record.delivered().and_then(|v| v.key.as_ref());
+                delivered.is_some_and(|key| key.fingerprint == facts.fingerprint)
+            }
+            (SourceView::Value(_) | SourceView::Problem(..), _) => false,
+        }
     }
 
     fn state_of(&self, version: i32) -> Option<VersionState> {

@@ -109,7 +109,11 @@ pub(super) fn protected_here(record: &Record, version: &Version) -> bool {
 /// Failures put off the next try.
 pub(super) fn waiting(memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
     let Some(failing) = memory.failing.as_ref().filter(|f| env.now < f.not_before) else { return false };
-    plan.progress(failing.reason, failing.message.clone());
+    match failing.reason {
+        Reason::MintFailed | Reason::RevokeFailed => plan.progress(failing.reason, failing.message.clone()),
+        // The other failures wait for a person.
+        reason => plan.stall(reason, failing.message.clone()),
+    }
     plan.wake_at(failing.not_before);
     true
 }
