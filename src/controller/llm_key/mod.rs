@@ -24,7 +24,7 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, newest};
+use crate::controller::llm_key::memory::{Seen, is_older, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, malformed};
 use crate::domain::health::Health;
@@ -206,7 +206,9 @@ async fn write_status(
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
     let hash = hash_of(&status);
-    if remember.status_hash.map_or_else(|| status == before, |known| known == hash) {
+    // What the watch shows counts, unless it is older than our own last write.
+    let late = is_older(key.resource_version().as_deref(), remember.resource_version.as_deref());
+    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
         remember.status_hash = Some(hash);
         return Ok(());
     }
