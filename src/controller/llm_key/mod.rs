@@ -141,7 +141,10 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
                 return Ok(Ended::Done { acted: true });
             }
             Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
-            Err(NotDone::Kube(error)) => return Err(ReconcileError::Kube(error)),
+            Err(NotDone::Kube(error)) => {
+                seeing.observed.lose_minted(&env);
+                return Err(ReconcileError::Kube(error));
+            }
         }
     }
     Ok(Ended::Unfinished)
