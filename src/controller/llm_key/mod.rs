@@ -74,13 +74,17 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     let ended = steps(ctx, key, &mut seeing).await;
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
-    let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
+    // A glance takes versions from the status that the watch shows. One that is older than our own last write would
+    // overwrite it.
+    let late = matches!(seeing.observed.ledger, LedgerView::Unread(_)) && is_late(key, &seeing);
+    let written = if late { Ok(()) } else { write_status(ctx, key, &mut seeing, &plan, &now).await };
     remember(ctx, key, seeing, ended.as_ref().is_ok_and(|e| *e != Ended::Changed));
     let outcome = ended?;
     written?;
     let action = match outcome {
         Ended::Changed => Action::requeue(ctx.timings.retry_base),
         Ended::Unfinished => Action::requeue(std::time::Duration::ZERO),
+        Ended::Done { .. } if late => Action::requeue(ctx.timings.retry_base),
         Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
             // A little later rather than a little earlier: times count in whole seconds.
             let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
@@ -88,6 +92,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
+}
+
+fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
+    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
 }
 
 /// How the steps of a reconcile ended.
@@ -195,6 +203,7 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
+    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -210,7 +219,6 @@ async fn write_status(
     gauges(ctx, o, &status);
     let hash = hash_of(&status);
     // What the watch shows counts, unless it is older than our own last write.
-    let late = is_older(key.resource_version().as_deref(), remember.resource_version.as_deref());
     if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
         remember.status_hash = Some(hash);
         return Ok(());
