@@ -8,15 +8,21 @@ mod chart;
 mod common;
 mod control_plane;
 mod crds;
+mod deletion;
 mod events;
+mod health;
 mod helm;
 mod lease;
 mod leash;
 mod lifecycle;
 mod log;
 mod provider;
+mod provider_faults;
+mod restart;
+mod rotation;
 mod sandbox;
 mod stage;
+mod workload;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
 #[test]
