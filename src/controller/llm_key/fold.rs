@@ -159,7 +159,8 @@ impl Observed {
         if self.pass.minted.is_some() {
             let failure = Failure {
                 reason: Reason::MintFailed,
-                message: "a key was made and could not be put on record; it is revoked and another is made".into(),
+                message: "a key was made and could not be put on record; it is revoked and another is made"
+                    .into(),
                 class: Class::Transient,
                 retry_after: Some(env.timings.list_visibility_lag),
             };
