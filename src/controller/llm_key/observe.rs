@@ -90,11 +90,7 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let remember = &seeing.remember;
     let generation = remember.generation == key.metadata.generation;
     let asked = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
-    if !generation
-        || o.key.deleting
-        || o.memory.failing.is_some()
-        || asked
-    {
+    if !generation || o.key.deleting || o.memory.failing.is_some() || asked {
         return false;
     }
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));
