@@ -26,7 +26,7 @@ use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
 use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
-use crate::controller::{ReconcileError, malformed};
+use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
@@ -75,7 +75,9 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
     let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
-    remember(ctx, key, seeing, ended.as_ref().is_ok_and(|e| *e != Ended::Changed));
+    // A status that was not written is lost to a glance: the next pass reads everything again.
+    let whole = written.is_ok() && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
+    remember(ctx, key, seeing, whole);
     let outcome = ended?;
     written?;
     let action = match outcome {
@@ -228,6 +230,7 @@ async fn write_status(
         Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),
         Err(error) => {
             // The watch will show what stands there now.
+            tracing::debug!(seen, error = brief(&error), "the status was not written");
             remember.resource_version = None;
             Err(error.into())
         }
