@@ -87,6 +87,11 @@ pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> 
     }
 }
 
+/// Whether the watch does not show yet what this process wrote.
+pub fn behind(written: Option<&str>, watched: Option<&str>) -> bool {
+    written.zip(watched).is_some_and(|(written, watched)| older(watched, written))
+}
+
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.
 fn older(a: &str, b: &str) -> bool {
     matches!((a.parse::<u128>(), b.parse::<u128>()), (Ok(a), Ok(b)) if a < b)
@@ -102,6 +107,13 @@ mod tests {
 
     fn seen(version: &str, first_hand: bool) -> Seen {
         Seen { resource_version: version.into(), first_hand }
+    }
+
+    #[test]
+    fn a_watch_is_behind_only_our_own_write() {
+        assert!(behind(Some("10"), Some("9")));
+        assert!(!behind(Some("10"), Some("10")) && !behind(Some("10"), Some("11")));
+        assert!(!behind(None, Some("9")) && !behind(Some("10"), None));
     }
 
     #[test]

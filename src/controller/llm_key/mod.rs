@@ -24,7 +24,7 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, newest};
+use crate::controller::llm_key::memory::{Seen, behind, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
@@ -66,6 +66,10 @@ pub async fn reconcile(
 async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
+        if behind(seeing.remember.resource_version.as_deref(), key.resource_version().as_deref()) {
+            // A glance builds on the status as the watch shows it, and our own last one is still on its way.
+            return Ok((Action::requeue(ctx.timings.retry_base), Outcome::Skipped));
+        }
         let plan = decide::decide(&seeing.observed, &env(ctx)?);
         if plan.look {
             seeing = observe::observe(ctx, key, Depth::Full).await?;
