@@ -4,6 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+mod bad_account;
+mod bad_input;
+mod bad_ledger;
+mod bad_source;
+mod bad_target;
+mod canary;
 mod cel;
 mod chart;
 mod common;
@@ -17,6 +23,8 @@ mod lease;
 mod leash;
 mod lifecycle;
 mod log;
+mod malformed;
+mod needles;
 mod provider;
 mod sandbox;
 mod stage;

@@ -12,7 +12,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use llmkey_operator::api::{LLMKey, LLMProvider, RotationPolicy};
 use llmkey_operator::sandbox::{Sandbox, SandboxOptions};
 use llmkey_operator::testbed::process::Process;
-use llmkey_operator::testbed::{ControlPlane, Installation, install_chart, shared};
+use llmkey_operator::testbed::{ControlPlane, Installation, Options, install_chart, shared};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -44,6 +44,16 @@ impl Operator {
         name: &str,
         divisor: u32,
     ) -> Self {
+        Self::start_at("debug", cluster, installation, name, divisor)
+    }
+
+    fn start_at(
+        level: &str,
+        cluster: &ControlPlane,
+        installation: &Installation,
+        name: &str,
+        divisor: u32,
+    ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
         let args = [
@@ -54,7 +64,7 @@ impl Operator {
             format!("--identity={name}"),
             format!("--metrics-listen=127.0.0.1:{port}"),
             format!("--test-time-divisor={divisor}"),
-            "--log-level=debug".to_owned(),
+            format!("--log-level={level}"),
         ];
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_llmkey-operator"));
         let process = Process::spawn(name, &binary, args, &[], &log).unwrap();
@@ -137,12 +147,27 @@ impl SandboxNow for Utc {
 
 async fn build() -> Stage {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let cluster = shared().await.unwrap();
+    set("debug", shared().await.unwrap()).await
+}
+
+async fn set(level: &str, cluster: &'static ControlPlane) -> Stage {
     let installation = install_chart(cluster, "llmkey-system", &json!({})).await.unwrap();
     let sandbox = sandbox();
-    let operator = Operator::start(cluster, &installation, "operator", DIVISOR);
+    let operator = Operator::start_at(level, cluster, &installation, "operator", DIVISOR);
     operator.ready().await;
     Stage { cluster, installation, sandbox, operator }
+}
+
+/// A second stage, with a control plane of its own: its operator logs all it can, and its CRDs may be changed.
+pub(crate) async fn traced() -> &'static Stage {
+    static STAGE: OnceCell<Stage> = OnceCell::const_new();
+    STAGE
+        .get_or_init(async || {
+            drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+            let cluster = ControlPlane::start(Options::default()).await.unwrap();
+            set("trace", Box::leak(Box::new(cluster))).await
+        })
+        .await
 }
 
 /// One test's namespace, with an account of its own at the sandbox.
@@ -157,7 +182,11 @@ pub(crate) struct Tenant {
 impl Tenant {
     /// A namespace, a project, an admin credential and an LLMProvider that lets the namespace in.
     pub(crate) async fn new(prefix: &str) -> Self {
-        let stage = stage().await;
+        Self::on(stage().await, prefix).await
+    }
+
+    /// The same on another stage.
+    pub(crate) async fn on(stage: &'static Stage, prefix: &str) -> Self {
         let client = stage.cluster.admin().unwrap();
         let namespace = stage.cluster.namespace(prefix).await.unwrap();
         let project = stage.sandbox.create_project(&namespace);
@@ -241,7 +270,7 @@ impl Tenant {
         self.key(name, spec).await;
     }
 
-    async fn key(&self, name: &str, spec: Value) {
+    pub(crate) async fn key(&self, name: &str, spec: Value) {
         let key: LLMKey = serde_json::from_value(json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
             "metadata": {"name": name, "namespace": self.namespace}, "spec": spec,

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use kube::ResourceExt;
+
 use super::model::Memory;
+use crate::api::LLMKey;
 use crate::controller::index::{Name, SecretMeta, name};
 
 /// A version of an object that was last found right.
@@ -48,6 +51,20 @@ impl Remembered {
     /// What is remembered of the LLMKey with this uid.
     pub fn recall(&self, namespace: &str, key: &str, uid: &str) -> Option<Remember> {
         self.lock().get(&name(namespace, key)).filter(|(known, _)| **known == *uid).map(|(_, r)| r.clone())
+    }
+
+    /// Whether this process wrote to the LLMKey after the version at hand.
+    pub fn wrote_after(&self, key: &LLMKey) -> bool {
+        let known = self.lock();
+        let Some((uid, remember)) =
+            known.get(&name(&key.namespace().unwrap_or_default(), &key.name_any()))
+        else {
+            return false;
+        };
+        let (Some(written), Some(shown)) = (&remember.resource_version, key.resource_version()) else {
+            return false;
+        };
+        key.uid().is_some_and(|own| *own == **uid) && older(&shown, written)
     }
 
     /// Remembers.

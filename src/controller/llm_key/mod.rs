@@ -12,7 +12,7 @@ mod views;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
@@ -22,7 +22,7 @@ pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
 pub use views::{Resolved, allowed};
 
-use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
+use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
 use crate::controller::llm_key::memory::{Seen, behind, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
@@ -33,6 +33,9 @@ use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
+
+/// How long to wait for a watch that is behind our own write.
+const LATE_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// One reconcile.
 pub async fn reconcile(
@@ -46,7 +49,11 @@ pub async fn reconcile(
     let key = match &guarded.0 {
         Ok(key) => key,
         Err(invalid) => {
-            malformed::<LLMKey>(&ctx, invalid, true).await;
+            if invalid.metadata.deletion_timestamp.is_some() {
+                let_go(&ctx, &invalid.metadata).await?;
+            } else {
+                malformed::<LLMKey>(&ctx, invalid, true).await;
+            }
             pass.finish(Outcome::Waiting);
             return Ok(Action::await_change());
         }
@@ -63,7 +70,32 @@ pub async fn reconcile(
     }
 }
 
+/// Takes our finalizer off an LLMKey that cannot be read: its ledger knows all that revocation needs, and is released
+/// when the LLMKey is gone.
+async fn let_go(ctx: &Ctx, meta: &ObjectMeta) -> Result<(), ReconcileError> {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    let others: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
+    if others.len() == finalizers.len() {
+        return Ok(());
+    }
+    let api: Api<PartialObjectMeta<LLMKey>> =
+        Api::namespaced(ctx.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let patch = serde_json::json!({"metadata": {
+        "resourceVersion": meta.resource_version, "uid": meta.uid, "finalizers": others,
+    }});
+    let name = meta.name.as_deref().unwrap_or_default();
+    match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
+    if ctx.remembered.wrote_after(key) {
+        // The watch has not shown our own status yet. One that is derived from an older one would lose what it tells.
+        return Ok((Action::requeue(LATE_WATCH), Outcome::Waiting));
+    }
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
         if behind(seeing.remember.resource_version.as_deref(), key.resource_version().as_deref()) {
@@ -76,6 +108,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }
     }
     let ended = steps(ctx, key, &mut seeing).await;
+    if !seeing.observed.source_is_delivered() {
+        // What was not found right is read again, by this process and by the next.
+        seeing.remember.source = None;
+    }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
     let written = write_status(ctx, key, &mut seeing, &plan, &now).await;

@@ -203,6 +203,8 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
     };
     let value = trimmed(SecretBytes::new(value.0));
     let Some(kind) = seeing.held.endpoint.as_ref().map(crate::provider::Endpoint::provider) else {
+        // Whose key it would be is not known: it is looked at when it is.
+        seeing.remember.source = None;
         seeing.observed.source = SourceView::Unchanged;
         return Ok(());
     };
@@ -234,14 +236,20 @@ pub fn facts(ctx: &Ctx, namespace: &str, key: &SecretBytes) -> KeyFacts {
 async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> {
     let Seeing { observed: o, held, remember } = seeing;
     let (namespace, name) = (&o.key.namespace, &o.key.target_name);
-    if let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
+    let watched = ctx.index.secret(namespace, name);
+    let owned = remember.target.is_some()
+        || watched
+            .as_ref()
+            .and_then(|w| w.owner.as_ref())
+            .is_some_and(|(_, uid)| **uid == *o.key.uid);
+    // Creation times have steps of a second and clocks differ: who delivers already is not asked to yield.
+    if !owned && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
         o.target = TargetView::Foreign(
             Reason::TargetConflict,
             format!("LLMKey {other} delivers to Secret {name} already; choose another target.secretName"),
         );
         return Ok(());
     }
-    let watched = ctx.index.secret(namespace, name);
     let first = matches!(o.ledger, LedgerView::Absent) && remember.target.is_none() && !held.look_again;
     if first && watched.is_none_or(|w| w.gone) {
         o.target = TargetView::Absent;
