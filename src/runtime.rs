@@ -115,7 +115,7 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
 }
 
 async fn connect(config: &Config) -> Result<Client, RunError> {
-    let kube = match &config.kubeconfig {
+    let mut kube = match &config.kubeconfig {
         Some(path) => {
             let file =
                 kube::config::Kubeconfig::read_from(path).map_err(|e| RunError::Kubeconfig(e.to_string()))?;
@@ -125,6 +125,8 @@ async fn connect(config: &Config) -> Result<Client, RunError> {
         }
         None => KubeConfig::infer().await.map_err(|e| RunError::Kubeconfig(e.to_string()))?,
     };
+    // HTTPS_PROXY is for the world outside; the API server is always spoken to directly.
+    kube.proxy_url = None;
     Client::try_from(kube).map_err(|e| RunError::Client(e.to_string()))
 }
 
@@ -170,7 +172,7 @@ fn ended_early(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> R
 }
 
 async fn warn_of_test_time(divisor: u32) -> Result<(), RunError> {
-    let mut minutes = tokio::time::interval(Duration::from_mins(1));
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     loop {
         minutes.tick().await;
         tracing::warn!(
@@ -180,7 +182,11 @@ async fn warn_of_test_time(divisor: u32) -> Result<(), RunError> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one call that hands everything over")]
+#[expect(
+    clippy::too_many_arguments,
+    clippy::too_many_lines,
+    reason = "the one place where everything is wired"
+)]
 async fn lead(
     config: &Config,
     client: Client,
@@ -311,6 +317,8 @@ async fn lead(
     });
     let mut guard = guard;
     tokio::select! {
+        // First of all: the parts end as well when they are asked to.
+        biased;
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         () = guard.lost() => Err(RunError::LeadershipLost),
         Some(ended) = tasks.join_next() => Err(ended_early(ended)),

@@ -1,5 +1,8 @@
 //! A control plane to try things on, without a container engine.
 
+mod demo;
+
+use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -28,6 +31,8 @@ enum Command {
     },
     /// Find or build the programs and say where they are.
     Tools,
+    /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
+    Demo,
 }
 
 #[tokio::main]
@@ -41,11 +46,13 @@ async fn main() -> ExitCode {
         .with_ansi(colours)
         .with_target(false)
         .init();
-    let result = match Arguments::parse().command {
+    let result: Result<(), Box<dyn StdError>> = match Arguments::parse().command {
         Command::Up { keep, apiserver_args } => {
-            up(Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() }).await
+            let options = Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() };
+            up(options).await.map_err(Into::into)
         }
-        Command::Tools => show_tools(),
+        Command::Tools => show_tools().map_err(Into::into),
+        Command::Demo => demo::run().await.map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

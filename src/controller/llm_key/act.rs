@@ -26,7 +26,7 @@ use crate::domain::names::ledger_name;
 use crate::domain::template;
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{Ledger, LedgerError, Record};
-use crate::provider::{Account, CallError, Endpoint, ErrorClass, ProviderKeyId};
+use crate::provider::{Account, CallError, Endpoint, ErrorClass, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
 /// Key material and object versions of one reconcile. No `Debug`.
@@ -130,27 +130,36 @@ impl Actor<'_> {
 
     async fn set_finalizer(&mut self, on: bool) -> Result<Learned, NotDone> {
         let Some(key) = self.key else { return Ok(Learned::Nothing) };
-        let finalizers: Vec<String> = key
+        let api: Api<PartialObjectMeta<LLMKey>> =
+            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
+        // The whole list is written, so it must be the one that stands there: others have finalizers too.
+        let found = match api.get_metadata(&key.name_any()).await {
+            Ok(found) if found.uid() == key.uid() => found,
+            Ok(_) => return Ok(Learned::Finalizer(on)),
+            Err(error) if gone(&error) => return Ok(Learned::Finalizer(on)),
+            Err(error) => return Err(conflict_or(error)),
+        };
+        let finalizers: Vec<String> = found
             .finalizers()
             .iter()
             .filter(|f| *f != FINALIZER)
             .cloned()
             .chain(on.then(|| FINALIZER.to_owned()))
             .collect();
-        let seen =
-            self.remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
         let patch = serde_json::json!({"metadata": {
-            "resourceVersion": seen, "uid": key.uid(), "finalizers": finalizers,
+            "resourceVersion": found.resource_version(), "uid": found.uid(), "finalizers": finalizers,
         }});
-        let api: Api<PartialObjectMeta<LLMKey>> =
-            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
         match api.patch_metadata(&key.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(written) => {
                 self.remember.resource_version = written.resource_version().map(String::into_boxed_str);
                 Ok(Learned::Finalizer(on))
             }
             Err(error) if gone(&error) => Ok(Learned::Finalizer(on)),
-            Err(error) => Err(conflict_or(error)),
+            Err(error) => {
+                // Another hand wrote since, a deletion included: the watch shows what stands there now.
+                self.remember.resource_version = None;
+                Err(conflict_or(error))
+            }
         }
     }
 
@@ -234,7 +243,12 @@ impl Actor<'_> {
                 self.ctx.metrics.rotated(Completion::Failed);
                 let message = format!("version {version} could not be made: {error}");
                 self.announce(true, Reason::MintFailed, &message).await;
-                Err(NotDone::Failed(call_failure(Reason::MintFailed, message, error.call())))
+                let mut failure = call_failure(Reason::MintFailed, message, error.call());
+                if matches!(error, MintError::UnknownOutcome(_)) {
+                    // The key may be there and not yet listed: looked for too early, it would be missed.
+                    failure.retry_after = failure.retry_after.max(Some(self.ctx.timings.list_visibility_lag));
+                }
+                Err(NotDone::Failed(failure))
             }
         }
     }
@@ -352,11 +366,11 @@ impl Actor<'_> {
                 self.held.target = Some((resource_version, written.uid().unwrap_or_default()));
                 Ok(Learned::TargetWritten { version, since: written_at(&written) })
             }
-            Err(error) => Err(self.refused(error, &format!("Secret {name} could not be written"))),
+            Err(error) => Err(Self::refused(error, &format!("Secret {name} could not be written"))),
         }
     }
 
-    fn refused(&self, error: kube::Error, what: &str) -> NotDone {
+    fn refused(error: kube::Error, what: &str) -> NotDone {
         match conflict_or(error) {
             NotDone::Kube(error) => match &*error {
                 kube::Error::Api(status) if matches!(status.code, 403 | 422) => {
@@ -364,7 +378,8 @@ impl Actor<'_> {
                     NotDone::Failed(failure(
                         Reason::RefusedByKubernetes,
                         format!("{what}: {said}"),
-                        Class::User,
+                        // A quota or a policy of the cluster: nothing that a watch would show.
+                        Class::Transient,
                     ))
                 }
                 _ => NotDone::Kube(error),
@@ -490,8 +505,10 @@ fn failure(reason: Reason, message: String, class: Class) -> Failure {
 
 fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
     let (reason, class) = match error.class {
-        ErrorClass::CredentialInvalid => (Reason::AdminCredentialInvalid, Class::User),
-        ErrorClass::Forbidden | ErrorClass::RefusedAddress => (reason, Class::User),
+        ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
+            (Reason::AdminCredentialInvalid, Class::User)
+        }
+        ErrorClass::RefusedAddress => (Reason::AddressRefused, Class::User),
         _ => (reason, Class::Transient),
     };
     Failure { reason, message, class, retry_after: error.retry_after() }

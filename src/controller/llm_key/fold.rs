@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, Subject, TargetView};
+use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView};
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::health::{Health, Verdict};
@@ -111,11 +111,7 @@ impl Observed {
             Learned::TargetWritten { version, since } => {
                 self.target = TargetView::Ours { carries: Some(version), since };
                 self.pass.wrote_target = Some(version);
-                self.mended(&[
-                    Reason::RefusedByKubernetes,
-                    Reason::TargetTemplateInvalid,
-                    Reason::KeyringMissing,
-                ]);
+                self.memory.failing.take_if(|f| !f.at_provider());
                 self.delivered_from_candidate(version);
             }
             Learned::TargetDeleted => {
@@ -166,6 +162,20 @@ impl Observed {
         });
         // A mint that failed may have left a key behind: the attempt is not used again.
         self.pass.fenced = None;
+    }
+
+    /// The reconcile ends before the key that it made is on record: that one is looked for once it must be listed.
+    pub fn lose_minted(&mut self, env: &Env) {
+        if self.pass.minted.is_some() {
+            let failure = Failure {
+                reason: Reason::MintFailed,
+                message: "a key was made and could not be put on record; it is revoked and another is made"
+                    .into(),
+                class: Class::Transient,
+                retry_after: Some(env.timings.list_visibility_lag),
+            };
+            self.fail(failure, env);
+        }
     }
 
     fn learn_ledger(&mut self, ledger: Ledger) {
@@ -231,6 +241,18 @@ impl Observed {
             health.history.truncate(10);
         }
         self.memory.health = Some(health);
+    }
+
+    /// Whether nothing in the source Secret waits to be delivered or to be put right.
+    pub fn source_is_delivered(&self) -> bool {
+        match (&self.source, &self.ledger) {
+            (SourceView::None | SourceView::Unchanged, _) => true,
+            (SourceView::Value(facts), LedgerView::Present(ledger)) => {
+                let delivered = ledger.record.delivered().and_then(|v| v.key.as_ref());
+                delivered.is_some_and(|key| key.fingerprint == facts.fingerprint)
+            }
+            (SourceView::Value(_) | SourceView::Problem(..), _) => false,
+        }
     }
 
     fn state_of(&self, version: i32) -> Option<VersionState> {

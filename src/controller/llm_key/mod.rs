@@ -12,7 +12,7 @@ mod views;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
@@ -22,17 +22,20 @@ pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
 pub use views::{Resolved, allowed};
 
-use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
+use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::Seen;
+use crate::controller::llm_key::memory::{Seen, is_older, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
-use crate::controller::{ReconcileError, malformed};
+use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
+
+/// How long to wait for a watch that is behind our own write.
+const LATE_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// One reconcile.
 pub async fn reconcile(
@@ -46,7 +49,11 @@ pub async fn reconcile(
     let key = match &guarded.0 {
         Ok(key) => key,
         Err(invalid) => {
-            malformed::<LLMKey>(&ctx, invalid, true).await;
+            if invalid.metadata.deletion_timestamp.is_some() {
+                let_go(&ctx, &invalid.metadata).await?;
+            } else {
+                malformed::<LLMKey>(&ctx, invalid, true).await;
+            }
             pass.finish(Outcome::Waiting);
             return Ok(Action::await_change());
         }
@@ -63,7 +70,32 @@ pub async fn reconcile(
     }
 }
 
+/// Takes our finalizer off an LLMKey that cannot be read: its ledger knows all that revocation needs, and is released
+/// when the LLMKey is gone.
+async fn let_go(ctx: &Ctx, meta: &ObjectMeta) -> Result<(), ReconcileError> {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    let others: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
+    if others.len() == finalizers.len() {
+        return Ok(());
+    }
+    let api: Api<PartialObjectMeta<LLMKey>> =
+        Api::namespaced(ctx.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let patch = serde_json::json!({"metadata": {
+        "resourceVersion": meta.resource_version, "uid": meta.uid, "finalizers": others,
+    }});
+    let name = meta.name.as_deref().unwrap_or_default();
+    match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
+    if ctx.remembered.wrote_after(key) {
+        // The watch has not shown our own status yet. One that is derived from an older one would lose what it tells.
+        return Ok((Action::requeue(LATE_WATCH), Outcome::Waiting));
+    }
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
         let plan = decide::decide(&seeing.observed, &env(ctx)?);
@@ -72,10 +104,16 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }
     }
     let ended = steps(ctx, key, &mut seeing).await;
+    if !seeing.observed.source_is_delivered() {
+        // What was not found right is read again, by this process and by the next.
+        seeing.remember.source = None;
+    }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
     let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
-    remember(ctx, key, seeing, ended.as_ref().is_ok_and(|e| *e != Ended::Changed));
+    // A status that was not written is lost to a glance: the next pass reads everything again.
+    let whole = written.is_ok() && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
+    remember(ctx, key, seeing, whole);
     let outcome = ended?;
     written?;
     let action = match outcome {
@@ -88,6 +126,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
+}
+
+fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
+    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
 }
 
 /// How the steps of a reconcile ended.
@@ -141,7 +183,10 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
                 return Ok(Ended::Done { acted: true });
             }
             Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
-            Err(NotDone::Kube(error)) => return Err(ReconcileError::Kube(error)),
+            Err(NotDone::Kube(error)) => {
+                seeing.observed.lose_minted(&env);
+                return Err(ReconcileError::Kube(error));
+            }
         }
     }
     Ok(Ended::Unfinished)
@@ -192,6 +237,7 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
+    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -206,11 +252,12 @@ async fn write_status(
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
     let hash = hash_of(&status);
-    if remember.status_hash.map_or_else(|| status == before, |known| known == hash) {
+    // What the watch shows counts, unless it is older than our own last write.
+    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
         remember.status_hash = Some(hash);
         return Ok(());
     }
-    let seen = remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
+    let seen = newest(remember.resource_version.as_deref(), key.resource_version());
     let patch = serde_json::json!({
         "apiVersion": LLMKey::api_version(&()),
         "kind": LLMKey::kind(&()),
@@ -228,6 +275,7 @@ async fn write_status(
         Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),
         Err(error) => {
             // The watch will show what stands there now.
+            tracing::debug!(seen, error = brief(&error), "the status was not written");
             remember.resource_version = None;
             Err(error.into())
         }

@@ -45,6 +45,7 @@ pub struct Observed {
 }
 
 /// The LLMKey, parsed.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact of the resource")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyView {
     /// Its namespace.
@@ -203,6 +204,19 @@ pub struct Failing {
     pub count: u32,
     /// Not again before.
     pub not_before: DateTime<Utc>,
+}
+
+impl Failing {
+    /// A call at the provider failed, not a write in the cluster.
+    pub const fn at_provider(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::MintFailed
+                | Reason::RevokeFailed
+                | Reason::AdminCredentialInvalid
+                | Reason::AddressRefused
+        )
+    }
 }
 
 /// What this reconcile has done so far.

@@ -144,7 +144,7 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
                 &format!("Secret {secret} has the key; it is not checked"),
             );
         }
-        (ValidationMode::Advisory, Some(true)) | (ValidationMode::Required, Some(true)) => {
+        (ValidationMode::Advisory | ValidationMode::Required, Some(true)) => {
             conditions.set(
                 kind,
                 True,

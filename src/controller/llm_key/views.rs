@@ -16,10 +16,13 @@ use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
 use crate::domain::{schedule, timings::Timings};
 use crate::ledger::AccountRef;
-use crate::provider::{Account, Capabilities, Capability, Endpoint, default_data};
+use crate::provider::{Account, Capabilities, Capability, Endpoint, PRIVATE_ADDRESS, default_data};
 
 /// Longest `spec.config`, as text.
 const MAX_CONFIG: usize = 8 * 1024;
+
+/// Longest token of `llmkeys.dev/rotate` that counts, in characters: what status can show.
+const MAX_TOKEN: usize = 256;
 
 /// What the target's texts are rendered with, apart from the key.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +49,10 @@ impl Texts {
     }
 
     fn problem(&self) -> Option<String> {
+        if self.data.is_empty() {
+            // An empty Secret must never replace the last good one.
+            return Some("what to deliver is not known while the provider cannot be used".to_owned());
+        }
         if self.config.as_ref().is_some_and(|c| c.len() > MAX_CONFIG) {
             return Some(format!("spec.config: at most {MAX_CONFIG} bytes as JSON text"));
         }
@@ -68,7 +75,7 @@ pub fn texts(key: &LLMKey, endpoint: Option<&Endpoint>) -> Texts {
     }
 }
 
-/// The LLMKey, parsed. `texts` is empty while the provider is not known; then the template is not judged.
+/// The LLMKey, parsed. `texts` may be empty while the provider is not known; then nothing is rendered.
 pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
     let status = key.status.as_ref();
     let minted = key.spec.source.mint.is_some();
@@ -86,7 +93,11 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         namespace_terminating: false,
         finalizer: key.finalizers().iter().any(|f| f == FINALIZER),
         paused: key.annotations().get(PAUSED).is_some_and(|v| v == "true"),
-        rotate: key.annotations().get(ROTATE).filter(|t| !t.is_empty()).cloned(),
+        rotate: key
+            .annotations()
+            .get(ROTATE)
+            .filter(|t| !t.is_empty())
+            .map(|t| t.chars().take(MAX_TOKEN).collect()),
         minted,
         target_name: key.spec.target.secret_name.clone().unwrap_or_else(|| key.name_any()),
         revoke_all: key.spec.desired_state == DesiredState::Revoked,
@@ -95,7 +106,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         validation: key.spec.validation.mode,
         interval: duration(key.spec.validation.interval, timings.validation_interval),
         threshold: key.spec.validation.failure_threshold.unwrap_or(3).clamp(1, 10),
-        template_problem: if texts.data.is_empty() { None } else { texts.problem() },
+        template_problem: texts.problem(),
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
     }
@@ -184,6 +195,8 @@ pub struct Resolved {
     pub endpoint: Option<Endpoint>,
     /// What can make and revoke.
     pub account: Option<Arc<Account>>,
+    /// Changes whenever the account may have changed.
+    pub stamp: String,
 }
 
 /// Finds the provider of an LLMKey. No call is made.
@@ -198,6 +211,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: None,
         account: None,
+        stamp: String::new(),
     };
     let name = match (&key.spec.provider, &key.spec.provider_ref) {
         (Some(public), _) => {
@@ -216,6 +230,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
                 },
                 endpoint,
                 account: None,
+                stamp: String::new(),
             };
         }
         (None, Some(reference)) => &reference.name,
@@ -251,6 +266,9 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
             return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {error}"));
         }
     };
+    if endpoint.refuses_its_address() {
+        return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {PRIVATE_ADDRESS}"));
+    }
     let account = ctx.account(provider, &endpoint).await;
     let capabilities = Capabilities::of(provider.spec.r#type, account.is_ok());
     let account_ref = account.as_ref().ok().map(|account| AccountRef {
@@ -269,6 +287,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: Some(endpoint),
         account: account.ok(),
+        stamp: ctx.stamp(provider),
     }
 }
 

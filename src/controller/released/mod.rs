@@ -28,6 +28,8 @@ use crate::provider::Endpoint;
 const MAX_STEPS: usize = 64;
 /// Ledgers at the same time.
 const CONCURRENCY: usize = 4;
+/// With nothing to do.
+const IDLE: Duration = Duration::from_secs(60 * 60);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -61,7 +63,7 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
             .map(|(_, at)| at.saturating_sub(ctx.clock.monotonic()))
             .min()
             .filter(|_| working.len() < CONCURRENCY)
-            .unwrap_or(Duration::from_hours(1));
+            .unwrap_or(IDLE);
         tokio::select! {
             name = names.next() => match name {
                 Some(name) => { due.insert(name, ctx.clock.monotonic()); }

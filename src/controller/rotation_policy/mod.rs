@@ -21,7 +21,7 @@ use crate::domain::schedule;
 use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Between two counts of the keys.
-const RECOUNT: Duration = Duration::from_mins(1);
+const RECOUNT: Duration = Duration::from_secs(60);
 
 /// What a reconcile knows.
 struct Observed {

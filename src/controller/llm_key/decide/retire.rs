@@ -117,8 +117,23 @@ pub(super) fn protected_here(record: &Record, version: &Version) -> bool {
 /// Failures put off the next try.
 pub(super) fn waiting(memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
     let Some(failing) = memory.failing.as_ref().filter(|f| env.now < f.not_before) else { return false };
-    plan.progress(failing.reason, failing.message.clone());
+    match failing.reason {
+        Reason::MintFailed | Reason::RevokeFailed => plan.progress(failing.reason, failing.message.clone()),
+        // The other failures wait for a person.
+        reason => plan.stall(reason, failing.message.clone()),
+    }
     plan.wake_at(failing.not_before);
+    true
+}
+
+/// A key that an earlier process made just before it ended may be missing from the provider's list for a while.
+pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
+    let Some(started) = memory.started.filter(|_| pass.fenced != Some(record.attempt)) else { return false };
+    let listed = started + delta(env.timings.list_visibility_lag);
+    if env.now >= listed {
+        return false;
+    }
+    plan.wake_at(listed);
     true
 }
 
@@ -151,7 +166,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
-    if waiting(memory, env, plan) {
+    if waiting(memory, env, plan) || unlisted(record, pass, memory, env, plan) {
         return;
     }
     if let Some(minted) = &pass.minted {
