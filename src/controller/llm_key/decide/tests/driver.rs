@@ -257,9 +257,12 @@ impl Run {
         }
     }
 
-    /// Another replica reconciles the same key, from observation alone.
+    /// Another replica, which has been up for an hour, reconciles the same key.
     fn another(&mut self) -> Result<(), String> {
         let mut other = Self::new(self.world.clone());
+        let uid = self.world.key.as_ref().and_then(|k| k.metadata.uid.clone()).unwrap_or_default();
+        let started = Some(self.world.now - chrono::Duration::hours(1));
+        other.memory = (uid, Memory { started, ..Memory::default() });
         let ended = other.reconcile();
         for line in &other.story {
             self.story.push(format!("      another: {}", line.trim_start()));

@@ -102,6 +102,20 @@ fn a_shared_key_is_kept_before_and_after_l4() {
 }
 
 #[test]
+fn a_secret_that_was_set_back_after_l4_is_repaired_before_the_revocation() {
+    let mut run = in_overlap();
+    let l4 = run.effects + 4;
+    run.faults.insert(l4, super::driver::Fault::CrashAfter);
+    run.until(&[], 4202).unwrap();
+    assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
+    let old = run.world.provider.keys[0].bytes.clone();
+    run.world.target.as_mut().unwrap().bytes.clone_from(&old);
+    run.until(&[], 9000).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_ne!(run.world.target.as_ref().unwrap().bytes, old);
+    assert_eq!(states(&run.world), [Revoked, Current]);
+}
+
+#[test]
 fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
     let mut run = in_overlap();
     let l4 = run.effects + 4;
