@@ -24,7 +24,7 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, behind, newest};
+use crate::controller::llm_key::memory::{Seen, is_older, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
@@ -98,10 +98,6 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     }
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
-        if behind(seeing.remember.resource_version.as_deref(), key.resource_version().as_deref()) {
-            // A glance builds on the status as the watch shows it, and our own last one is still on its way.
-            return Ok((Action::requeue(ctx.timings.retry_base), Outcome::Skipped));
-        }
         let plan = decide::decide(&seeing.observed, &env(ctx)?);
         if plan.look {
             seeing = observe::observe(ctx, key, Depth::Full).await?;
@@ -130,6 +126,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
+}
+
+fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
+    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
 }
 
 /// How the steps of a reconcile ended.
@@ -183,7 +183,10 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
                 return Ok(Ended::Done { acted: true });
             }
             Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
-            Err(NotDone::Kube(error)) => return Err(ReconcileError::Kube(error)),
+            Err(NotDone::Kube(error)) => {
+                seeing.observed.lose_minted(&env);
+                return Err(ReconcileError::Kube(error));
+            }
         }
     }
     Ok(Ended::Unfinished)
@@ -234,6 +237,7 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
+    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -248,7 +252,8 @@ async fn write_status(
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
     let hash = hash_of(&status);
-    if remember.status_hash.map_or_else(|| status == before, |known| known == hash) {
+    // What the watch shows counts, unless it is older than our own last write.
+    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
         remember.status_hash = Some(hash);
         return Ok(());
     }
