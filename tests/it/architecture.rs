@@ -28,8 +28,20 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// What a pure file does not name: waiting, clients, clocks, chance.
 const IMPURE: &[&str] = &[
-    "async ", ".await", "tokio::", "reqwest::", "kube::Client", "Utc::now", "SystemTime", "Instant",
-    "Clock", "getrandom", "rand::", "SystemEntropy", "std::env", "std::fs",
+    "async ",
+    ".await",
+    "tokio::",
+    "reqwest::",
+    "kube::Client",
+    "Utc::now",
+    "SystemTime",
+    "Instant",
+    "Clock",
+    "getrandom",
+    "rand::",
+    "SystemEntropy",
+    "std::env",
+    "std::fs",
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
@@ -111,10 +123,9 @@ fn modules_use_only_what_the_arrows_allow() {
         if test_only(&path) {
             continue;
         }
-        let (_, allowed) = ARROWS
-            .iter()
-            .find(|(name, _)| *name == module)
-            .unwrap_or_else(|| panic!("{module} is a new module: give it a place in docs/architecture.md and here"));
+        let (_, allowed) = ARROWS.iter().find(|(name, _)| *name == module).unwrap_or_else(|| {
+            panic!("{module} is a new module: give it a place in docs/architecture.md and here")
+        });
         let root = if module == "main" { "llmkey_operator::" } else { "crate::" };
         for name in used(&code(&path), root) {
             let known = ARROWS.iter().any(|(module, _)| *module == name);
@@ -134,7 +145,8 @@ fn what_decides_knows_no_waiting_no_client_no_clock_and_no_chance() {
     let mut pure = sources(&src.join("domain"));
     pure.extend(controllers.into_iter().filter(|path| {
         let inner = path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
-        inner.contains("decide") || ["status.rs", "model.rs", "fold.rs"].iter().any(|end| inner.ends_with(end))
+        inner.contains("decide")
+            || ["status.rs", "model.rs", "fold.rs"].iter().any(|end| inner.ends_with(end))
     }));
     assert!(pure.len() > 15, "{pure:?}");
     for path in pure.iter().filter(|path| !test_only(path)) {

@@ -16,7 +16,8 @@ fn concepts() -> String {
 /// The rows of the first table below a heading, as cells.
 fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
     let (_, below) = text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
-    let lines = below.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let lines =
+        below.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
     lines
         .skip(2)
         .map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect())

@@ -12,13 +12,16 @@ use super::stage::{Tenant, traced, wait};
 /// Lets any spec in.
 async fn loosen(t: &Tenant, plural: &str) {
     let crds: Api<CustomResourceDefinition> = Api::all(t.client.clone());
-    let patch = json!([
-        {"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
-         "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-        {"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/x-kubernetes-validations", "value": []},
-    ]);
-    let patch: kube::api::Patch<()> = Patch::Json(serde_json::from_value(patch).unwrap());
-    crds.patch(&format!("{plural}.llmkeys.dev"), &PatchParams::default(), &patch).await.unwrap();
+    let name = format!("{plural}.llmkeys.dev");
+    let mut crd = crds.get(&name).await.unwrap();
+    let version = &mut crd.spec.versions[0];
+    version.selectable_fields = None;
+    let schema = version.schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
+    schema.x_kubernetes_validations = None;
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let any = serde_json::from_value(any).unwrap();
+    schema.properties.as_mut().unwrap().insert("spec".to_owned(), any);
+    crds.replace(&name, &PostParams::default(), &crd).await.unwrap();
 }
 
 fn resource(kind: &str, plural: &str) -> ApiResource {
@@ -32,8 +35,10 @@ async fn told(api: &Api<DynamicObject>, name: &str) {
         let conditions = found.data["status"]["conditions"].as_array()?.clone();
         let stalled = conditions.iter().find(|c| c["type"] == "Stalled")?;
         let message = stalled["message"].as_str()?;
-        (stalled["status"] == "True" && stalled["reason"] == "Malformed" && message.contains("apply it again"))
-            .then_some(())
+        (stalled["status"] == "True"
+            && stalled["reason"] == "Malformed"
+            && message.contains("apply it again"))
+        .then_some(())
     })
     .await;
 }
@@ -63,7 +68,8 @@ async fn what_cannot_be_read_is_told_and_stops_nobody() {
         })
         .await;
     };
-    created(&keys, bad("text", "LLMKey", json!({"providerRef": "x", "source": "sk-secret-by-mistake"}))).await;
+    created(&keys, bad("text", "LLMKey", json!({"providerRef": "x", "source": "sk-secret-by-mistake"})))
+        .await;
     created(&keys, bad("empty", "LLMKey", json!({}))).await;
     told(&keys, "text").await;
     told(&keys, "empty").await;
@@ -79,7 +85,8 @@ async fn what_cannot_be_read_is_told_and_stops_nobody() {
     let policies: Api<DynamicObject> = Api::namespaced_with(t.client.clone(), &t.namespace, &policy_type);
     created(&policies, bad("odd", "RotationPolicy", json!({"schedule": "monthly"}))).await;
     told(&policies, "odd").await;
-    let providers: Api<DynamicObject> = Api::all_with(t.client.clone(), &resource("LLMProvider", "llmproviders"));
+    let providers: Api<DynamicObject> =
+        Api::all_with(t.client.clone(), &resource("LLMProvider", "llmproviders"));
     let odd = format!("{}-odd", t.namespace);
     created(&providers, bad(&odd, "LLMProvider", json!({"type": "Nobody"}))).await;
     told(&providers, &odd).await;
@@ -97,7 +104,8 @@ async fn what_cannot_be_read_is_told_and_stops_nobody() {
     // Nobody else is held up, and each heals when it is applied again.
     t.minted("another", json!({})).await;
     t.ready("another").await;
-    t.policy("odd", json!({})).await;
+    let mend = json!({"spec": {"schedule": null}});
+    policies.patch("odd", &PatchParams::default(), &Patch::Merge(mend)).await.unwrap();
     t.ready("by-policy").await;
     t.llm_provider(&odd, json!({})).await;
     t.ready("by-provider").await;
@@ -113,5 +121,6 @@ async fn what_cannot_be_read_is_told_and_stops_nobody() {
         keys.get_opt("turned").await.unwrap().is_none().then_some(())
     })
     .await;
-    wait("its key is revoked", async || (t.sandbox().live_keys(&t.project).len() < before).then_some(())).await;
+    wait("its key is revoked", async || (t.sandbox().live_keys(&t.project).len() < before).then_some(()))
+        .await;
 }

@@ -43,16 +43,7 @@ impl Operator {
         installation: &Installation,
         name: &str,
         divisor: u32,
-    ) -> Self {
-        Self::start_at("debug", cluster, installation, name, divisor)
-    }
-
-    fn start_at(
         level: &str,
-        cluster: &ControlPlane,
-        installation: &Installation,
-        name: &str,
-        divisor: u32,
     ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
@@ -153,7 +144,7 @@ async fn build() -> Stage {
 async fn set(level: &str, cluster: &'static ControlPlane) -> Stage {
     let installation = install_chart(cluster, "llmkey-system", &json!({})).await.unwrap();
     let sandbox = sandbox();
-    let operator = Operator::start_at(level, cluster, &installation, "operator", DIVISOR);
+    let operator = Operator::start(cluster, &installation, "operator", DIVISOR, level);
     operator.ready().await;
     Stage { cluster, installation, sandbox, operator }
 }
