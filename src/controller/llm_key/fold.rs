@@ -124,12 +124,16 @@ impl Observed {
                     self.pass.checked_after_l4 = Some(version);
                 }
             }
-            Learned::LastUse { version, used } => self.memory.last_use = Some((version, env.now, used)),
-            Learned::RevokeAnswered(version) => {
-                self.pass.revoke_answered = Some(version);
+            Learned::LastUse { version, used } => {
+                self.memory.last_use = Some((version, env.now, used));
+                self.mended(&[Reason::RevokeFailed]);
+            }
+            Learned::RevokeAnswered(version) => self.pass.revoke_answered = Some(version),
+            // The answer to a revocation is not yet its success: the account may still not list its keys.
+            Learned::Confirmed { version, gone } => {
+                self.pass.confirmed = Some((version, gone));
                 self.memory.failing = None;
             }
-            Learned::Confirmed { version, gone } => self.pass.confirmed = Some((version, gone)),
             Learned::Reminded => {
                 if let Effect::NoteReminder { due, before } = effect {
                     self.memory.reminded = Some((*due, *before));
@@ -137,6 +141,11 @@ impl Observed {
             }
             Learned::Nothing => {}
         }
+    }
+
+    /// What failed for one of these reasons has succeeded.
+    fn mended(&mut self, reasons: &[Reason]) {
+        self.memory.failing.take_if(|f| reasons.contains(&f.reason));
     }
 
     /// Takes in that an effect failed: the next try waits.
@@ -173,6 +182,9 @@ impl Observed {
             self.pass.minted = None;
             self.pass.fenced = None;
         }
+        if !record.versions.iter().any(|v| v.state.open()) {
+            self.memory.failing = None;
+        }
         self.pass.confirmed = None;
         self.pass.revoke_answered = None;
         self.ledger = LedgerView::Present(Box::new(ledger));
@@ -183,6 +195,7 @@ impl Observed {
             Subject::Source | Subject::Candidate(_) => &mut self.memory.candidate,
             Subject::Delivered(_) => {
                 self.pass.checked_delivered = true;
+                self.memory.failing.take_if(|f| f.reason == Reason::KeyringMissing);
                 &mut self.memory.health
             }
         };
