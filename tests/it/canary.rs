@@ -196,17 +196,17 @@ async fn search(t: &Tenant, needles: &Needles, allowed: &Allowed) {
     let cluster = t.stage.cluster;
     let entries = cluster.etcd_get_all().await.unwrap();
     let mut leaks = Vec::new();
-    let mut bites = 0;
+    let mut recognised = 0;
     for entry in &entries {
         let found = needles.found_in(&entry.value);
         if allowed.holds(entry) {
-            bites += usize::from(!found.is_empty());
+            recognised += usize::from(!found.is_empty());
         } else if !found.is_empty() {
             leaks.push(format!("etcd {} at revision {}: {found:?}", entry.key, entry.revision));
         }
     }
     // The search is worth nothing if it does not find what is there.
-    assert!(bites >= 8, "only {bites} values of Secrets were recognised");
+    assert!(recognised >= 8, "only {recognised} values of Secrets were recognised");
     let kinds =
         |prefix: &str| entries.iter().filter(|e| e.key.starts_with(prefix) && !e.value.is_empty()).count();
     assert!(kinds("/registry/events/") > 5 && kinds("/registry/llmkeys.dev/llmkeys/") > 5);
