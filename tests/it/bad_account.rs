@@ -1,7 +1,7 @@
 //! Bad input: accounts. An admin credential goes only where it belongs, and a wrong one causes few calls.
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -38,8 +38,13 @@ async fn a_wrong_admin_credential_is_told_and_heals_with_the_secret() {
     let t = Tenant::new("wrong-admin").await;
     let host = t.sandbox().addr().to_string();
     t.credential(&t.provider, "sk-admin-this-is-the-wrong-one-0123456789", &host).await;
-    provider_stalled(&t, &t.provider, "AdminCredentialInvalid", &[&t.project, "rejected the admin credential"])
-        .await;
+    provider_stalled(
+        &t,
+        &t.provider,
+        "AdminCredentialInvalid",
+        &[&t.project, "rejected the admin credential"],
+    )
+    .await;
     t.minted("chat", json!({})).await;
     stalled(&t, "chat", "AdminCredentialInvalid", &["version 1", "rejected the admin credential"]).await;
     let tries = count(&t, Operation::CreateServiceAccount) + count(&t, Operation::ListServiceAccounts);
@@ -139,17 +144,13 @@ async fn no_namespace_hangs_on_a_provider_that_is_down() {
     let down = Fault::refuse(Answer::Unavailable { retry_after_seconds: None });
     t.sandbox().add_fault(FaultRule::on_all(down).project(&t.project));
     let namespaces: Api<Namespace> = Api::all(t.client.clone());
-    let begin = Instant::now();
     namespaces.delete(&t.namespace, &DeleteParams::default()).await.unwrap();
-    wait("the namespace is gone", async || {
+    let gone = wait("the namespace is gone", async || {
         namespaces.get_opt(&t.namespace).await.unwrap().is_none().then_some(())
-    })
-    .await;
-    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
-    wait("revocation was tried", async || {
-        (count(&t, Operation::DeleteServiceAccount) > 0).then_some(())
-    })
-    .await;
+    });
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+    wait("revocation was tried", async || (count(&t, Operation::DeleteServiceAccount) > 0).then_some(()))
+        .await;
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
     t.sandbox().clear_faults(Some(&t.project));
     wait("the key is revoked when the provider is back", async || {
