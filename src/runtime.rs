@@ -115,7 +115,7 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
 }
 
 async fn connect(config: &Config) -> Result<Client, RunError> {
-    let kube = match &config.kubeconfig {
+    let mut kube = match &config.kubeconfig {
         Some(path) => {
             let file =
                 kube::config::Kubeconfig::read_from(path).map_err(|e| RunError::Kubeconfig(e.to_string()))?;
@@ -125,6 +125,8 @@ async fn connect(config: &Config) -> Result<Client, RunError> {
         }
         None => KubeConfig::infer().await.map_err(|e| RunError::Kubeconfig(e.to_string()))?,
     };
+    // HTTPS_PROXY is for the world outside; the API server is always spoken to directly.
+    kube.proxy_url = None;
     Client::try_from(kube).map_err(|e| RunError::Client(e.to_string()))
 }
 

@@ -97,59 +97,72 @@ impl Ctx {
                 ),
             ));
         };
-        let version = self.index.secret(&self.operator_namespace, &reference.name).filter(|s| !s.gone);
-        let stamp = format!(
-            "{}/{}/{}",
-            provider.uid().unwrap_or_default(),
-            provider.metadata.generation.unwrap_or_default(),
-            version.map_or_else(|| "none".into(), |v| v.resource_version)
-        );
+        let stamp = self.stamp(provider);
         if let Some((known, account)) = self.accounts.lock().get(&name)
             && *known == stamp
         {
             return account.clone();
         }
-        let account = self.load_account(provider, endpoint, &reference.name).await;
+        let place = format!("Secret {} in namespace {}", reference.name, self.operator_namespace);
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.operator_namespace);
+        // A failed read is no answer to remember.
+        let found = api
+            .get_opt(&reference.name)
+            .await
+            .map_err(|_| (Reason::AdminCredentialMissing, format!("{place} could not be read")))?;
+        let account = assemble(provider, endpoint, &place, found);
         self.accounts.lock().insert(name, (stamp, account.clone()));
         account
     }
 
-    async fn load_account(&self, provider: &LLMProvider, endpoint: &Endpoint, secret: &str) -> AccountResult {
-        let place = format!("Secret {secret} in namespace {}", self.operator_namespace);
-        let missing = |what: String| (Reason::AdminCredentialMissing, what);
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.operator_namespace);
-        let found = api
-            .get_opt(secret)
-            .await
-            .map_err(|_| missing(format!("{place} could not be read")))?
-            .ok_or_else(|| {
-                missing(format!("{place} does not exist; create it with the keys credential and host"))
-            })?;
-        if found.labels().get(ADMIN_CREDENTIAL_LABEL).map(String::as_str) != Some("true") {
-            return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true")));
-        }
-        let mut data = found.data.unwrap_or_default();
-        let (Some(host), Some(credential)) = (data.remove("host"), data.remove("credential")) else {
-            return Err(missing(format!("{place} must have the keys credential and host")));
-        };
-        let credential = AdminCredential::from_secret_data(&host.0, &SecretBytes::new(credential.0))
-            .map_err(|e| missing(format!("{place}: {e}")))?;
-        let project = provider.spec.open_ai.as_ref().map(|o| o.project.as_str()).ok_or_else(|| {
-            (
-                Reason::NotSupported,
-                format!(
-                    "keys of type {} cannot be made by this operator: supply them",
-                    provider.spec.r#type.as_str()
-                ),
-            )
-        })?;
-        Account::new(endpoint.clone(), project, credential).map(Arc::new).map_err(|error| match error {
-            AccountError::HostMismatch { .. } => {
-                (Reason::AdminCredentialHostMismatch, format!("{place}: {error}"))
-            }
-            _ => missing(format!("{place}: {error}")),
-        })
+    /// What changes whenever the account may have changed: the LLMProvider or its admin credential.
+    pub fn stamp(&self, provider: &LLMProvider) -> String {
+        let secret = provider.spec.admin_credential_ref.as_ref();
+        let version = secret
+            .and_then(|s| self.index.secret(&self.operator_namespace, &s.name))
+            .filter(|s| !s.gone)
+            .map_or_else(|| "none".into(), |v| v.resource_version);
+        let generation = provider.metadata.generation.unwrap_or_default();
+        format!("{}/{generation}/{version}", provider.uid().unwrap_or_default())
     }
+}
+
+/// Joins an LLMProvider and its credential's Secret.
+fn assemble(
+    provider: &LLMProvider,
+    endpoint: &Endpoint,
+    place: &str,
+    found: Option<Secret>,
+) -> AccountResult {
+    let missing = |what: String| (Reason::AdminCredentialMissing, what);
+    let found = found.ok_or_else(|| {
+        missing(format!("{place} does not exist; create it with the keys credential and host"))
+    })?;
+    if found.labels().get(ADMIN_CREDENTIAL_LABEL).map(String::as_str) != Some("true") {
+        return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true; set it")));
+    }
+    let mut data = found.data.unwrap_or_default();
+    let (Some(host), Some(credential)) = (data.remove("host"), data.remove("credential")) else {
+        return Err(missing(format!("{place} must have the keys credential and host")));
+    };
+    let credential = AdminCredential::from_secret_data(&host.0, &SecretBytes::new(credential.0))
+        .map_err(|e| missing(format!("{place}: {e}")))?;
+    let project = provider.spec.open_ai.as_ref().map(|o| o.project.as_str()).ok_or_else(|| {
+        (
+            Reason::NotSupported,
+            format!(
+                "keys of type {} cannot be made by this operator: supply them",
+                provider.spec.r#type.as_str()
+            ),
+        )
+    })?;
+    Account::new(endpoint.clone(), project, credential).map(Arc::new).map_err(|error| match error {
+        AccountError::HostMismatch { .. } => (
+            Reason::AdminCredentialHostMismatch,
+            format!("{place}: {error}; nothing is sent there until both agree"),
+        ),
+        _ => missing(format!("{place}: {error}")),
+    })
 }
 
 impl Accounts {

@@ -149,7 +149,12 @@ impl Setup {
                         let mut known = generations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                         (object, known.insert(name_of(object), generation) != Some(generation))
                     }
-                    Ok(Event::Delete(object)) => (object, true),
+                    Ok(Event::Delete(object)) => {
+                        // One that is created again begins with the same generation.
+                        let mut known = generations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        known.remove(&name_of(object));
+                        (object, true)
+                    }
                     _ => return,
                 };
                 if changed {

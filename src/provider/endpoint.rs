@@ -2,6 +2,7 @@
 
 use reqwest::Url;
 
+use super::address::AddressPolicy;
 use crate::api::{Addresses, LLMProviderSpec, ProviderType};
 
 /// The public API of a provider type; none for a type that has no public one.
@@ -40,6 +41,9 @@ pub enum EndpointError {
     #[error("baseURL must have no user, password, query or fragment")]
     ExtraParts,
 }
+
+/// What is wrong with calling a private address.
+pub const PRIVATE_ADDRESS: &str = "spec.baseURL: the address is not a public one and may not be called; set spec.addresses to AllowPrivate if the server is in your network";
 
 /// A provider's API: its type, URL and what is trusted and allowed on the way there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +107,12 @@ impl Endpoint {
     /// Which addresses may be called.
     pub(super) const fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Whether the URL's host is an address that may not be called. What a name resolves to is checked at each call.
+    pub fn refuses_its_address(&self) -> bool {
+        let policy = AddressPolicy { addresses: self.addresses, loopback_only: false };
+        !policy.allows_literal(&self.base_url)
     }
 
     /// The base URL with the segments appended, each percent-encoded, and the query's pairs. The caller has checked that

@@ -3,19 +3,30 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod architecture;
+mod bad_account;
+mod bad_input;
+mod bad_ledger;
+mod bad_source;
+mod bad_target;
+mod canary;
 mod cel;
 mod chart;
 mod common;
 mod control_plane;
 mod crds;
 mod deletion;
+mod docs;
 mod events;
+mod examples;
 mod health;
 mod helm;
 mod lease;
 mod leash;
 mod lifecycle;
 mod log;
+mod malformed;
+mod needles;
 mod provider;
 mod provider_faults;
 mod restart;

@@ -12,7 +12,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use llmkey_operator::api::{LLMKey, LLMProvider, RotationPolicy};
 use llmkey_operator::sandbox::{Sandbox, SandboxOptions};
 use llmkey_operator::testbed::process::Process;
-use llmkey_operator::testbed::{self, ControlPlane, Installation, install_chart, shared};
+use llmkey_operator::testbed::{ControlPlane, Installation, Options, install_chart, shared};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -60,6 +60,16 @@ impl Operator {
         name: &str,
         divisor: u32,
     ) -> Self {
+        Self::start_at("debug", cluster, installation, name, divisor)
+    }
+
+    fn start_at(
+        level: &str,
+        cluster: &ControlPlane,
+        installation: &Installation,
+        name: &str,
+        divisor: u32,
+    ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
         let args = [
@@ -70,7 +80,7 @@ impl Operator {
             format!("--identity={name}"),
             format!("--metrics-listen=127.0.0.1:{port}"),
             format!("--test-time-divisor={divisor}"),
-            "--log-level=debug".to_owned(),
+            format!("--log-level={level}"),
         ];
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_llmkey-operator"));
         let process = Process::spawn(name, &binary, args, &[], &log).unwrap();
@@ -150,8 +160,12 @@ pub(crate) fn now() -> DateTime<Utc> {
 }
 
 async fn build() -> Stage {
-    let stage = without_operator(shared().await.unwrap()).await;
-    let operator = Operator::start(stage.cluster, &stage.installation, "operator", DIVISOR);
+    set("debug", shared().await.unwrap()).await
+}
+
+async fn set(level: &str, cluster: &'static ControlPlane) -> Stage {
+    let stage = without_operator(cluster).await;
+    let operator = Operator::start_at(level, cluster, &stage.installation, "operator", DIVISOR);
     operator.ready().await;
     Stage { operator: Some(operator), ..stage }
 }
@@ -168,10 +182,21 @@ pub(crate) async fn empty_stage() -> (tokio::sync::MutexGuard<'static, ()>, &'st
     static STAGE: OnceCell<Stage> = OnceCell::const_new();
     let guard = ONE.lock().await;
     let build = async {
-        let cluster = ControlPlane::start(testbed::Options::default()).await.unwrap();
+        let cluster = ControlPlane::start(Options::default()).await.unwrap();
         without_operator(Box::leak(Box::new(cluster))).await
     };
     (guard, STAGE.get_or_init(async || build.await).await)
+}
+
+/// A second stage, with a control plane of its own: its operator logs all it can, and its CRDs may be changed.
+pub(crate) async fn traced() -> &'static Stage {
+    static STAGE: OnceCell<Stage> = OnceCell::const_new();
+    STAGE
+        .get_or_init(async || {
+            let cluster = ControlPlane::start(Options::default()).await.unwrap();
+            set("trace", Box::leak(Box::new(cluster))).await
+        })
+        .await
 }
 
 /// One test's namespace, with an account of its own at the sandbox.
@@ -265,7 +290,7 @@ impl Tenant {
     pub(crate) async fn minted_with(&self, name: &str, annotations: Value, changes: Value) {
         let mut spec = json!({"providerRef": {"name": self.provider}, "source": {"mint": {}}});
         merge(&mut spec, changes);
-        self.key(name, annotations, spec).await;
+        self.annotated(name, annotations, spec).await;
     }
 
     /// A supplied LLMKey whose source Secret is `<name>-source`; `changes` are merged into its spec.
@@ -276,10 +301,14 @@ impl Tenant {
             "source": {"secretRef": {"name": source, "key": "key"}},
         });
         merge(&mut spec, changes);
-        self.key(name, json!({}), spec).await;
+        self.key(name, spec).await;
     }
 
-    async fn key(&self, name: &str, annotations: Value, spec: Value) {
+    pub(crate) async fn key(&self, name: &str, spec: Value) {
+        self.annotated(name, json!({}), spec).await;
+    }
+
+    async fn annotated(&self, name: &str, annotations: Value, spec: Value) {
         let key: LLMKey = serde_json::from_value(json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
             "metadata": {"name": name, "namespace": self.namespace, "annotations": annotations}, "spec": spec,

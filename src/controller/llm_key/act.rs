@@ -378,7 +378,8 @@ impl Actor<'_> {
                     NotDone::Failed(failure(
                         Reason::RefusedByKubernetes,
                         format!("{what}: {said}"),
-                        Class::User,
+                        // A quota or a policy of the cluster: nothing that a watch would show.
+                        Class::Transient,
                     ))
                 }
                 _ => NotDone::Kube(error),
@@ -504,8 +505,10 @@ fn failure(reason: Reason, message: String, class: Class) -> Failure {
 
 fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
     let (reason, class) = match error.class {
-        ErrorClass::CredentialInvalid => (Reason::AdminCredentialInvalid, Class::User),
-        ErrorClass::Forbidden | ErrorClass::RefusedAddress => (reason, Class::User),
+        ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
+            (Reason::AdminCredentialInvalid, Class::User)
+        }
+        ErrorClass::RefusedAddress => (Reason::AddressRefused, Class::User),
         _ => (reason, Class::Transient),
     };
     Failure { reason, message, class, retry_after: error.retry_after() }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, Subject, TargetView};
+use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView};
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::health::{Health, Verdict};
@@ -111,6 +111,7 @@ impl Observed {
             Learned::TargetWritten { version, since } => {
                 self.target = TargetView::Ours { carries: Some(version), since };
                 self.pass.wrote_target = Some(version);
+                self.memory.failing.take_if(|f| !f.at_provider());
                 self.delivered_from_candidate(version);
             }
             Learned::TargetDeleted => {
@@ -123,12 +124,16 @@ impl Observed {
                     self.pass.checked_after_l4 = Some(version);
                 }
             }
-            Learned::LastUse { version, used } => self.memory.last_use = Some((version, env.now, used)),
-            Learned::RevokeAnswered(version) => {
-                self.pass.revoke_answered = Some(version);
+            Learned::LastUse { version, used } => {
+                self.memory.last_use = Some((version, env.now, used));
+                self.mended(&[Reason::RevokeFailed]);
+            }
+            Learned::RevokeAnswered(version) => self.pass.revoke_answered = Some(version),
+            // The answer to a revocation is not yet its success: the account may still not list its keys.
+            Learned::Confirmed { version, gone } => {
+                self.pass.confirmed = Some((version, gone));
                 self.memory.failing = None;
             }
-            Learned::Confirmed { version, gone } => self.pass.confirmed = Some((version, gone)),
             Learned::Reminded => {
                 if let Effect::NoteReminder { due, before } = effect {
                     self.memory.reminded = Some((*due, *before));
@@ -136,6 +141,11 @@ impl Observed {
             }
             Learned::Nothing => {}
         }
+    }
+
+    /// What failed for one of these reasons has succeeded.
+    fn mended(&mut self, reasons: &[Reason]) {
+        self.memory.failing.take_if(|f| reasons.contains(&f.reason));
     }
 
     /// Takes in that an effect failed: the next try waits.
@@ -186,6 +196,9 @@ impl Observed {
             self.pass.minted = None;
             self.pass.fenced = None;
         }
+        if !record.versions.iter().any(|v| v.state.open()) {
+            self.memory.failing = None;
+        }
         self.pass.confirmed = None;
         self.pass.revoke_answered = None;
         self.ledger = LedgerView::Present(Box::new(ledger));
@@ -196,6 +209,7 @@ impl Observed {
             Subject::Source | Subject::Candidate(_) => &mut self.memory.candidate,
             Subject::Delivered(_) => {
                 self.pass.checked_delivered = true;
+                self.memory.failing.take_if(|f| f.reason == Reason::KeyringMissing);
                 &mut self.memory.health
             }
         };
@@ -227,6 +241,18 @@ impl Observed {
             health.history.truncate(10);
         }
         self.memory.health = Some(health);
+    }
+
+    /// Whether nothing in the source Secret waits to be delivered or to be put right.
+    pub fn source_is_delivered(&self) -> bool {
+        match (&self.source, &self.ledger) {
+            (SourceView::None | SourceView::Unchanged, _) => true,
+            (SourceView::Value(facts), LedgerView::Present(ledger)) => {
+                let delivered = ledger.record.delivered().and_then(|v| v.key.as_ref());
+                delivered.is_some_and(|key| key.fingerprint == facts.fingerprint)
+            }
+            (SourceView::Value(_) | SourceView::Problem(..), _) => false,
+        }
     }
 
     fn state_of(&self, version: i32) -> Option<VersionState> {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use kube::ResourceExt;
+
 use super::model::Memory;
+use crate::api::LLMKey;
 use crate::controller::index::{Name, SecretMeta, name};
 
 /// A version of an object that was last found right.
@@ -28,10 +31,10 @@ pub struct Remember {
     pub target: Option<Seen>,
     /// Generation that was last carried out in full.
     pub generation: Option<i64>,
+    /// Changes whenever the provider's account may have changed.
+    pub stamp: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
-    /// Hash of the status that was last written.
-    pub status_hash: Option<u64>,
 }
 
 /// All keys.
@@ -46,6 +49,19 @@ impl Remembered {
     /// What is remembered of the LLMKey with this uid.
     pub fn recall(&self, namespace: &str, key: &str, uid: &str) -> Option<Remember> {
         self.lock().get(&name(namespace, key)).filter(|(known, _)| **known == *uid).map(|(_, r)| r.clone())
+    }
+
+    /// Whether this process wrote to the LLMKey after the version at hand.
+    pub fn wrote_after(&self, key: &LLMKey) -> bool {
+        let known = self.lock();
+        let Some((uid, remember)) = known.get(&name(&key.namespace().unwrap_or_default(), &key.name_any()))
+        else {
+            return false;
+        };
+        let (Some(written), Some(shown)) = (&remember.resource_version, key.resource_version()) else {
+            return false;
+        };
+        key.uid().is_some_and(|own| *own == **uid) && older(&shown, written)
     }
 
     /// Remembers.
@@ -83,11 +99,6 @@ pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> 
         (Some(written), _) => Some(written.to_owned()),
         (None, watched) => watched,
     }
-}
-
-/// Whether the version that the watch shows is older than the one that this process wrote.
-pub fn is_older(watched: Option<&str>, written: Option<&str>) -> bool {
-    matches!((watched, written), (Some(watched), Some(written)) if older(watched, written))
 }
 
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.

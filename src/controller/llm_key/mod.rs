@@ -9,10 +9,9 @@ mod observe;
 mod status;
 mod views;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
@@ -22,17 +21,20 @@ pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
 pub use views::{Resolved, allowed};
 
-use crate::api::{FIELD_MANAGER, LLMKey, LLMKeyStatus, ObservedVersions};
+use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, is_older, newest};
+use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
-use crate::controller::{ReconcileError, malformed};
+use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
+
+/// How long to wait for a watch that is behind our own write.
+const LATE_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// One reconcile.
 pub async fn reconcile(
@@ -46,7 +48,11 @@ pub async fn reconcile(
     let key = match &guarded.0 {
         Ok(key) => key,
         Err(invalid) => {
-            malformed::<LLMKey>(&ctx, invalid, true).await;
+            if invalid.metadata.deletion_timestamp.is_some() {
+                let_go(&ctx, &invalid.metadata).await?;
+            } else {
+                malformed::<LLMKey>(&ctx, invalid, true).await;
+            }
             pass.finish(Outcome::Waiting);
             return Ok(Action::await_change());
         }
@@ -63,7 +69,32 @@ pub async fn reconcile(
     }
 }
 
+/// Takes our finalizer off an LLMKey that cannot be read: its ledger knows all that revocation needs, and is released
+/// when the LLMKey is gone.
+async fn let_go(ctx: &Ctx, meta: &ObjectMeta) -> Result<(), ReconcileError> {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    let others: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
+    if others.len() == finalizers.len() {
+        return Ok(());
+    }
+    let api: Api<PartialObjectMeta<LLMKey>> =
+        Api::namespaced(ctx.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+    let patch = serde_json::json!({"metadata": {
+        "resourceVersion": meta.resource_version, "uid": meta.uid, "finalizers": others,
+    }});
+    let name = meta.name.as_deref().unwrap_or_default();
+    match api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
+    if ctx.remembered.wrote_after(key) {
+        // The watch has not shown our own status yet. One that is derived from an older one would lose what it tells.
+        return Ok((Action::requeue(LATE_WATCH), Outcome::Waiting));
+    }
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
         let plan = decide::decide(&seeing.observed, &env(ctx)?);
@@ -72,19 +103,21 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }
     }
     let ended = steps(ctx, key, &mut seeing).await;
+    if !seeing.observed.source_is_delivered() {
+        // What was not found right is read again, by this process and by the next.
+        seeing.remember.source = None;
+    }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
-    // A glance takes versions from the status that the watch shows. One that is older than our own last write would
-    // overwrite it.
-    let late = matches!(seeing.observed.ledger, LedgerView::Unread(_)) && is_late(key, &seeing);
-    let written = if late { Ok(()) } else { write_status(ctx, key, &mut seeing, &plan, &now).await };
-    remember(ctx, key, seeing, ended.as_ref().is_ok_and(|e| *e != Ended::Changed));
+    let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
+    // A status that was not written is lost to a glance: the next pass reads everything again.
+    let whole = written.is_ok() && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
+    remember(ctx, key, seeing, whole);
     let outcome = ended?;
     written?;
     let action = match outcome {
         Ended::Changed => Action::requeue(ctx.timings.retry_base),
         Ended::Unfinished => Action::requeue(std::time::Duration::ZERO),
-        Ended::Done { .. } if late => Action::requeue(ctx.timings.retry_base),
         Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
             // A little later rather than a little earlier: times count in whole seconds.
             let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
@@ -92,10 +125,6 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
-}
-
-fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
-    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
 }
 
 /// How the steps of a reconcile ended.
@@ -203,7 +232,6 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
-    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -217,10 +245,8 @@ async fn write_status(
     let before = key.status.clone().unwrap_or_default();
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
-    let hash = hash_of(&status);
-    // What the watch shows counts, unless it is older than our own last write.
-    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
-        remember.status_hash = Some(hash);
+    // What the watch shows is not older than our own last write.
+    if status == before {
         return Ok(());
     }
     let seen = newest(remember.resource_version.as_deref(), key.resource_version());
@@ -235,22 +261,16 @@ async fn write_status(
     match api.patch_status(&o.key.name, &params, &Patch::Apply(&patch)).await {
         Ok(written) => {
             remember.resource_version = written.metadata.resource_version.map(String::into_boxed_str);
-            remember.status_hash = Some(hash);
             Ok(())
         }
         Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),
         Err(error) => {
             // The watch will show what stands there now.
+            tracing::debug!(seen, error = brief(&error), "the status was not written");
             remember.resource_version = None;
             Err(error.into())
         }
     }
-}
-
-fn hash_of(status: &LLMKeyStatus) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(status).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
 }
 
 fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {

@@ -206,6 +206,19 @@ pub struct Failing {
     pub not_before: DateTime<Utc>,
 }
 
+impl Failing {
+    /// A call at the provider failed, not a write in the cluster.
+    pub const fn at_provider(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::MintFailed
+                | Reason::RevokeFailed
+                | Reason::AdminCredentialInvalid
+                | Reason::AddressRefused
+        )
+    }
+}
+
 /// What this reconcile has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pass {

@@ -43,7 +43,7 @@ const SOURCE_TYPES: [&str; 1] = ["Opaque"];
 
 /// Observes an LLMKey.
 pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, kube::Error> {
-    let Resolved { view: provider, endpoint, account } = resolve(ctx, key).await;
+    let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await;
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
     if view.deleting && view.finalizer {
@@ -52,6 +52,11 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     let mut remember =
         ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
+    if remember.generation != key.metadata.generation || remember.stamp != stamp {
+        // Somebody did something about it: what failed is tried again at once.
+        remember.memory.failing = None;
+        remember.stamp = stamp;
+    }
     resume_health(key, &mut remember.memory, ctx.clock.now());
     let mut seeing = Seeing {
         observed: Observed {
@@ -84,11 +89,8 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let o = &mut seeing.observed;
     let remember = &seeing.remember;
     let generation = remember.generation == key.metadata.generation;
-    if !generation
-        || o.key.deleting
-        || o.memory.failing.is_some()
-        || o.key.rotate != o.key.last_handled_rotate
-    {
+    let asked = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
+    if !generation || o.key.deleting || o.memory.failing.is_some() || asked {
         return false;
     }
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));
@@ -201,6 +203,8 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
     };
     let value = trimmed(SecretBytes::new(value.0));
     let Some(kind) = seeing.held.endpoint.as_ref().map(crate::provider::Endpoint::provider) else {
+        // Whose key it would be is not known: it is looked at when it is.
+        seeing.remember.source = None;
         seeing.observed.source = SourceView::Unchanged;
         return Ok(());
     };
@@ -232,14 +236,17 @@ pub fn facts(ctx: &Ctx, namespace: &str, key: &SecretBytes) -> KeyFacts {
 async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> {
     let Seeing { observed: o, held, remember } = seeing;
     let (namespace, name) = (&o.key.namespace, &o.key.target_name);
-    if let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
+    let watched = ctx.index.secret(namespace, name);
+    let had_target = remember.target.is_some()
+        || watched.as_ref().and_then(|w| w.owner.as_ref()).is_some_and(|(_, uid)| **uid == *o.key.uid);
+    // Creation times have steps of a second and clocks differ: who delivers already is not asked to yield.
+    if !had_target && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
         o.target = TargetView::Foreign(
             Reason::TargetConflict,
             format!("LLMKey {other} delivers to Secret {name} already; choose another target.secretName"),
         );
         return Ok(());
     }
-    let watched = ctx.index.secret(namespace, name);
     let first = matches!(o.ledger, LedgerView::Absent) && remember.target.is_none() && !held.look_again;
     if first && watched.is_none_or(|w| w.gone) {
         o.target = TargetView::Absent;

@@ -16,7 +16,7 @@ use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
 use crate::domain::{schedule, timings::Timings};
 use crate::ledger::AccountRef;
-use crate::provider::{Account, Capabilities, Capability, Endpoint, default_data};
+use crate::provider::{Account, Capabilities, Capability, Endpoint, PRIVATE_ADDRESS, default_data};
 
 /// Longest `spec.config`, as text.
 const MAX_CONFIG: usize = 8 * 1024;
@@ -49,6 +49,10 @@ impl Texts {
     }
 
     fn problem(&self) -> Option<String> {
+        if self.data.is_empty() {
+            // An empty Secret must never replace the last good one.
+            return Some("what to deliver is not known while the provider cannot be used".to_owned());
+        }
         if self.config.as_ref().is_some_and(|c| c.len() > MAX_CONFIG) {
             return Some(format!("spec.config: at most {MAX_CONFIG} bytes as JSON text"));
         }
@@ -71,7 +75,7 @@ pub fn texts(key: &LLMKey, endpoint: Option<&Endpoint>) -> Texts {
     }
 }
 
-/// The LLMKey, parsed. `texts` is empty while the provider is not known; then the template is not judged.
+/// The LLMKey, parsed. `texts` may be empty while the provider is not known; then nothing is rendered.
 pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
     let status = key.status.as_ref();
     let minted = key.spec.source.mint.is_some();
@@ -102,7 +106,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         validation: key.spec.validation.mode,
         interval: duration(key.spec.validation.interval, timings.validation_interval),
         threshold: key.spec.validation.failure_threshold.unwrap_or(3).clamp(1, 10),
-        template_problem: if texts.data.is_empty() { None } else { texts.problem() },
+        template_problem: texts.problem(),
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
     }
@@ -191,6 +195,8 @@ pub struct Resolved {
     pub endpoint: Option<Endpoint>,
     /// What can make and revoke.
     pub account: Option<Arc<Account>>,
+    /// Changes whenever the account may have changed.
+    pub stamp: String,
 }
 
 /// Finds the provider of an LLMKey. No call is made.
@@ -205,6 +211,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: None,
         account: None,
+        stamp: String::new(),
     };
     let name = match (&key.spec.provider, &key.spec.provider_ref) {
         (Some(public), _) => {
@@ -223,6 +230,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
                 },
                 endpoint,
                 account: None,
+                stamp: String::new(),
             };
         }
         (None, Some(reference)) => &reference.name,
@@ -258,6 +266,9 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
             return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {error}"));
         }
     };
+    if endpoint.refuses_its_address() {
+        return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {PRIVATE_ADDRESS}"));
+    }
     let account = ctx.account(provider, &endpoint).await;
     let capabilities = Capabilities::of(provider.spec.r#type, account.is_ok());
     let account_ref = account.as_ref().ok().map(|account| AccountRef {
@@ -276,6 +287,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: Some(endpoint),
         account: account.ok(),
+        stamp: ctx.stamp(provider),
     }
 }
 

@@ -15,7 +15,7 @@ use super::context::Ctx;
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMProvider, LLMProviderStatus, Reason,
 };
-use crate::provider::{Capabilities, Endpoint, ErrorClass};
+use crate::provider::{Capabilities, Endpoint, ErrorClass, PRIVATE_ADDRESS};
 use crate::telemetry::metrics::{Controller, Outcome};
 
 /// What a reconcile knows.
@@ -86,6 +86,10 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Observed
             return observed;
         }
     };
+    if endpoint.refuses_its_address() {
+        observed.finding = Finding::Stalled(Reason::AddressRefused, PRIVATE_ADDRESS.into());
+        return observed;
+    }
     observed.base_url = Some(endpoint.base_url().to_owned());
     if provider.spec.admin_credential_ref.is_none() {
         observed.capabilities = capabilities(provider, false);

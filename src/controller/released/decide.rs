@@ -30,7 +30,6 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
-    retire::abandon_intents(record, &o.pass, &o.memory, env, plan);
     let view = retire::View {
         record,
         account_problem: o.provider.account_problem.as_ref(),
@@ -38,6 +37,7 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         memory: &o.memory,
         pass: &o.pass,
     };
+    retire::abandon_intents(&view, env, plan);
     if plan.effects.is_empty() {
         retire::advance(&view, env, plan);
     }
@@ -48,7 +48,11 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     // Late writers of a replica that was paused may still come: the ledger stays for a while.
     let last = record.versions.iter().filter_map(|v| v.revoked_at).fold(released.at, std::cmp::Ord::max);
     let end = last + interval(env.timings.sweep_interval * env.timings.sweep_clean_count);
-    if env.now >= end {
+    if env.now < end {
+        plan.wake_at(end);
+    } else if view.account.is_some() && !retire::searched(&view, plan) {
+        // A key of a lost attempt was found.
+    } else {
         tracing::info!(
             namespace = record.namespace,
             name = record.name,
@@ -56,8 +60,6 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
             "an empty ledger goes"
         );
         plan.effects.push(Effect::DeleteLedger);
-    } else {
-        plan.wake_at(end);
     }
 }
 

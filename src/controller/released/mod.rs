@@ -161,7 +161,12 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
         account_problem: None,
         reports_last_use: false,
     };
-    let Some(wanted) = record.minted_alive().find_map(|v| v.account.clone()) else { return view };
+    // The account of what is to be revoked; when nothing is, that of the newest key, for a last look.
+    let alive = record.minted_alive().find_map(|v| v.account.clone());
+    let minted = record.versions.iter().rev().filter(|v| v.mint_name.is_some());
+    let Some(wanted) = alive.or_else(|| minted.into_iter().find_map(|v| v.account.clone())) else {
+        return view;
+    };
     let missing = |message: String| Some((Reason::AdminCredentialMissing, message));
     let found = ctx.stores.providers.get(&ObjectRef::new(&wanted.provider));
     let Some(Ok(provider)) = found.as_ref().map(|p| &p.0) else {

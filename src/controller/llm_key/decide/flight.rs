@@ -16,6 +16,10 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         return;
     }
     match version.state {
+        // The source is another one now: what the attempt may have made goes, and then the intent.
+        VersionState::Intent if !o.key.minted => {
+            retire::abandon_intents(&super::view(o, record), env, plan);
+        }
         VersionState::Intent => mint(o, record, version, env, plan),
         VersionState::Pending => deliver(o, record, version, env, plan),
         _ => publish(o, record, version, env, plan),
@@ -27,17 +31,8 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         plan.progress(Reason::Progressing, "the key is being made");
     }
     if let Some(minted) = &o.pass.minted {
-        if minted.attempt == record.attempt {
-            plan.effects.push(Effect::SwapLedger(Box::new(minted_record(
-                record,
-                version.version,
-                minted,
-                env,
-            ))));
-        } else {
-            // Another replica fenced this attempt while the provider answered: the key is nobody's.
-            plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
-        }
+        let next = minted_record(record, version.version, minted, env);
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
     if !same_account(o, version) {
@@ -128,11 +123,14 @@ fn made_long_ago_and_refused(o: &Observed, fingerprint: &str, version: &Version,
 }
 
 pub(super) fn over_good(o: &Observed, record: &Record) -> bool {
-    record.current().is_some() && o.memory.health.as_ref().is_none_or(|h| h.accepted != Some(false))
+    let Some(delivered) = record.delivered() else { return false };
+    let shown = delivered.key.as_ref().map(|k| &k.shown);
+    let health = o.memory.health.as_ref().filter(|h| Some(&h.fingerprint) == shown);
+    health.is_none_or(|h| h.accepted != Some(false))
 }
 
 fn publish(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
-    let alone = record.versions.iter().filter(|v| v.state == VersionState::Current).count() == 0;
+    let alone = record.versions.len() == 1;
     if carried(o, version.version) {
         if !alone {
             plan.effects.push(Effect::SwapLedger(Box::new(current(o, record, version.version, env))));
@@ -143,7 +141,7 @@ fn publish(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
     // The supplied value changed again before it was delivered: the newer one is taken instead.
     if let (Origin::Supplied, SourceView::Value(facts)) = (version.origin, &o.source)
         && version.key.as_ref() != Some(facts)
-        && !alone
+        && record.current().is_some()
     {
         let mut next = successor(record, env);
         if next.advance(version.version, VersionState::Abandoned) {

@@ -21,6 +21,7 @@ pub(crate) use strays::strays;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
+use crate::domain::lifecycle::VersionState;
 use crate::domain::names::{AttemptId, MintName};
 use crate::ledger::{Ledger, Record};
 
@@ -37,6 +38,18 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         LedgerView::Absent => first::first(o, env, &mut plan),
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
+    }
+    let own = |f: &super::model::Failing| !f.at_provider();
+    if !plan.effects.is_empty()
+        && o.memory.failing.as_ref().is_some_and(own)
+        && retire::waiting(&o.memory, env, &mut plan)
+    {
+        // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are planned.
+        plan.effects.clear();
+    }
+    // Whatever failed is tried again, also where nothing else would wake.
+    if let Some(failing) = o.memory.failing.as_ref().filter(|f| env.now < f.not_before) {
+        plan.wake_at(failing.not_before);
     }
     plan
 }
@@ -74,11 +87,16 @@ fn blockers(o: &Observed, plan: &mut Plan) {
 /// The record was read: the first step that is due is the plan.
 fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     let record = &ledger.record;
+    if let Some(id) = nobodys(o, record) {
+        plan.effects.push(Effect::RevokeStray { id });
+        return;
+    }
     if record.owner.as_deref() != Some(o.key.uid.as_str()) {
         release::take_over(o, record, env, plan);
         return;
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 7] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 8] = [
+        repair_before_revocation,
         flight::advance,
         rotate::revoke_all,
         retire_step,
@@ -96,15 +114,34 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     steady::finalizer(o, record, plan);
 }
 
-fn retire_step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
-    let view = retire::View {
+/// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.
+fn nobodys(o: &Observed, record: &Record) -> Option<String> {
+    let minted = o.pass.minted.as_ref()?;
+    let expected =
+        record.attempt == minted.attempt && record.versions.iter().any(|v| v.state == VersionState::Intent);
+    let recorded = record.versions.iter().any(|v| v.provider_key_id.as_ref() == Some(&minted.id));
+    (!expected && !recorded).then(|| minted.id.clone())
+}
+
+fn view<'a>(o: &'a Observed, record: &'a Record) -> retire::View<'a> {
+    retire::View {
         record,
         account_problem: o.provider.account_problem.as_ref().or(o.provider.problem.as_ref()),
         account: o.provider.account.as_ref(),
         memory: &o.memory,
         pass: &o.pass,
-    };
-    retire::advance(&view, env, plan);
+    }
+}
+
+fn retire_step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    retire::advance(&view(o, record), env, plan);
+}
+
+/// A Secret that was changed by another hand may hold the key that is about to be revoked.
+fn repair_before_revocation(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    if record.in_flight().is_none() && record.versions.iter().any(|v| v.state == VersionState::Retiring) {
+        repair(o, record, env, plan);
+    }
 }
 
 /// The target must carry the delivered version, whatever happened to it.

@@ -1,7 +1,7 @@
 //! Two keys work: what must be known before the older one is revoked.
 
 use super::gate::delta;
-use super::retire::{protected_here, shared};
+use super::retire::{protected_here, searched, shared};
 use super::successor;
 use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView};
@@ -51,8 +51,15 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         plan.wake_at(over);
         return;
     }
+    if let Some(failing) = o.memory.failing.as_ref().filter(|f| env.now < f.not_before) {
+        hold(plan, failing.reason, failing.message.clone());
+        return;
+    }
     let Some(basis) = quiet(o, old, env, plan) else { return };
     if !delivered_works(o, delivered, env, plan) {
+        return;
+    }
+    if !searched(&super::view(o, record), plan) {
         return;
     }
     match o.pass.shared {

@@ -39,6 +39,11 @@ pub(super) fn take_over(o: &Observed, record: &Record, env: &Env, plan: &mut Pla
         // Whether the keys may stay cannot be told before the account is known.
         return;
     }
+    let revocable = record.minted_alive().next().is_some();
+    if revocable && !o.key.finalizer && !o.key.retain_on_delete {
+        plan.effects.push(Effect::SetFinalizer(true));
+        return;
+    }
     let mut next = successor(record, env);
     next.owner = Some(o.key.uid.clone());
     next.released = None;

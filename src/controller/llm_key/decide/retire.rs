@@ -109,7 +109,11 @@ pub(super) fn protected_here(record: &Record, version: &Version) -> bool {
 /// Failures put off the next try.
 pub(super) fn waiting(memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
     let Some(failing) = memory.failing.as_ref().filter(|f| env.now < f.not_before) else { return false };
-    plan.progress(failing.reason, failing.message.clone());
+    match failing.reason {
+        Reason::MintFailed | Reason::RevokeFailed => plan.progress(failing.reason, failing.message.clone()),
+        // The other failures wait for a person.
+        reason => plan.stall(reason, failing.message.clone()),
+    }
     plan.wake_at(failing.not_before);
     true
 }
@@ -140,19 +144,28 @@ pub(super) fn elsewhere(version: &Version) -> String {
 }
 
 /// Intents that nobody wants any more: fence, find, revoke, give up.
-pub fn abandon_intents(record: &Record, pass: &Pass, memory: &Memory, env: &Env, plan: &mut Plan) {
+pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
+    let View { record, pass, memory, .. } = *view;
     let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent) else { return };
+    if let Some((reason, message)) = view.account_problem {
+        plan.stall(*reason, format!("version {} may have been made: {message}", version.version));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+        return;
+    }
+    if version.account.as_ref() != view.account {
+        // The search would be at the wrong account, and would find nothing.
+        plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
+        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+        return;
+    }
     if waiting(memory, env, plan) || unlisted(record, pass, memory, env, plan) {
         return;
     }
     if let Some(minted) = &pass.minted {
         plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
     } else if pass.fenced != Some(record.attempt) {
-        plan.effects.push(Effect::SwapLedger(Box::new(super::flight::refenced(
-            record,
-            version.version,
-            env,
-        ))));
+        let next = super::flight::refenced(record, version.version, env);
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if !pass.names_searched {
         plan.effects.push(Effect::FindStrays { below: record.attempt });
     } else if let Some((id, _)) = pass.strays.first() {
@@ -163,4 +176,18 @@ pub fn abandon_intents(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
             plan.effects.push(Effect::SwapLedger(Box::new(next)));
         }
     }
+}
+
+/// Looks once more for keys that no version points to: the provider may have carried a mint out twice, or may have
+/// listed a lost one late. Only while no attempt is open, so that none of them can still become a version's. False while
+/// there is something to do.
+pub fn searched(view: &View<'_>, plan: &mut Plan) -> bool {
+    if !view.pass.names_searched {
+        plan.effects.push(Effect::FindStrays { below: view.record.attempt.saturating_add(1) });
+    } else if let Some((id, _)) = view.pass.strays.first() {
+        plan.effects.push(Effect::RevokeStray { id: id.clone() });
+    } else {
+        return true;
+    }
+    false
 }

@@ -74,7 +74,7 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
         return;
     }
     if record.versions.iter().any(|v| v.state == VersionState::Intent) {
-        super::retire::abandon_intents(record, &o.pass, &o.memory, env, plan);
+        super::retire::abandon_intents(&super::view(o, record), env, plan);
         return;
     }
     if record.versions.iter().any(|v| v.state.protects_key()) {
@@ -120,13 +120,14 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let reason = match (delivered, requested, overdue) {
         (None, _, _) => RotationReason::Replaced,
         (Some(_), Some(_), _) => RotationReason::Requested,
+        (Some(v), None, _) if v.origin == Origin::Supplied => RotationReason::SourceChanged,
         (Some(_), None, true) => RotationReason::Schedule,
         (Some(_), None, false) => return,
     };
-    if record.in_flight().is_some() {
+    if record.in_flight().is_some_and(|v| Some(v.version) != delivered.map(|d| d.version)) {
         return;
     }
-    let by_hand = matches!(reason, RotationReason::Requested | RotationReason::Replaced);
+    let by_hand = reason != RotationReason::Schedule;
     if o.key.paused {
         due(plan, Reason::Paused, "a rotation is due; the annotation llmkeys.dev/paused holds it");
     } else if o.policy.mode == RotationMode::RemindOnly && !by_hand {
@@ -150,6 +151,7 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SetFinalizer(true));
     } else if let Some(mut next) = intent(o, record, reason, env) {
         next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
+        fold_delivery(record, &mut next);
         if delivered.is_none() {
             plan.progress(Reason::Rotating, "a new key is being made");
         }
@@ -225,16 +227,20 @@ fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mu
             };
             let mut next = supplied(o, record, facts, reason, env);
             let number = next.versions.last().map_or(0, |v| v.version);
-            // The folded first version is current from here on, since another one follows it.
-            if let Some(first) = record.delivered().filter(|v| v.state == VersionState::Publishing)
-                && next.advance(first.version, VersionState::Current)
-                && let Some(v) = next.version_mut(first.version)
-            {
-                v.published_at = v.published_at.or(Some(v.created_at));
-            }
+            fold_delivery(record, &mut next);
             plan.effects.push(Effect::SwapLedger(Box::new(next)));
             plan.effects.push(Effect::WriteTarget { version: number });
         }
+    }
+}
+
+/// A first version whose L3 was folded is current from here on, since another one follows it.
+fn fold_delivery(record: &Record, next: &mut Record) {
+    if let Some(first) = record.delivered().filter(|v| v.state == VersionState::Publishing)
+        && next.advance(first.version, VersionState::Current)
+        && let Some(v) = next.version_mut(first.version)
+    {
+        v.published_at = v.published_at.or(Some(v.created_at));
     }
 }
 

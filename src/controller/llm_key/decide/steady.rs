@@ -30,7 +30,12 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
 /// The delivered key is checked at its slots, and at once again after a rejection.
 pub(super) fn probe(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(delivered) = record.delivered() else { return };
-    let Some(at) = next_probe(o, &record.lineage, env) else { return };
+    let Some(mut at) = next_probe(o, &record.lineage, env) else { return };
+    let shown = delivered.key.as_ref().map(|k| &k.shown);
+    if o.memory.health.as_ref().is_none_or(|h| Some(&h.fingerprint) != shown) {
+        // Delivered by a process that died before it could tell.
+        at = env.now;
+    }
     if env.now >= at && !o.pass.checked_delivered {
         plan.effects.push(Effect::Validate(Subject::Delivered(delivered.version)));
     } else if env.now < at {

@@ -77,7 +77,7 @@ impl Run {
     pub fn until(&mut self, events: &[Event], end: i64) -> Result<(), String> {
         let end = super::world::at(end);
         let mut events = events.iter().peekable();
-        let mut idle = 0;
+        let (mut idle, mut rounds) = (0, 0);
         loop {
             while let Some((_, event)) = events.next_if(|(at, _)| super::world::at(*at) <= self.world.now) {
                 event(&mut self.world);
@@ -93,6 +93,10 @@ impl Run {
             };
             let next_event = events.peek().map(|(at, _)| super::world::at(*at));
             let next = wake.into_iter().chain(next_event).min().unwrap_or(end);
+            rounds += 1;
+            if rounds > 3000 {
+                return Err("the run does not come to rest".into());
+            }
             idle = if next <= self.world.now { idle + 1 } else { 0 };
             if idle > 40 {
                 return Err("the plan wakes without end at one moment".into());
@@ -129,6 +133,8 @@ impl Run {
         }
         self.memory.1 = o.memory;
         Ok(match ended {
+            // The watch tells of its deletion.
+            Ended::Wait(_) if self.world.key.is_none() => Ended::Again,
             Ended::Wait(_) => Ended::Wait(plan.wake),
             other => other,
         })

@@ -4,7 +4,7 @@ use super::world::{Held, ProviderKey, Target, World, delta, facts, version_of};
 use crate::api::{FINALIZER, Reason};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
-use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, Subject, TargetView};
+use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, Subject};
 use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
@@ -430,13 +430,5 @@ impl World {
             })
             .map(|k| k.id.clone())
             .collect()
-    }
-
-    /// What the target view says without key material.
-    pub fn delivers(&self, o: &Observed) -> Option<i32> {
-        match &o.target {
-            TargetView::Ours { carries, .. } => *carries,
-            _ => None,
-        }
     }
 }
