@@ -160,12 +160,12 @@ pub(crate) fn now() -> DateTime<Utc> {
 }
 
 async fn build() -> Stage {
-    set("debug", shared().await.unwrap()).await
+    with_operator("debug", shared().await.unwrap()).await
 }
 
-async fn set(level: &str, cluster: &'static ControlPlane) -> Stage {
+async fn with_operator(level: &str, cluster: &'static ControlPlane) -> Stage {
     let stage = without_operator(cluster).await;
-    let operator = Operator::start_at(level, cluster, &stage.installation, "operator", DIVISOR);
+    let operator = Operator::start_at(level, stage.cluster, &stage.installation, "operator", DIVISOR);
     operator.ready().await;
     Stage { operator: Some(operator), ..stage }
 }
@@ -194,7 +194,7 @@ pub(crate) async fn traced() -> &'static Stage {
     STAGE
         .get_or_init(async || {
             let cluster = ControlPlane::start(Options::default()).await.unwrap();
-            set("trace", Box::leak(Box::new(cluster))).await
+            with_operator("trace", Box::leak(Box::new(cluster))).await
         })
         .await
 }
@@ -290,7 +290,7 @@ impl Tenant {
     pub(crate) async fn minted_with(&self, name: &str, annotations: Value, changes: Value) {
         let mut spec = json!({"providerRef": {"name": self.provider}, "source": {"mint": {}}});
         merge(&mut spec, changes);
-        self.annotated(name, annotations, spec).await;
+        self.key(name, annotations, spec).await;
     }
 
     /// A supplied LLMKey whose source Secret is `<name>-source`; `changes` are merged into its spec.
@@ -301,14 +301,10 @@ impl Tenant {
             "source": {"secretRef": {"name": source, "key": "key"}},
         });
         merge(&mut spec, changes);
-        self.key(name, spec).await;
+        self.key(name, json!({}), spec).await;
     }
 
-    pub(crate) async fn key(&self, name: &str, spec: Value) {
-        self.annotated(name, json!({}), spec).await;
-    }
-
-    async fn annotated(&self, name: &str, annotations: Value, spec: Value) {
+    pub(crate) async fn key(&self, name: &str, annotations: Value, spec: Value) {
         let key: LLMKey = serde_json::from_value(json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
             "metadata": {"name": name, "namespace": self.namespace, "annotations": annotations}, "spec": spec,
