@@ -1,5 +1,7 @@
 //! A control plane to try things on, without a container engine.
 
+mod bench;
+
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -28,6 +30,11 @@ enum Command {
     },
     /// Find or build the programs and say where they are.
     Tools,
+    /// Measure the operator beside a bare controller that makes the same calls.
+    Bench(bench::Arguments),
+    /// That bare controller; started by `bench`.
+    #[command(hide = true)]
+    Floor(bench::floor::Arguments),
 }
 
 #[tokio::main]
@@ -46,6 +53,8 @@ async fn main() -> ExitCode {
             up(Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() }).await
         }
         Command::Tools => show_tools(),
+        Command::Bench(arguments) => measured(bench::run(arguments).await.and_then(|table| Ok(say(&table)?))),
+        Command::Floor(arguments) => measured(bench::floor::run(arguments).await),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +81,11 @@ async fn up(options: Options) -> Result<(), Error> {
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(what),
         _ = terminated.recv() => Ok(()),
     }
+}
+
+fn measured(result: Result<(), bench::Failure>) -> Result<(), Error> {
+    let problem = |error: bench::Failure| Error::Format { what: "bench".to_owned(), problem: error.to_string() };
+    result.map_err(problem)
 }
 
 fn show_tools() -> Result<(), Error> {
