@@ -40,7 +40,8 @@ up: tools ## Start a control plane and keep it until Ctrl-C
 	$(TESTBED) up
 
 .PHONY: demo
-demo: tools ## Show the life of a key, from nothing to its revocation
+demo: tools ## Show the life of a key, from nothing to its revocation (USE_CURRENT_CONTEXT=1: in your cluster)
+	$(call stage,build,$(CARGO) build --features testbed --locked --bin llmkey-operator --bin testbed)
 	$(TESTBED) demo
 
 .PHONY: bench

@@ -87,9 +87,6 @@ struct RunArgs {
     /// How log lines look.
     #[arg(long, env = "LLMKEY_LOG_FORMAT", default_value = "json")]
     log_format: LogFormat,
-    /// Namespace to serve, repeatable; the environment variable takes a comma-separated list [default: all].
-    #[arg(long, env = "LLMKEY_WATCH_NAMESPACE", value_delimiter = ',', value_parser = namespace)]
-    watch_namespace: Vec<String>,
     /// Asks the API server for streaming lists; false for servers that cannot.
     #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -134,8 +131,6 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// Namespaces to serve; empty = all.
-    pub watch_namespaces: Vec<String>,
     /// Whether watches use streaming lists.
     pub streaming_lists: bool,
     /// Divisor of every duration; 1 except in tests.
@@ -188,7 +183,6 @@ impl Config {
             concurrency: args.concurrency,
             log_level: args.log_level,
             log_format: args.log_format,
-            watch_namespaces: args.watch_namespace,
             streaming_lists: args.streaming_lists,
             test_time_divisor: args.test_time_divisor,
         }
@@ -278,7 +272,6 @@ mod tests {
         assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("keys", "operator-abc"));
         assert!(config.leader_elect && config.streaming_lists && config.per_key_metrics);
         assert_eq!((config.concurrency, config.test_time_divisor), (16, 1));
-        assert!(config.watch_namespaces.is_empty());
     }
 
     #[test]
@@ -301,15 +294,12 @@ mod tests {
             "--identity=me",
             "--leader-elect=false",
             "--per-key-metrics",
-            "--watch-namespace=team-a",
-            "--watch-namespace=team-b",
             "--log-format=text",
             "--metrics-listen=127.0.0.1:0",
         ];
         let config = run(&args, pod).unwrap();
         assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("ops", "me"));
         assert!(!config.leader_elect && config.per_key_metrics);
-        assert_eq!(config.watch_namespaces, ["team-a", "team-b"]);
         assert_eq!(config.log_format, LogFormat::Text);
     }
 
@@ -317,7 +307,6 @@ mod tests {
     fn mistakes_are_told_in_one_sentence() {
         for args in [
             &["--concurrency=0"][..],
-            &["--watch-namespace=Team_A"],
             &["--test-time-divisor=0"],
             &["--no-such-flag"],
             &["--metrics-listen=everywhere"],

@@ -78,7 +78,8 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
     let endpoints = Endpoints { metrics: metrics.clone(), health: health.clone(), log };
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let (end_server, server_ends) = watch::channel(false);
-    tasks.spawn(async move { server::serve(listener, endpoints, server_ends).await.map_err(RunError::Serve) });
+    tasks
+        .spawn(async move { server::serve(listener, endpoints, server_ends).await.map_err(RunError::Serve) });
     if config.test_time_divisor > 1 {
         tasks.spawn(warn_of_test_time(config.test_time_divisor));
     }
@@ -97,7 +98,8 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
         tracing::info!("leading");
         synced.close();
         metrics.set_leader(true);
-        lead(&config, client, clock, metrics.clone(), guard, &mut tasks, shutdown, move || synced.open()).await
+        lead(&config, client, clock, metrics.clone(), guard, &mut tasks, shutdown, move || synced.open())
+            .await
     } else {
         Ok(())
     };
@@ -105,14 +107,18 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
     end_election.send_replace(true);
     end_server.send_replace(true);
     // Bounded: the Lease is given back, open connections end.
-    drop(tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await);
+    drop(
+        tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} })
+            .await,
+    );
     result
 }
 
 async fn connect(config: &Config) -> Result<Client, RunError> {
     let kube = match &config.kubeconfig {
         Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path).map_err(|e| RunError::Kubeconfig(e.to_string()))?;
+            let file =
+                kube::config::Kubeconfig::read_from(path).map_err(|e| RunError::Kubeconfig(e.to_string()))?;
             KubeConfig::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
                 .await
                 .map_err(|e| RunError::Kubeconfig(e.to_string()))?
@@ -164,14 +170,21 @@ fn ended_early(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> R
 }
 
 async fn warn_of_test_time(divisor: u32) -> Result<(), RunError> {
-    let mut minutes = tokio::time::interval(Duration::from_mins(1));
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     loop {
         minutes.tick().await;
-        tracing::warn!(divisor, "test time: all durations are divided, and only loopback providers are called");
+        tracing::warn!(
+            divisor,
+            "test time: all durations are divided, and only loopback providers are called"
+        );
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the one call that hands everything over")]
+#[expect(
+    clippy::too_many_arguments,
+    clippy::too_many_lines,
+    reason = "the one place where everything is wired"
+)]
 async fn lead(
     config: &Config,
     client: Client,
@@ -238,8 +251,7 @@ async fn lead(
         Err(RunError::Ended("the watch of Secrets"))
     });
     let stop = shutdown.clone();
-    let settings =
-        || controller::Config::default().concurrency(config.concurrency).debounce(DEBOUNCE);
+    let settings = || controller::Config::default().concurrency(config.concurrency).debounce(DEBOUNCE);
     spawn(
         tasks,
         "policies",
@@ -268,7 +280,9 @@ async fn lead(
     // LLMKeys are looked at only when everything that they depend on is known.
     let mut secrets_are_ready = secrets_are_ready;
     drop(secrets_are_ready.wait_for(|ready| *ready).await);
-    while !(loaded(&stores.policies).await && loaded(&stores.cluster_policies).await && loaded(&stores.providers).await)
+    while !(loaded(&stores.policies).await
+        && loaded(&stores.cluster_policies).await
+        && loaded(&stores.providers).await)
     {
         if *shutdown.borrow() {
             return Ok(());
@@ -328,7 +342,8 @@ fn spawn<T, E>(
     E: std::fmt::Debug + Send,
 {
     tasks.spawn(async move {
-        let run: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(results.for_each(|_| async {}));
+        let run: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(results.for_each(|_| async {}));
         run.await;
         tracing::debug!(what, "ended");
         Ok(())

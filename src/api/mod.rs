@@ -1,5 +1,8 @@
 //! The custom resources, group `llmkeys.dev`, version `v1alpha1`.
 
+// Field texts are read in `kubectl explain`, where backticks around every name only hinder; columns repeat `type_`.
+#![allow(clippy::doc_markdown, clippy::duplicated_attributes)]
+
 mod conditions;
 mod crds;
 mod duration;

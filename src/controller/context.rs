@@ -35,9 +35,9 @@ pub struct Install {
 pub struct Stores {
     /// LLMKeys, those that cannot be read included.
     pub keys: Store<DeserializeGuard<LLMKey>>,
-    /// RotationPolicies.
+    /// `RotationPolicy`s.
     pub policies: Store<DeserializeGuard<RotationPolicy>>,
-    /// ClusterRotationPolicies.
+    /// `ClusterRotationPolicy`s.
     pub cluster_policies: Store<DeserializeGuard<ClusterRotationPolicy>>,
     /// LLMProviders.
     pub providers: Store<DeserializeGuard<LLMProvider>>,
@@ -77,17 +77,17 @@ pub struct Ctx {
     pub remembered: super::llm_key::memory::Remembered,
 }
 
-/// Accounts that were put together, each valid for one version of LLMProvider and credential.
+/// An account, or what keeps it from being used.
+pub type AccountResult = Result<Arc<Account>, (Reason, String)>;
+
+/// Accounts that were put together, each valid for one version of LLMProvider and credential: by name, with a stamp
+/// of both versions.
 #[derive(Default)]
-pub struct Accounts(Mutex<HashMap<String, (String, Result<Arc<Account>, (Reason, String)>)>>);
+pub struct Accounts(Mutex<HashMap<String, (String, AccountResult)>>);
 
 impl Ctx {
     /// The account of an LLMProvider with an admin credential, or what keeps it from being used.
-    pub async fn account(
-        &self,
-        provider: &LLMProvider,
-        endpoint: &Endpoint,
-    ) -> Result<Arc<Account>, (Reason, String)> {
+    pub async fn account(&self, provider: &LLMProvider, endpoint: &Endpoint) -> AccountResult {
         let name = provider.name_any();
         let Some(reference) = &provider.spec.admin_credential_ref else {
             return Err((
@@ -97,13 +97,7 @@ impl Ctx {
                 ),
             ));
         };
-        let version = self.index.secret(&self.operator_namespace, &reference.name).filter(|s| !s.gone);
-        let stamp = format!(
-            "{}/{}/{}",
-            provider.uid().unwrap_or_default(),
-            provider.metadata.generation.unwrap_or_default(),
-            version.map_or_else(|| "none".into(), |v| v.resource_version)
-        );
+        let stamp = self.stamp(provider);
         if let Some((known, account)) = self.accounts.lock().get(&name)
             && *known == stamp
         {
@@ -114,12 +108,18 @@ impl Ctx {
         account
     }
 
-    async fn load_account(
-        &self,
-        provider: &LLMProvider,
-        endpoint: &Endpoint,
-        secret: &str,
-    ) -> Result<Arc<Account>, (Reason, String)> {
+    /// What changes whenever the account may have changed: the LLMProvider or its admin credential.
+    pub fn stamp(&self, provider: &LLMProvider) -> String {
+        let secret = provider.spec.admin_credential_ref.as_ref();
+        let version = secret
+            .and_then(|s| self.index.secret(&self.operator_namespace, &s.name))
+            .filter(|s| !s.gone)
+            .map_or_else(|| "none".into(), |v| v.resource_version);
+        let generation = provider.metadata.generation.unwrap_or_default();
+        format!("{}/{generation}/{version}", provider.uid().unwrap_or_default())
+    }
+
+    async fn load_account(&self, provider: &LLMProvider, endpoint: &Endpoint, secret: &str) -> AccountResult {
         let place = format!("Secret {secret} in namespace {}", self.operator_namespace);
         let missing = |what: String| (Reason::AdminCredentialMissing, what);
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.operator_namespace);
@@ -158,9 +158,7 @@ impl Ctx {
 }
 
 impl Accounts {
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<String, (String, Result<Arc<Account>, (Reason, String)>)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (String, AccountResult)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

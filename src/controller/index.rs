@@ -190,7 +190,9 @@ impl Index {
             .secrets
             .iter()
             .filter(|(id, meta)| *id.0 == *operator_namespace && !meta.gone)
-            .filter_map(|(_, meta)| serde_json::from_str::<crate::ledger::Summary>(meta.summary.as_ref()?).ok())
+            .filter_map(|(_, meta)| {
+                serde_json::from_str::<crate::ledger::Summary>(meta.summary.as_ref()?).ok()
+            })
             .map(|summary| name(&summary.namespace, &summary.name))
             .collect()
     }

@@ -83,12 +83,12 @@ pub async fn load(
     let damaged = || InstallError::Damaged { secret: INSTALL_SECRET, namespace: namespace.to_owned() };
     let id = install.get(ID).and_then(SecretBytes::expose_str).ok_or_else(damaged)?.to_owned();
     let key = InstallKey::new(install.get(FINGERPRINT_KEY).ok_or_else(damaged)?)?;
-    let keyring = match keyring_dir {
-        Some(dir) => Keyring::from_dir(dir)?,
-        None => {
-            let data = secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
-            Keyring::from_secret_data(&data)?
-        }
+    let keyring = if let Some(dir) = keyring_dir {
+        Keyring::from_dir(dir)?
+    } else {
+        let data =
+            secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
+        Keyring::from_secret_data(&data)?
     };
     Ok((Install { id, key }, Arc::new(keyring)))
 }
@@ -134,7 +134,10 @@ async fn secret(
 
 /// Whether anything was ever sealed: a ledger, or an LLMKey whose status has versions.
 async fn in_use(client: &Client, namespace: &str) -> Result<bool, InstallError> {
-    let failed = |what: &str, source: kube::Error| InstallError::Kube { what: what.to_owned(), source: Box::new(source) };
+    let failed = |what: &str, source: kube::Error| InstallError::Kube {
+        what: what.to_owned(),
+        source: Box::new(source),
+    };
     let ledgers: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().fields(&format!("type={LEDGER_TYPE}")).limit(1);
     if !ledgers.list(&params).await.map_err(|e| failed("ledgers", e))?.items.is_empty() {

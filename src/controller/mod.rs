@@ -55,6 +55,7 @@ pub fn brief(error: &kube::Error) -> String {
 }
 
 /// What follows an error: another try, soon at first.
+#[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
 pub fn retry<K>(_: Arc<K>, error: &ReconcileError, ctx: Arc<Ctx>) -> Action {
     match error {
         ReconcileError::Kube(inner) if matches!(&**inner, kube::Error::Api(s) if s.is_conflict()) => {

@@ -206,7 +206,9 @@ impl Setup {
                     continue;
                 }
             };
-            affected.iter().for_each(|key| wake.key(key));
+            for key in &affected {
+                wake.key(key);
+            }
         }
     }
 }
@@ -235,7 +237,12 @@ pub fn uses(key: &LLMKey, provider: &DeserializeGuard<LLMProvider>) -> bool {
 }
 
 /// The ledgers that no LLMKey has, once the index is full.
-pub fn wake_released(index: &Index, keys: &Store<DeserializeGuard<LLMKey>>, operator_namespace: &str, wake: &Wake) {
+pub fn wake_released(
+    index: &Index,
+    keys: &Store<DeserializeGuard<LLMKey>>,
+    operator_namespace: &str,
+    wake: &Wake,
+) {
     for owner in index.ledgers(operator_namespace) {
         if keys.get(&ObjectRef::new(&owner.1).within(&owner.0)).is_none() {
             wake.release(owner);

@@ -8,7 +8,7 @@ use super::Endpoint;
 use crate::crypto::SecretBytes;
 
 /// Why an account cannot be used. Quotes no credential.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum AccountError {
     /// The Secret's `host` is not the URL's host and port.
     #[error("the admin credential is for {bound}, the provider's URL points to {called}")]
@@ -214,6 +214,17 @@ mod tests {
             ["", "https://api.openai.com", "api.openai.com/v1", "a@api.openai.com", "a:b:c", "a:0", ":443"]
         {
             assert!(matches!(account(host), Err(AccountError::BadHost)), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_project_that_would_leave_its_place_in_a_path_is_refused() {
+        for project in ["", "..", "proj_1/../proj_2", "proj_1?x"] {
+            let endpoint = Endpoint::public(ProviderType::OpenAI).unwrap();
+            let credential =
+                AdminCredential::from_secret_data(b"api.openai.com", &"sk-admin-0123456789".into()).unwrap();
+            let refused = Account::new(endpoint, project, credential).err();
+            assert_eq!(refused, Some(AccountError::BadProject), "{project}");
         }
     }
 

@@ -45,7 +45,7 @@ impl Default for ProvidersConfig {
 }
 
 /// What one validation call said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Validation {
     /// What it says of the key.
     pub verdict: Verdict,
@@ -66,7 +66,7 @@ pub struct Minted {
 }
 
 /// A key in the provider's list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListedKey {
     /// Its handle; the key part may be missing.
     pub id: ProviderKeyId,
@@ -77,7 +77,7 @@ pub struct ListedKey {
 }
 
 /// When a key was last used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LastUsed {
     /// The last use, by the provider's clock; none if never.
     pub at: Option<DateTime<Utc>>,
@@ -86,7 +86,7 @@ pub struct LastUsed {
 }
 
 /// What a revocation found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revocation {
     /// The provider says that it ended the key.
     Revoked,

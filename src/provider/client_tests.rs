@@ -187,6 +187,25 @@ async fn a_mint_that_never_left_is_known_as_such() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_never_ends_is_not_sent() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let endpoint = Endpoint::local(ProviderType::OpenAI, &format!("https://{address}/v1"));
+    let host = address.to_string();
+    let credential =
+        AdminCredential::from_secret_data(host.as_bytes(), &"sk-admin-0123456789".into()).unwrap();
+    let account = Account::new(endpoint, "proj_1", credential).unwrap();
+    let providers = Providers::new(ProvidersConfig {
+        connect_timeout: Duration::from_millis(200),
+        loopback_only: true,
+        ..ProvidersConfig::default()
+    });
+    let failed = providers.mint(&account, "lk1-a").await.err().unwrap();
+    assert!(matches!(failed, MintError::NotSent(_)), "{failed:?}");
+    assert_eq!((failed.call().class, failed.call().code), (ErrorClass::NotReached, "ConnectTimedOut"));
+}
+
+#[tokio::test]
 async fn redirects_are_never_followed() {
     let sink = Server::start(vec![http("200 OK", "", CREATED)]).await;
     for status in ["301 X", "302 X", "303 X", "307 X", "308 X"] {
@@ -213,13 +232,27 @@ async fn lost_validations_say_nothing_of_the_key() {
         (Answer::Endless, Verdict::Unknown),
         (Answer::Drip, Verdict::ProviderDown),
         (gzip_bomb(), Verdict::Unknown),
-        (http("401 X", &"x-filler: 1\r\n".repeat(100), body), Verdict::ProviderDown),
+        (http("401 X", &"x-filler: 1\r\n".repeat(70), body), Verdict::ProviderDown),
         (Answer::Bytes(cut.into()), Verdict::Unknown),
         (http("401 X", "", body), Verdict::Rejected),
     ] {
         let server = Server::start(vec![answer]).await;
         assert_eq!(providers().validate(&server.endpoint(), &KEY.into()).await.verdict, verdict);
     }
+}
+
+#[tokio::test]
+async fn silence_ends_a_call_long_before_its_total_time() {
+    let silent = Server::start(vec![Answer::Silence]).await;
+    let providers = Providers::new(ProvidersConfig {
+        read_timeout: Duration::from_millis(200),
+        total_timeout: Duration::from_secs(600),
+        loopback_only: true,
+        ..ProvidersConfig::default()
+    });
+    let (endpoint, key) = (silent.endpoint(), KEY.into());
+    let validation = tokio::time::timeout(Duration::from_secs(20), providers.validate(&endpoint, &key)).await;
+    assert_eq!(validation.unwrap().code, "TimedOut");
 }
 
 #[tokio::test]

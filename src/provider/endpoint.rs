@@ -25,7 +25,7 @@ pub const fn default_base_url(provider: ProviderType) -> Option<&'static str> {
 }
 
 /// Why a URL cannot be a provider's endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum EndpointError {
     /// The type has no public API and no URL was given.
     #[error("this provider type has no public URL: set baseURL")]

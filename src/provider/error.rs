@@ -51,7 +51,7 @@ impl ErrorClass {
 }
 
 /// A failed call. Carries no text, URL, name or key of the provider's: only our own words, the status and the request's id.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub struct CallError {
     /// The kind of failure.
     pub class: ErrorClass,
@@ -92,7 +92,7 @@ impl fmt::Display for CallError {
 }
 
 /// A failed mint, by what is known of its effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum MintError {
     /// The request did not leave: no key was made.
     #[error("not sent: {0}")]

@@ -8,7 +8,11 @@ const ADMIN: &str = "sk-admin-0123456789abcdef";
 const SECRET: &str = "sk-svcacct-0123456789abcdefT3BlbkFJ";
 
 fn account() -> Account {
-    let credential = AdminCredential::from_secret_data(b"api.openai.com", &ADMIN.into()).unwrap();
+    account_with(ADMIN)
+}
+
+fn account_with(credential: &str) -> Account {
+    let credential = AdminCredential::from_secret_data(b"api.openai.com", &credential.into()).unwrap();
     Account::new(Endpoint::public(ProviderType::OpenAI).unwrap(), "proj_1", credential).unwrap()
 }
 
@@ -86,6 +90,14 @@ fn a_mint_is_read_in_full_or_its_outcome_is_unknown() {
         assert!(matches!(failed, MintError::UnknownOutcome(_)), "{body}");
         assert_eq!(failed.call().class, ErrorClass::Garbled);
     }
+}
+
+#[test]
+fn an_admin_credential_that_comes_back_is_no_new_key() {
+    let account = account_with(SECRET);
+    let body = created("lk1-a", "svc_acct_1", "key_1", SECRET);
+    let failed = OpenAIAdmin.read_minted(&account, "lk1-a", &reply(200, &[], &body)).err().unwrap();
+    assert_eq!(failed.call().code, "BadSecret");
 }
 
 #[test]

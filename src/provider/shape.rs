@@ -3,7 +3,7 @@
 use crate::{api::ProviderType, crypto::SecretBytes};
 
 /// What is wrong with a key's look. Never quotes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ShapeError {
     /// No bytes.
     #[error("the value is empty")]

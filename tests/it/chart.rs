@@ -102,7 +102,7 @@ fn the_image_is_the_charts_version_unless_said_otherwise() {
 fn odd_values_are_rendered_whole() {
     let manifests = render(&json!({
         "fullnameOverride": "odd", "replicaCount": 2, "commonLabels": {"team": "a: b"}, "podLabels": {"x": "true"},
-        "podAnnotations": {"note": "#1"}, "watchNamespaces": ["team-a", "team-b"], "rbac": {"scope": "namespaced"},
+        "podAnnotations": {"note": "#1"}, 
         "keyring": {"existingSecret": "kek"}, "extraArgs": ["--identity=a b \"c\""], "runAsUser": null,
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}], "log": {"level": "info,kube=debug", "format": "text"},
         "serviceAccount": {"create": false, "name": "given"}, "imagePullSecrets": [{"name": "pull"}],
@@ -121,12 +121,7 @@ fn odd_values_are_rendered_whole() {
     assert_eq!(pod["volumes"][0]["secret"]["secretName"], "kek");
     assert_eq!(pod["containers"][0]["image"], "llmkey-operator:1.10");
     let args = args(&manifests);
-    for arg in [
-        "--watch-namespace=team-b",
-        "--keyring-dir=/etc/llmkey/keyring",
-        "--identity=a b \"c\"",
-        "--lease-name=odd",
-    ] {
+    for arg in ["--keyring-dir=/etc/llmkey/keyring", "--identity=a b \"c\"", "--lease-name=odd"] {
         assert!(args.iter().any(|found| found == arg), "{arg} in {args:?}");
     }
 }
@@ -134,7 +129,7 @@ fn odd_values_are_rendered_whole() {
 /// Every flag of the chart is one that the operator knows, whatever the values.
 #[test]
 fn the_operator_understands_the_charts_arguments() {
-    for values in [json!({}), json!({"watchNamespaces": ["a", "b"], "keyring": {"existingSecret": "k"}})] {
+    for values in [json!({}), json!({"keyring": {"existingSecret": "k"}})] {
         let output = Command::new(env!("CARGO_BIN_EXE_llmkey-operator"))
             .args(args(&render(&values).unwrap()))
             // Refused after the rest was read: the answer tells which argument was not understood.
@@ -153,9 +148,7 @@ fn the_values_schema_refuses_what_it_should() {
         (json!({"replicas": 2}), "additional properties 'replicas' not allowed"),
         (json!({"image": {"name": "x"}}), "additional properties 'name' not allowed"),
         (json!({"replicaCount": "2"}), "/replicaCount"),
-        (json!({"rbac": {"scope": "everything"}}), "/rbac/scope"),
-        (json!({"rbac": {"scope": "namespaced"}}), "/watchNamespaces"),
-        (json!({"watchNamespaces": ["*"]}), "/watchNamespaces/0"),
+        (json!({"log": {"format": "xml"}}), "/log/format"),
         (json!({"runAsUser": 0}), "/runAsUser"),
         (json!({"image": {"digest": "sha256:abc"}}), "/image/digest"),
         (
@@ -224,14 +217,8 @@ fn rights(manifests: &[Value]) -> String {
 }
 
 #[test]
-fn rights_of_the_cluster_scope() {
+fn rights_are_those_that_were_reviewed() {
     insta::assert_snapshot!(rights(&render(&json!({})).unwrap()));
-}
-
-#[test]
-fn rights_of_the_namespaced_scope() {
-    let values = json!({"rbac": {"scope": "namespaced"}, "watchNamespaces": ["team-a"]});
-    insta::assert_snapshot!(rights(&render(&values).unwrap()));
 }
 
 /// The rights of everybody who is authenticated, beside which the operator's stand.

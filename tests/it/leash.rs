@@ -1,14 +1,16 @@
 //! The admission policies on the operator's own service account, asked with its own token. RBAC is made to
 //! allow everything here, so that it is the policies that refuse.
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, Error};
 use llmkey_operator::{api, testbed};
 use serde_json::{Value, json};
 use testbed::{ControlPlane, Installation, install_chart};
+
+use crate::common::eventually;
 
 /// Who asks, and where.
 struct Leash {
@@ -38,15 +40,11 @@ impl Leash {
     }
 
     async fn rbac_allows_everything(&self) {
-        let pods = Api::<k8s_openapi::api::core::v1::Pod>::namespaced(self.operator.clone(), &self.tenant);
-        let deadline = std::time::Duration::from_secs(30);
-        tokio::time::timeout(deadline, async {
-            while pods.list(&kube::api::ListParams::default()).await.is_err() {
-                tokio::task::yield_now().await;
-            }
+        let pods: Api<Pod> = Api::namespaced(self.operator.clone(), &self.tenant);
+        eventually("the operator may do everything", async || {
+            pods.list(&ListParams::default()).await.is_ok()
         })
-        .await
-        .unwrap();
+        .await;
     }
 
     fn secrets(&self) -> Api<Secret> {
@@ -118,6 +116,10 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, Error>, part: &str) {
 }
 
 const FOREIGN: &str = "may change and delete only Secrets whose controller is an LLMKey";
+const OWN: &str = "may write only ledgers";
+const METADATA: &str = "may not change an LLMKey's labels, annotations or owners";
+const FINALIZERS: &str = "only its own finalizer";
+const STATUS: &str = "may write only the status of policies and providers";
 const UNOWNED: &str = "must have an LLMKey as its controller";
 
 fn put() -> PostParams {
@@ -184,7 +186,7 @@ async fn refuses_to_touch_secrets_of_others() {
     let invited = changed(&taken, |s| s["metadata"]["annotations"] = json!({"llmkeys.dev/adopt-by": "k"}));
     refused(secrets.replace("foreign", &put(), &invited).await, FOREIGN);
     refused(secrets.delete("foreign", &DeleteParams::default()).await, FOREIGN);
-    let everything = kube::api::ListParams::default();
+    let everything = ListParams::default();
     refused(secrets.delete_collection(&DeleteParams::default(), &everything).await, FOREIGN);
 }
 
@@ -248,7 +250,6 @@ async fn in_its_namespace_only_ledgers_and_the_keyring_are_written() {
     let home = &leash.installation.namespace;
     let label = json!({"llmkeys.dev/admin-credential": "true"});
     let credential = leash.exists(home, &secret(json!({"name": "openai-admin", "labels": label}))).await;
-    const OWN: &str = "may write only ledgers";
     refused(
         own.replace("openai-admin", &put(), &changed(&credential, |s| s["data"]["KEY"] = json!("eA==")))
             .await,
@@ -282,14 +283,12 @@ async fn of_an_llm_key_only_status_and_its_finalizer_are_written() {
         merge(json!({"spec": {"target": {"data": {"X": "$(KEY)"}}}})).await,
         "may not change an LLMKey's spec",
     );
-    const METADATA: &str = "may not change an LLMKey's labels, annotations or owners";
     refused(merge(json!({"metadata": {"labels": {"team": "b"}}})).await, METADATA);
     refused(merge(json!({"metadata": {"labels": null}})).await, METADATA);
     refused(merge(json!({"metadata": {"annotations": {"llmkeys.dev/rotate": "now"}}})).await, METADATA);
     refused(merge(json!({"metadata": {"annotations": {"note": null}}})).await, METADATA);
     let references = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "u"}]);
     refused(merge(json!({"metadata": {"ownerReferences": references}})).await, METADATA);
-    const FINALIZERS: &str = "only its own finalizer";
     refused(merge(json!({"metadata": {"finalizers": null}})).await, FINALIZERS);
     refused(merge(json!({"metadata": {"finalizers": [theirs, "example.com/more"]}})).await, FINALIZERS);
     refused(keys.delete("k", &DeleteParams::default()).await, "neither create nor delete");
@@ -310,7 +309,6 @@ async fn of_policies_and_providers_only_the_status_is_written() {
         let manifest = json!({"apiVersion": "llmkeys.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         let object: DynamicObject = serde_json::from_value(manifest).unwrap();
         let api = leash.resource(&leash.operator, kind);
-        const STATUS: &str = "may write only the status of policies and providers";
         refused(api.create(&put(), &object).await, STATUS);
         leash.resource(&leash.admin, kind).create(&put(), &object).await.unwrap();
         let status = Patch::Merge(json!({"status": {"observedGeneration": 1}}));

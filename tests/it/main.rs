@@ -3,18 +3,23 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod architecture;
 mod cel;
 mod chart;
 mod common;
 mod control_plane;
 mod crds;
+mod docs;
 mod events;
+mod examples;
 mod helm;
 mod lease;
 mod leash;
+mod lifecycle;
 mod log;
 mod provider;
 mod sandbox;
+mod stage;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
 #[test]

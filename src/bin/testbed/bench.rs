@@ -211,6 +211,8 @@ impl Bed {
         let mut operator = Operator::spawn(self)?;
         operator.ready().await?;
         let unvalidated = self.burst(&load, operator.pid()).await?;
+        quiet(&self.cluster).await;
+        load.verify().await?;
         operator.stop().await?;
         self.clear(&load).await?;
 
@@ -221,6 +223,7 @@ impl Bed {
         let validated = self.burst(&load, operator.pid()).await?;
         tokio::time::sleep(SETTLE).await;
         let steady = memory(operator.pid());
+        load.verify().await?;
         operator.stop().await?;
         quiet(&self.cluster).await;
 

@@ -1,7 +1,9 @@
 //! A control plane to try things on, without a container engine.
 
 mod bench;
+mod demo;
 
+use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -35,6 +37,8 @@ enum Command {
     /// That bare controller; started by `bench`.
     #[command(hide = true)]
     Floor(bench::floor::Arguments),
+    /// Show the life of a key on a control plane of its own, or with USE_CURRENT_CONTEXT=1 on yours.
+    Demo,
 }
 
 #[tokio::main]
@@ -48,13 +52,15 @@ async fn main() -> ExitCode {
         .with_ansi(colours)
         .with_target(false)
         .init();
-    let result = match Arguments::parse().command {
+    let result: Result<(), Box<dyn StdError>> = match Arguments::parse().command {
         Command::Up { keep, apiserver_args } => {
-            up(Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() }).await
+            let options = Options { keep, extra_apiserver_args: apiserver_args, ..Options::default() };
+            up(options).await.map_err(Into::into)
         }
-        Command::Tools => show_tools(),
-        Command::Bench(arguments) => measured(bench::run(arguments).await.and_then(|table| Ok(say(&table)?))),
-        Command::Floor(arguments) => measured(bench::floor::run(arguments).await),
+        Command::Tools => show_tools().map_err(Into::into),
+        Command::Demo => demo::run().await.map_err(Into::into),
+        Command::Bench(arguments) => benchmark(arguments).await.map_err(|error| error as Box<dyn StdError>),
+        Command::Floor(arguments) => bench::floor::run(arguments).await.map_err(|error| error as Box<dyn StdError>),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,9 +89,8 @@ async fn up(options: Options) -> Result<(), Error> {
     }
 }
 
-fn measured(result: Result<(), bench::Failure>) -> Result<(), Error> {
-    let problem = |error: bench::Failure| Error::Format { what: "bench".to_owned(), problem: error.to_string() };
-    result.map_err(problem)
+async fn benchmark(arguments: bench::Arguments) -> Result<(), bench::Failure> {
+    Ok(say(&bench::run(arguments).await?)?)
 }
 
 fn show_tools() -> Result<(), Error> {

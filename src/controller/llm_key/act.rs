@@ -11,6 +11,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
+use super::decide::strays;
 use super::fold::{Failure, Learned};
 use super::memory::{Remember, Seen};
 use super::model::{Effect, LedgerView, Minted, Observed, Subject};
@@ -21,7 +22,7 @@ use crate::controller::context::Ctx;
 use crate::crypto::{self, SecretBytes, SystemEntropy};
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
-use crate::domain::names::{MintName, ledger_name, lineage_code};
+use crate::domain::names::ledger_name;
 use crate::domain::template;
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{Ledger, LedgerError, Record};
@@ -129,27 +130,36 @@ impl Actor<'_> {
 
     async fn set_finalizer(&mut self, on: bool) -> Result<Learned, NotDone> {
         let Some(key) = self.key else { return Ok(Learned::Nothing) };
-        let finalizers: Vec<String> = key
+        let api: Api<PartialObjectMeta<LLMKey>> =
+            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
+        // The whole list is written, so it must be the one that stands there: others have finalizers too.
+        let found = match api.get_metadata(&key.name_any()).await {
+            Ok(found) if found.uid() == key.uid() => found,
+            Ok(_) => return Ok(Learned::Finalizer(on)),
+            Err(error) if gone(&error) => return Ok(Learned::Finalizer(on)),
+            Err(error) => return Err(conflict_or(error)),
+        };
+        let finalizers: Vec<String> = found
             .finalizers()
             .iter()
             .filter(|f| *f != FINALIZER)
             .cloned()
             .chain(on.then(|| FINALIZER.to_owned()))
             .collect();
-        let seen =
-            self.remember.resource_version.as_deref().map(str::to_owned).or_else(|| key.resource_version());
         let patch = serde_json::json!({"metadata": {
-            "resourceVersion": seen, "uid": key.uid(), "finalizers": finalizers,
+            "resourceVersion": found.resource_version(), "uid": found.uid(), "finalizers": finalizers,
         }});
-        let api: Api<PartialObjectMeta<LLMKey>> =
-            Api::namespaced(self.ctx.client.clone(), &key.namespace().unwrap_or_default());
         match api.patch_metadata(&key.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(written) => {
                 self.remember.resource_version = written.resource_version().map(String::into_boxed_str);
                 Ok(Learned::Finalizer(on))
             }
             Err(error) if gone(&error) => Ok(Learned::Finalizer(on)),
-            Err(error) => Err(conflict_or(error)),
+            Err(error) => {
+                // Another hand wrote since, a deletion included: the watch shows what stands there now.
+                self.remember.resource_version = None;
+                Err(conflict_or(error))
+            }
         }
     }
 
@@ -239,27 +249,13 @@ impl Actor<'_> {
     }
 
     async fn find_strays(&mut self, o: &Observed, below: u32) -> Result<Learned, NotDone> {
-        let lineage = lineage_code(&record(o)?.lineage);
         let account = self.account()?;
         let listed = self.ctx.providers.list(&account).await.map_err(|error| {
             let message = format!("the account's keys could not be listed: {error}");
             NotDone::Failed(call_failure(Reason::MintFailed, message, &error))
         })?;
-        let recorded: Vec<&str> =
-            record(o)?.versions.iter().filter_map(|v| v.provider_key_id.as_deref()).collect();
-        let strays = listed
-            .into_iter()
-            .filter(|key| {
-                key.name
-                    .parse::<MintName>()
-                    .is_ok_and(|name| name.lineage == lineage && name.attempt_number() < below)
-            })
-            .filter(|key| {
-                !recorded.iter().any(|id| ProviderKeyId::parse(id).is_ok_and(|id| id.same_handle(&key.id)))
-            })
-            .map(|key| (key.id.as_str().to_owned(), key.name))
-            .collect();
-        Ok(Learned::Strays(strays))
+        let listed = listed.into_iter().map(|key| (key.id, key.name));
+        Ok(Learned::Strays(strays(record(o)?, listed, below)))
     }
 
     async fn revoke_stray(&mut self, id: &str) -> Result<Learned, NotDone> {
@@ -365,11 +361,11 @@ impl Actor<'_> {
                 self.held.target = Some((resource_version, written.uid().unwrap_or_default()));
                 Ok(Learned::TargetWritten { version, since: written_at(&written) })
             }
-            Err(error) => Err(self.refused(error, &format!("Secret {name} could not be written"))),
+            Err(error) => Err(Self::refused(error, &format!("Secret {name} could not be written"))),
         }
     }
 
-    fn refused(&self, error: kube::Error, what: &str) -> NotDone {
+    fn refused(error: kube::Error, what: &str) -> NotDone {
         match conflict_or(error) {
             NotDone::Kube(error) => match &*error {
                 kube::Error::Api(status) if matches!(status.code, 403 | 422) => {

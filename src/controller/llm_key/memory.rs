@@ -28,6 +28,8 @@ pub struct Remember {
     pub target: Option<Seen>,
     /// Generation that was last carried out in full.
     pub generation: Option<i64>,
+    /// Changes whenever the provider's account may have changed.
+    pub stamp: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
     /// Hash of the status that was last written.
@@ -74,6 +76,20 @@ pub fn unchanged(watched: Option<&SecretMeta>, seen: Option<&Seen>) -> bool {
         (None, Some(seen)) => seen.first_hand,
         _ => false,
     }
+}
+
+/// The newer of the version that this process wrote and the one that the watch shows.
+pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> {
+    match (written, watched) {
+        (Some(written), Some(watched)) if older(written, &watched) => Some(watched),
+        (Some(written), _) => Some(written.to_owned()),
+        (None, watched) => watched,
+    }
+}
+
+/// Whether the watch has not yet shown what this process wrote last.
+pub fn late(written: Option<&str>, watched: Option<&str>) -> bool {
+    written.zip(watched).is_some_and(|(written, watched)| older(watched, written))
 }
 
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.

@@ -45,6 +45,7 @@ pub struct Observed {
 }
 
 /// The LLMKey, parsed.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fact of the resource")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyView {
     /// Its namespace.
@@ -167,6 +168,8 @@ pub enum TargetView {
     },
     /// It names the LLMKey of this name that was there before.
     PreviousOwner,
+    /// Somebody else's, who lets this LLMKey take it over.
+    Offered,
     /// Somebody else's.
     Foreign(Reason, String),
 }

@@ -43,7 +43,7 @@ const SOURCE_TYPES: [&str; 1] = ["Opaque"];
 
 /// Observes an LLMKey.
 pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, kube::Error> {
-    let Resolved { view: provider, endpoint, account } = resolve(ctx, key).await;
+    let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await;
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
     if view.deleting && view.finalizer {
@@ -52,6 +52,11 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     let mut remember =
         ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
+    if remember.generation != key.metadata.generation || remember.stamp != stamp {
+        // Somebody did something about it: what failed is tried again at once.
+        remember.memory.failing = None;
+        remember.stamp = stamp;
+    }
     resume_health(key, &mut remember.memory, ctx.clock.now());
     let mut seeing = Seeing {
         observed: Observed {
@@ -84,11 +89,8 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let o = &mut seeing.observed;
     let remember = &seeing.remember;
     let generation = remember.generation == key.metadata.generation;
-    if !generation
-        || o.key.deleting
-        || o.memory.failing.is_some()
-        || o.key.rotate != o.key.last_handled_rotate
-    {
+    let asked = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
+    if !generation || o.key.deleting || o.memory.failing.is_some() || asked {
         return false;
     }
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));
@@ -204,15 +206,12 @@ async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(),
         seeing.observed.source = SourceView::Unchanged;
         return Ok(());
     };
-    seeing.observed.source = match check_shape(kind, &value) {
-        Err(error) => {
-            problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
-        }
-        Ok(()) => {
-            let facts = facts(ctx, namespace, &value);
-            seeing.held.source = Some(value);
-            SourceView::Value(facts)
-        }
+    seeing.observed.source = if let Err(error) = check_shape(kind, &value) {
+        problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
+    } else {
+        let facts = facts(ctx, namespace, &value);
+        seeing.held.source = Some(value);
+        SourceView::Value(facts)
     };
     Ok(())
 }
@@ -258,17 +257,17 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     let uid = secret.uid().unwrap_or_default();
     o.target = match owner(secret.owner_references()) {
         Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
-            let delivered = delivered_key(ctx, &o.ledger, held);
+            let deliverable = deliverable(ctx, &o.ledger, held);
             remember.target =
                 Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
             TargetView::Ours {
-                carries: delivered.filter(|v| carries(&secret, held, *v, &o.key.name)),
+                carries: deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name)),
                 since: written_at(&secret),
             }
         }
         Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
         _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
-            TargetView::PreviousOwner
+            TargetView::Offered
         }
         Some((owner, _)) => TargetView::Foreign(
             Reason::TargetConflict,
@@ -296,17 +295,17 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     Ok(())
 }
 
-/// The number of the delivered version, with its key opened into `held`.
-fn delivered_key(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Option<i32> {
-    let LedgerView::Present(ledger) = ledger else { return None };
-    // While a minted version is being delivered, the target may carry it already.
+/// The versions that the target may carry, with their keys opened into `held`: the delivered one, and before it the one
+/// on its way, which may have been written already.
+fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
+    let LedgerView::Present(ledger) = ledger else { return Vec::new() };
     let record = &ledger.record;
-    let pending = record.in_flight().filter(|v| v.sealed.is_some());
-    let candidates = pending.into_iter().chain(record.delivered());
-    for version in candidates {
-        open(ctx, ledger, version.version, held);
+    let on_its_way = record.in_flight().filter(|v| v.sealed.is_some());
+    let numbers: Vec<i32> = on_its_way.into_iter().chain(record.delivered()).map(|v| v.version).collect();
+    for number in &numbers {
+        open(ctx, ledger, *number, held);
     }
-    pending.or_else(|| record.delivered()).map(|v| v.version)
+    numbers
 }
 
 /// Opens a version's key into `held`. What does not open is not held, and its target not touched.
@@ -384,7 +383,7 @@ fn from_status(key: &LLMKey) -> Remember {
 }
 
 /// Health as status tells it, after a restart: state and history go on; the last answer is not known.
-fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
+pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
     if memory.health.is_some() {
         return;
     }

@@ -71,7 +71,7 @@ pub fn status(
 }
 
 fn carried(o: &Observed) -> bool {
-    !matches!(o.target, TargetView::Absent | TargetView::Foreign(..) | TargetView::PreviousOwner)
+    matches!(o.target, TargetView::Ours { .. } | TargetView::Unread)
 }
 
 fn of_version(version: &Version) -> Delivered {
@@ -144,7 +144,7 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
                 &format!("Secret {secret} has the key; it is not checked"),
             );
         }
-        (ValidationMode::Advisory, Some(true)) | (ValidationMode::Required, Some(true)) => {
+        (ValidationMode::Advisory | ValidationMode::Required, Some(true)) => {
             conditions.set(
                 kind,
                 True,

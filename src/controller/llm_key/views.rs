@@ -21,6 +21,9 @@ use crate::provider::{Account, Capabilities, Capability, Endpoint, default_data}
 /// Longest `spec.config`, as text.
 const MAX_CONFIG: usize = 8 * 1024;
 
+/// Longest token of `llmkeys.dev/rotate` that counts, in characters: what status can show.
+const MAX_TOKEN: usize = 256;
+
 /// What the target's texts are rendered with, apart from the key.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
@@ -86,7 +89,11 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         namespace_terminating: false,
         finalizer: key.finalizers().iter().any(|f| f == FINALIZER),
         paused: key.annotations().get(PAUSED).is_some_and(|v| v == "true"),
-        rotate: key.annotations().get(ROTATE).filter(|t| !t.is_empty()).cloned(),
+        rotate: key
+            .annotations()
+            .get(ROTATE)
+            .filter(|t| !t.is_empty())
+            .map(|t| t.chars().take(MAX_TOKEN).collect()),
         minted,
         target_name: key.spec.target.secret_name.clone().unwrap_or_else(|| key.name_any()),
         revoke_all: key.spec.desired_state == DesiredState::Revoked,
@@ -184,6 +191,8 @@ pub struct Resolved {
     pub endpoint: Option<Endpoint>,
     /// What can make and revoke.
     pub account: Option<Arc<Account>>,
+    /// Changes whenever the account may have changed.
+    pub stamp: String,
 }
 
 /// Finds the provider of an LLMKey. No call is made.
@@ -198,6 +207,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: None,
         account: None,
+        stamp: String::new(),
     };
     let name = match (&key.spec.provider, &key.spec.provider_ref) {
         (Some(public), _) => {
@@ -216,6 +226,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
                 },
                 endpoint,
                 account: None,
+                stamp: String::new(),
             };
         }
         (None, Some(reference)) => &reference.name,
@@ -269,6 +280,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         },
         endpoint: Some(endpoint),
         account: account.ok(),
+        stamp: ctx.stamp(provider),
     }
 }
 

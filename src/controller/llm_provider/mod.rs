@@ -59,7 +59,8 @@ pub async fn reconcile(
         "apiVersion": LLMProvider::api_version(&()), "kind": LLMProvider::kind(&()), "status": status,
     });
     let api: Api<PartialObjectMeta<LLMProvider>> = Api::all(ctx.client.clone());
-    api.patch_status(&provider.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await?;
+    api.patch_status(&provider.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch))
+        .await?;
     pass.finish(Outcome::Applied);
     Ok(Action::requeue(wait))
 }
@@ -108,7 +109,9 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Observed
                 ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
                     Finding::Stalled(Reason::AdminCredentialInvalid, message)
                 }
-                ErrorClass::NotFound | ErrorClass::BadRequest => Finding::Stalled(Reason::NotSupported, message),
+                ErrorClass::NotFound | ErrorClass::BadRequest => {
+                    Finding::Stalled(Reason::NotSupported, message)
+                }
                 ErrorClass::RefusedAddress => Finding::Stalled(
                     Reason::AddressRefused,
                     format!("{message}; set spec.addresses to AllowPrivate if the server is in your network"),

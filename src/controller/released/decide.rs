@@ -49,7 +49,12 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let last = record.versions.iter().filter_map(|v| v.revoked_at).fold(released.at, std::cmp::Ord::max);
     let end = last + interval(env.timings.sweep_interval * env.timings.sweep_clean_count);
     if env.now >= end {
-        tracing::info!(namespace = record.namespace, name = record.name, since = rfc3339(released.at), "an empty ledger goes");
+        tracing::info!(
+            namespace = record.namespace,
+            name = record.name,
+            since = rfc3339(released.at),
+            "an empty ledger goes"
+        );
         plan.effects.push(Effect::DeleteLedger);
     } else {
         plan.wake_at(end);

@@ -28,6 +28,8 @@ use crate::provider::Endpoint;
 const MAX_STEPS: usize = 64;
 /// Ledgers at the same time.
 const CONCURRENCY: usize = 4;
+/// With nothing to do.
+const IDLE: Duration = Duration::from_secs(60 * 60);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -61,7 +63,7 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
             .map(|(_, at)| at.saturating_sub(ctx.clock.monotonic()))
             .min()
             .filter(|_| working.len() < CONCURRENCY)
-            .unwrap_or(Duration::from_hours(1));
+            .unwrap_or(IDLE);
         tokio::select! {
             name = names.next() => match name {
                 Some(name) => { due.insert(name, ctx.clock.monotonic()); }
@@ -92,7 +94,11 @@ fn until(ctx: &Ctx, at: DateTime<Utc>) -> Duration {
 }
 
 /// One ledger, as far as it goes now.
-async fn pass(ctx: &Ctx, name: &Name, known: Memory) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
+async fn pass(
+    ctx: &Ctx,
+    name: &Name,
+    known: Memory,
+) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
     if !ctx.leader.is_leader() || alive(ctx, name) {
         return Ok((None, known));
     }
@@ -183,7 +189,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
 }
 
 /// An observation without an LLMKey: what effects need of one is its name.
-fn observed(record: &Record, provider: ProviderView, memory: Memory) -> Observed {
+pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) -> Observed {
     Observed {
         key: KeyView {
             namespace: record.namespace.clone(),

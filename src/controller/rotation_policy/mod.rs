@@ -14,14 +14,14 @@ use serde_json::json;
 use super::ReconcileError;
 use super::context::Ctx;
 use crate::api::{
-    ClusterRotationPolicy, ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMKey, PolicyKind, Reason,
-    RotationPolicy, RotationPolicySpec, RotationPolicyStatus,
+    ClusterRotationPolicy, ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMKey, PolicyKind,
+    Reason, RotationPolicy, RotationPolicySpec, RotationPolicyStatus,
 };
 use crate::domain::schedule;
 use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Between two counts of the keys.
-const RECOUNT: Duration = Duration::from_mins(1);
+const RECOUNT: Duration = Duration::from_secs(60);
 
 /// What a reconcile knows.
 struct Observed {

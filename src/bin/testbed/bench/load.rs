@@ -281,7 +281,22 @@ impl Load {
         observer.all_ready(self.count).await
     }
 
-    /// Bytes of one LLMKey with status, one target and all Secrets of ledger type divided by the keys, as JSON.
+    /// Fails unless every key is ready and shows its version: a burst must not only pass through `Ready`.
+    pub async fn verify(&self) -> Result<(), Failure> {
+        let keys: Api<LLMKey> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let list = keys.list(&ListParams::default()).await?;
+        let whole = |key: &LLMKey| {
+            key.status.as_ref().is_some_and(|status| {
+                status.current_version == Some(1)
+                    && status.versions.len() == 1
+                    && status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+            })
+        };
+        let found = list.items.iter().filter(|key| whole(key)).count();
+        if found == self.count { Ok(()) } else { Err(format!("only {found} of {} keys stay ready", self.count).into()) }
+    }
+
+    /// Bytes of one LLMKey with status, its target and its ledger, as JSON.
     pub async fn object_bytes(&self, operator_namespace: &str) -> Result<[usize; 3], Failure> {
         let name = key_name(self.count / 2);
         let keys: Api<LLMKey> = Api::namespaced(self.admin.clone(), &self.namespace);

@@ -29,13 +29,13 @@ pub(super) fn first(o: &Observed, env: &Env, plan: &mut Plan) {
     }
     let record = empty(o, env);
     if o.key.minted {
-        mint_first(o, record, env, plan);
+        mint_first(o, &record, env, plan);
     } else {
-        supply_first(o, record, env, plan);
+        supply_first(o, &record, env, plan);
     }
 }
 
-fn mint_first(o: &Observed, record: Record, env: &Env, plan: &mut Plan) {
+fn mint_first(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     if o.key.paused {
         plan.progress(
             Reason::Paused,
@@ -48,18 +48,18 @@ fn mint_first(o: &Observed, record: Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SetFinalizer(true));
         return;
     }
-    if let Some(record) = intent(o, &record, RotationReason::Initial, env) {
+    if let Some(record) = intent(o, record, RotationReason::Initial, env) {
         plan.effects.push(Effect::CreateLedger(Box::new(record)));
     }
 }
 
-fn supply_first(o: &Observed, record: Record, env: &Env, plan: &mut Plan) {
+fn supply_first(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let SourceView::Value(facts) = &o.source else { return };
     match gate(o, &facts.shown, None, false, env, plan) {
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Source)),
         Gate::Hold => {}
         Gate::Publish => {
-            let record = supplied(o, &record, facts, RotationReason::Initial, env);
+            let record = supplied(o, record, facts, RotationReason::Initial, env);
             plan.effects.push(Effect::CreateLedger(Box::new(record)));
             plan.effects.push(Effect::WriteTarget { version: 1 });
         }

@@ -12,10 +12,12 @@ mod release;
 pub mod retire;
 mod rotate;
 mod steady;
+mod strays;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use release::give_up;
+pub(crate) use strays::strays;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
@@ -111,7 +113,7 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
     let right = match &o.target {
         TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
         TargetView::Unread => true,
-        TargetView::Absent | TargetView::PreviousOwner => false,
+        TargetView::Absent | TargetView::PreviousOwner | TargetView::Offered => false,
         TargetView::Foreign(..) => return,
     };
     if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {

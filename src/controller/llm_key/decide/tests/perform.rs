@@ -1,0 +1,442 @@
+//! Effects on the world, with the invariants that each must keep.
+
+use super::world::{Held, ProviderKey, Target, World, delta, facts, version_of};
+use crate::api::{FINALIZER, Reason};
+use crate::controller::llm_key::decide::strays;
+use crate::controller::llm_key::fold::{Failure, Learned};
+use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, Subject, TargetView};
+use crate::crypto::Envelope;
+use crate::domain::backoff::Class;
+use crate::domain::lifecycle::{RevocationBasis, VersionState};
+use crate::domain::names::{MintName, lineage_code};
+use crate::ledger::{Ledger, Record};
+use crate::provider::ProviderKeyId;
+
+/// Why an effect did not happen, or seems not to have happened.
+#[derive(Debug)]
+pub enum Undone {
+    /// Another hand wrote first.
+    Changed,
+    /// The provider did not do it.
+    Failed(Failure),
+    /// The API server did not answer.
+    Lost,
+    /// An invariant is broken.
+    Broken(String),
+}
+
+fn broken<T>(what: impl Into<String>) -> Result<T, Undone> {
+    Err(Undone::Broken(what.into()))
+}
+
+pub fn failed(reason: Reason) -> Undone {
+    Undone::Failed(Failure {
+        reason,
+        message: "it failed".into(),
+        class: Class::Transient,
+        retry_after: None,
+    })
+}
+
+/// Whether an effect goes to the provider; the others go to the API server.
+pub fn at_provider(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Mint { .. }
+            | Effect::FindStrays { .. }
+            | Effect::RevokeStray { .. }
+            | Effect::ReadLastUse { .. }
+            | Effect::Revoke { .. }
+            | Effect::ConfirmRevoked { .. }
+    )
+}
+
+fn record(o: &Observed) -> Result<&Record, Undone> {
+    match &o.ledger {
+        LedgerView::Present(ledger) => Ok(&ledger.record),
+        _ => Err(Undone::Changed),
+    }
+}
+
+impl World {
+    pub fn perform(&mut self, o: &Observed, held: &mut Held, effect: &Effect) -> Result<Learned, Undone> {
+        match effect {
+            Effect::SetFinalizer(on) => self.set_finalizer(held, *on),
+            Effect::CreateLedger(record) => {
+                if self.ledger.is_some() {
+                    return Err(Undone::Changed);
+                }
+                self.write_ledger(held, record)
+            }
+            Effect::SwapLedger(next) => {
+                let LedgerView::Present(read) = &o.ledger else { return Err(Undone::Changed) };
+                if next.epoch <= read.record.epoch {
+                    return broken("a compare-and-swap that does not raise the epoch");
+                }
+                if self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version) {
+                    return Err(Undone::Changed);
+                }
+                self.write_ledger(held, next)
+            }
+            Effect::DeleteLedger => self.delete_ledger(o),
+            Effect::Mint { version } => self.mint(o, held, *version),
+            Effect::FindStrays { below } => self.find_strays(o, *below),
+            Effect::RevokeStray { id } => self.revoke_stray(id),
+            Effect::Validate(subject) => self.validate(o, held, *subject),
+            Effect::WriteTarget { version } => self.write_target(o, held, *version),
+            Effect::DeleteTarget => self.delete_target(held),
+            Effect::CheckShared { version } => {
+                let key = record(o)?.version(*version).and_then(|v| v.key.clone()).ok_or(Undone::Changed)?;
+                let shared = self.elsewhere.contains(&key.fingerprint);
+                Ok(Learned::Shared { version: *version, shared })
+            }
+            Effect::ReadLastUse { version } => self.read_last_use(o, *version),
+            Effect::Revoke { version } => self.revoke(o, *version),
+            Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
+            Effect::NoteReminder { .. } => Ok(Learned::Reminded),
+            Effect::Announce { .. } => Ok(Learned::Nothing),
+        }
+    }
+
+    fn set_finalizer(&mut self, held: &mut Held, on: bool) -> Result<Learned, Undone> {
+        let Some(key) = &mut self.key else { return Ok(Learned::Finalizer(on)) };
+        if version_of(key) != held.key_version {
+            return Err(Undone::Changed);
+        }
+        let finalizers = key.metadata.finalizers.get_or_insert_default();
+        finalizers.retain(|f| f != FINALIZER);
+        if on {
+            finalizers.push(FINALIZER.to_owned());
+        }
+        held.key_version = self.key_written();
+        self.collect();
+        Ok(Learned::Finalizer(on))
+    }
+
+    pub fn key_written(&mut self) -> u64 {
+        self.history.writes += 1;
+        let n = self.next();
+        if let Some(key) = &mut self.key {
+            key.metadata.resource_version = Some(n.to_string());
+        }
+        n
+    }
+
+    /// Seals what is held and not sealed yet, and writes.
+    fn write_ledger(&mut self, held: &Held, next: &Record) -> Result<Learned, Undone> {
+        let mut next = next.clone();
+        for version in &mut next.versions {
+            let Some(key) = version.key.as_ref().filter(|_| version.sealed.is_none()) else { continue };
+            if !version.state.protects_key() {
+                continue;
+            }
+            let bytes = [&held.source, &held.minted].into_iter().flatten().find(|b| facts(b) == *key);
+            let Some(bytes) = bytes else { return Err(Undone::Changed) };
+            version.sealed = Some(Envelope {
+                kek: "kek".into(),
+                info: [0; 32],
+                nonce: [0; 12],
+                ciphertext: bytes.clone().into_bytes(),
+            });
+        }
+        self.judge_ledger(&next)?;
+        let n = self.next();
+        let uid = self.ledger.as_ref().map_or_else(|| format!("ledger-{n}"), |l| l.uid.clone());
+        let ledger = Ledger { record: next, resource_version: n.to_string(), uid };
+        self.ledger = Some(ledger.clone());
+        self.history.writes += 1;
+        Ok(Learned::Ledger(Box::new(ledger)))
+    }
+
+    /// A ledger may go only if it says of every key that it is revoked or not the operator's.
+    fn delete_ledger(&mut self, o: &Observed) -> Result<Learned, Undone> {
+        let LedgerView::Present(read) = &o.ledger else { return Err(Undone::Changed) };
+        if self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version) {
+            return Err(Undone::Changed);
+        }
+        for key in self.live_keys() {
+            let kept =
+                read.record.versions.iter().any(|v| {
+                    v.provider_key_id.as_deref() == Some(&key.id) && v.state == VersionState::Retained
+                });
+            if !kept {
+                return broken(format!("I2: the ledger goes and {} lives", key.id));
+            }
+        }
+        self.ledger = None;
+        self.history.writes += 1;
+        Ok(Learned::LedgerDeleted)
+    }
+
+    /// Legal moves only; L4 once, and on evidence.
+    fn judge_ledger(&mut self, next: &Record) -> Result<(), Undone> {
+        let before = self.ledger.as_ref().map(|l| l.record.clone());
+        for version in &next.versions {
+            if let Some(name) = &version.mint_name {
+                self.history.names.insert(name.clone());
+            }
+            let was = before.as_ref().and_then(|b| b.version(version.version));
+            if let Some(was) = was
+                && was.state != version.state
+                && !was.state.may_become(version.state)
+            {
+                return broken(format!(
+                    "version {}: {:?} -> {:?}",
+                    version.version, was.state, version.state
+                ));
+            }
+            let began = version.state == VersionState::Retiring
+                && was.is_some_and(|w| w.state != VersionState::Retiring);
+            if began {
+                let fingerprint = version.key.as_ref().map(|k| k.fingerprint.clone()).unwrap_or_default();
+                let entry = self.history.retired.entry(version.version).or_insert((0, fingerprint));
+                entry.0 += 1;
+                if entry.0 > 1 {
+                    return broken(format!("I9: L4 twice for version {}", version.version));
+                }
+                if matches!(
+                    version.basis,
+                    Some(RevocationBasis::ProviderQuiet | RevocationBasis::MinimumElapsed)
+                ) {
+                    self.judge_evidence(next, version.version)?;
+                }
+            }
+        }
+        let newest = |record: &Record| record.versions.iter().map(|v| v.version).max().unwrap_or(0);
+        if before.is_some_and(|b| newest(&b) > newest(next)) {
+            return broken("I7: version numbers fall");
+        }
+        Ok(())
+    }
+
+    /// I4, at L4: another key has been in the target for the minimum, works, and the old one was quiet.
+    fn judge_evidence(&self, next: &Record, number: i32) -> Result<(), Undone> {
+        let Some(target) = &self.target else { return broken("I4: L4 without a target") };
+        let current = next.current().map(|v| v.version);
+        let carried = current.and_then(|n| Self::bytes_of(next, n));
+        if carried.as_ref() != Some(&target.bytes) {
+            return broken(format!("I4: L4 for version {number}, but the target does not carry the current"));
+        }
+        if self.now < target.written + delta(self.policy.overlap_minimum) {
+            return broken(format!("I4: L4 for version {number} before the overlap's minimum"));
+        }
+        if self.key.as_ref().is_some_and(|k| k.spec.validation.mode != crate::api::ValidationMode::Disabled)
+            && !self.verdict(&target.bytes).accepts()
+        {
+            return broken(format!("I4: L4 for version {number} while the current key does not work"));
+        }
+        let id = next.version(number).and_then(|v| v.provider_key_id.clone());
+        let used = self.provider.keys.iter().find(|k| Some(&k.id) == id.as_ref()).and_then(|k| k.used);
+        let quiet = used.is_none_or(|at| {
+            self.now + delta(self.timings.last_use_fresh) >= at + delta(self.policy.quiet_for)
+        });
+        if quiet { Ok(()) } else { broken(format!("I4: L4 for version {number}, which is in use")) }
+    }
+
+    fn mint(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
+        let record = record(o)?;
+        let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(Undone::Changed)?;
+        if !self.history.names.contains(&name) {
+            return broken(format!("I9: {name} is not on record"));
+        }
+        let calls = self.history.minted.entry(name.clone()).or_insert(0);
+        *calls += 1;
+        if *calls > 1 {
+            return broken(format!("I9: {name} is minted a second time"));
+        }
+        let attempt = record.attempt;
+        let key = self.make(&name);
+        held.minted = Some(key.bytes.clone());
+        Ok(Learned::Minted(Minted { attempt, id: key.id.clone(), facts: facts(&key.bytes) }))
+    }
+
+    /// The provider makes a key. Names need not be unique.
+    pub fn make(&mut self, name: &str) -> ProviderKey {
+        self.history.writes += 1;
+        let n = self.next();
+        let key = ProviderKey {
+            name: name.to_owned(),
+            id: format!("svc_{n}"),
+            bytes: format!("sk-minted-{n:012}"),
+            project: self.project.clone(),
+            made: self.now,
+            revoked: None,
+            used: None,
+        };
+        self.provider.keys.push(key.clone());
+        key
+    }
+
+    fn listed(&self) -> Vec<(String, String)> {
+        self.live_keys()
+            .filter(|k| k.project == self.project && self.now >= k.made + delta(self.provider.list_lag))
+            .map(|k| (k.id.clone(), k.name.clone()))
+            .collect()
+    }
+
+    fn find_strays(&self, o: &Observed, below: u32) -> Result<Learned, Undone> {
+        self.account().ok_or_else(|| failed(Reason::AdminCredentialMissing))?;
+        let listed = self.listed().into_iter().map(|(id, name)| (ProviderKeyId::parse(&id).unwrap(), name));
+        Ok(Learned::Strays(strays(record(o)?, listed, below)))
+    }
+
+    fn revoke_stray(&mut self, id: &str) -> Result<Learned, Undone> {
+        if let Some(ledger) = &self.ledger
+            && ledger.record.versions.iter().any(|v| v.provider_key_id.as_deref() == Some(id))
+        {
+            return broken(format!("I4: {id} is revoked as a stray and stands in the ledger"));
+        }
+        self.end(id)?;
+        Ok(Learned::StrayRevoked(id.to_owned()))
+    }
+
+    fn end(&mut self, id: &str) -> Result<(), Undone> {
+        self.history.writes += 1;
+        let (now, project) = (self.now, self.project.clone());
+        let carried = self.target.as_ref().map(|t| t.bytes.clone());
+        let Some(key) = self.provider.keys.iter_mut().find(|k| k.id == id && k.project == project) else {
+            return Ok(());
+        };
+        let explicit = self.ledger.as_ref().is_some_and(|l| {
+            l.record.versions.iter().any(|v| {
+                v.provider_key_id.as_deref() == Some(id) && v.basis == Some(RevocationBasis::Explicit)
+            })
+        });
+        if key.revoked.is_none() && Some(&key.bytes) == carried.as_ref() && !explicit {
+            return broken(format!("I4: {id} is revoked and stands in the target"));
+        }
+        key.revoked.get_or_insert(now);
+        Ok(())
+    }
+
+    fn validate(&mut self, o: &Observed, held: &Held, subject: Subject) -> Result<Learned, Undone> {
+        let bytes = match subject {
+            Subject::Source => held.source.clone(),
+            Subject::Candidate(n) | Subject::Delivered(n) => Self::bytes_of(record(o)?, n),
+        };
+        let Some(bytes) = bytes else { return Err(Undone::Changed) };
+        let now = self.now;
+        if let Some(key) = self.provider.keys.iter_mut().find(|k| k.bytes == bytes) {
+            key.used = key.used.max(Some(now));
+        }
+        Ok(Learned::Answer { subject, fingerprint: facts(&bytes).shown, verdict: self.verdict(&bytes) })
+    }
+
+    fn write_target(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
+        let record = record(o)?;
+        let Some(bytes) = Self::bytes_of(record, version) else { return Err(Undone::Changed) };
+        if self.target.as_ref().map(|t| t.resource_version) != held.target_version {
+            return Err(Undone::Changed);
+        }
+        if self.target.as_ref().is_some_and(|t| t.owner.is_none() && !t.adoptable) {
+            return broken("somebody else's Secret is overwritten");
+        }
+        if version < self.history.published {
+            return broken(format!("I7: version {version} after {}", self.history.published));
+        }
+        let fingerprint = facts(&bytes).fingerprint;
+        if self.history.retired.values().any(|(_, retired)| *retired == fingerprint) {
+            return broken(format!("I7: version {version} is published after its L4"));
+        }
+        self.history.published = version;
+        self.history.writes += 1;
+        // Whoever has the old key uses it until now.
+        let (old, now) = (self.target.as_ref().map(|t| t.bytes.clone()), self.now);
+        if let Some(key) = self.provider.keys.iter_mut().find(|k| Some(&k.bytes) == old.as_ref()) {
+            key.used = Some(now);
+        }
+        let n = self.next();
+        let written = self.now + chrono::Duration::seconds(1);
+        self.target = Some(Target {
+            owner: Some(o.key.uid.clone()),
+            bytes,
+            written,
+            resource_version: n,
+            adoptable: false,
+        });
+        held.target_version = Some(n);
+        Ok(Learned::TargetWritten { version, since: Some(written) })
+    }
+
+    fn delete_target(&mut self, held: &Held) -> Result<Learned, Undone> {
+        if self.target.as_ref().map(|t| t.resource_version) != held.target_version {
+            return Err(Undone::Changed);
+        }
+        self.target = None;
+        self.history.writes += 1;
+        Ok(Learned::TargetDeleted)
+    }
+
+    fn id_of(o: &Observed, version: i32) -> Result<String, Undone> {
+        record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(Undone::Changed)
+    }
+
+    fn read_last_use(&self, o: &Observed, version: i32) -> Result<Learned, Undone> {
+        let id = Self::id_of(o, version)?;
+        let key = self.provider.keys.iter().find(|k| k.id == id && k.project == self.project);
+        let used = key.and_then(|k| k.used).map(|at| at + chrono::Duration::seconds(1));
+        Ok(Learned::LastUse { version, used })
+    }
+
+    fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, Undone> {
+        let id = Self::id_of(o, version)?;
+        if !self.history.retired.contains_key(&version) {
+            return broken(format!("I9: version {version} is revoked without L4"));
+        }
+        self.end(&id)?;
+        Ok(Learned::RevokeAnswered(version))
+    }
+
+    fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, Undone> {
+        let id = Self::id_of(o, version)?;
+        let listed = self.listed().iter().any(|(listed, _)| *listed == id);
+        let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());
+        Ok(Learned::Confirmed { version, gone: !listed && refused })
+    }
+
+    /// What must hold at every moment.
+    pub fn judge(&self) -> Result<(), String> {
+        // What a deleted ledger left behind was judged when it went.
+        let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return Ok(()) };
+        for key in self.live_keys() {
+            let by_id = record.versions.iter().any(|v| v.provider_key_id.as_deref() == Some(&key.id));
+            if !by_id && !self.named(key) {
+                return Err(format!("I2: {} ({}) is not in the ledger", key.id, key.name));
+            }
+        }
+        let live = self.live_keys().count();
+        if live > 3 + self.history.faults {
+            return Err(format!("I3: {live} keys live after {} faults", self.history.faults));
+        }
+        Ok(())
+    }
+
+    /// The key is one that a search by name would find.
+    pub fn named(&self, key: &ProviderKey) -> bool {
+        let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return false };
+        key.name.parse::<MintName>().is_ok_and(|name| {
+            name.lineage == lineage_code(&record.lineage) && name.attempt_number() <= record.attempt
+        })
+    }
+
+    /// Live keys that no version of the ledger points to.
+    pub fn unaccounted(&self) -> Vec<String> {
+        let versions = self.ledger.as_ref().map(|l| l.record.versions.clone()).unwrap_or_default();
+        self.live_keys()
+            .filter(|k| {
+                !versions
+                    .iter()
+                    .any(|v| v.provider_key_id.as_deref() == Some(&k.id) && v.state.key_may_work())
+            })
+            .map(|k| k.id.clone())
+            .collect()
+    }
+
+    /// What the target view says without key material.
+    pub fn delivers(&self, o: &Observed) -> Option<i32> {
+        match &o.target {
+            TargetView::Ours { carries, .. } => *carries,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Everything outside the operator: API server, provider and clock, in memory. It reads and writes as `observe.rs` and
+//! `act.rs` do, and keeps the history that the invariants speak of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+use crate::api::{
+    FINALIZER, GoDuration, LLMKey, ProviderType, ROTATE, Reason, RotationMode, RotationPolicySpec, Schedule,
+    to_k8s,
+};
+use crate::controller::llm_key::model::{
+    Env, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
+};
+use crate::controller::llm_key::observe::resume_health;
+use crate::controller::llm_key::views::{Texts, key_view};
+use crate::controller::released::observed;
+use crate::domain::health::Verdict;
+use crate::domain::schedule;
+use crate::domain::timings::Timings;
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record};
+
+pub const INSTALL: &str = "install-1";
+
+pub fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+}
+
+pub const fn hours(n: u64) -> Duration {
+    Duration::from_secs(n * 3600)
+}
+
+pub fn delta(duration: Duration) -> chrono::Duration {
+    chrono::Duration::from_std(duration).unwrap()
+}
+
+/// A key that exists at the provider.
+#[derive(Clone, Debug)]
+pub struct ProviderKey {
+    pub name: String,
+    pub id: String,
+    pub bytes: String,
+    pub project: String,
+    pub made: DateTime<Utc>,
+    pub revoked: Option<DateTime<Utc>>,
+    pub used: Option<DateTime<Utc>>,
+}
+
+/// The provider, with its faults.
+#[derive(Clone, Debug, Default)]
+pub struct Provider {
+    pub keys: Vec<ProviderKey>,
+    /// What it says of keys that people supply.
+    pub supplied: BTreeMap<String, Verdict>,
+    /// What it says of every key instead of the truth.
+    pub answers: Option<Verdict>,
+    /// New keys are refused for so long.
+    pub spreading: Duration,
+    /// Revoked keys work on for so long.
+    pub lingering: Duration,
+    /// New keys are missing from the list for so long.
+    pub list_lag: Duration,
+}
+
+/// A target Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub owner: Option<String>,
+    pub bytes: String,
+    pub written: DateTime<Utc>,
+    pub resource_version: u64,
+    pub adoptable: bool,
+}
+
+/// What happened, for the invariants.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Names of mint attempts that ever stood in the ledger.
+    pub names: BTreeSet<String>,
+    /// Names that a mint was called with.
+    pub minted: BTreeMap<String, usize>,
+    /// Versions on which L4 was recorded, how often, and their fingerprints.
+    pub retired: BTreeMap<i32, (usize, String)>,
+    /// The version that was last written to the target.
+    pub published: i32,
+    /// Crashes and lost replies so far.
+    pub faults: usize,
+    /// Writes to the API server and the provider.
+    pub writes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub now: DateTime<Utc>,
+    pub timings: Timings,
+    pub key: Option<LLMKey>,
+    pub namespace_terminating: bool,
+    pub policy: PolicyView,
+    pub provider_problem: Option<(Reason, String)>,
+    pub account_problem: Option<(Reason, String)>,
+    pub project: String,
+    pub source: Option<String>,
+    pub ledger: Option<Ledger>,
+    /// Fingerprints that other ledgers hold.
+    pub elsewhere: BTreeSet<String>,
+    pub target: Option<Target>,
+    pub provider: Provider,
+    pub history: History,
+    pub count: u64,
+}
+
+/// Key material and object versions of one reconcile.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    pub source: Option<String>,
+    pub minted: Option<String>,
+    pub key_version: u64,
+    pub target_version: Option<u64>,
+}
+
+pub fn facts(bytes: &str) -> KeyFacts {
+    KeyFacts {
+        fingerprint: format!("whole-{bytes}"),
+        shown: format!("shown-{bytes}"),
+        last_four: bytes.chars().rev().take(4).collect(),
+    }
+}
+
+/// A policy without a schedule: one hour of overlap, half an hour of quiet.
+pub fn by_hand() -> PolicyView {
+    PolicyView {
+        shown: Some("RotationPolicy/tests".into()),
+        defaulted: false,
+        schedule: None,
+        problem: None,
+        mode: RotationMode::Automatic,
+        overlap_minimum: hours(1),
+        quiet_for: Duration::from_secs(1800),
+    }
+}
+
+/// The same with a schedule of so many hours, without jitter.
+pub fn every(n: u64) -> PolicyView {
+    let spec = RotationPolicySpec {
+        schedule: Some(Schedule { interval: Some(GoDuration(hours(n))), ..Schedule::default() }),
+        jitter: Some(GoDuration(Duration::ZERO)),
+        ..RotationPolicySpec::default()
+    };
+    PolicyView { schedule: Some(schedule::parse(&spec).unwrap()), ..by_hand() }
+}
+
+impl World {
+    /// An LLMKey that was just created, and nothing else.
+    pub fn minting() -> Self {
+        Self::with(json!({"providerRef": {"name": "openai"}, "source": {"mint": {}}}))
+    }
+
+    /// An LLMKey whose source Secret holds a good key.
+    pub fn supplying(bytes: &str) -> Self {
+        let mut world = Self::with(json!({
+            "providerRef": {"name": "openai"}, "source": {"secretRef": {"name": "source", "key": "key"}},
+        }));
+        world.supply(bytes, Verdict::Valid);
+        world
+    }
+
+    fn with(spec: serde_json::Value) -> Self {
+        let mut world = Self {
+            now: at(0),
+            timings: Timings::default(),
+            key: None,
+            namespace_terminating: false,
+            policy: by_hand(),
+            provider_problem: None,
+            account_problem: None,
+            project: "proj_1".into(),
+            source: None,
+            ledger: None,
+            elsewhere: BTreeSet::new(),
+            target: None,
+            provider: Provider::default(),
+            history: History::default(),
+            count: 0,
+        };
+        let mut spec = spec;
+        spec["validation"] = json!({"interval": "12h"});
+        world.create(spec);
+        world
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    /// Creates the LLMKey, as a new object.
+    pub fn create(&mut self, spec: serde_json::Value) {
+        let n = self.next();
+        let key = json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
+            "metadata": {
+                "name": "chat", "namespace": "team-a", "uid": format!("00000000-0000-4000-8000-{n:012}"),
+                "generation": 1, "resourceVersion": n.to_string(),
+                "creationTimestamp": crate::api::rfc3339(self.now),
+            },
+            "spec": spec,
+        });
+        self.key = Some(serde_json::from_value(key).unwrap());
+    }
+
+    /// Changes the LLMKey as a person does.
+    pub fn edit(&mut self, change: impl FnOnce(&mut LLMKey)) {
+        let n = self.next();
+        if let Some(key) = &mut self.key {
+            change(key);
+            key.metadata.resource_version = Some(n.to_string());
+            key.metadata.generation = key.metadata.generation.map(|g| g + 1);
+        }
+    }
+
+    pub fn annotate(&mut self, name: &str, value: &str) {
+        self.edit(|key| {
+            key.metadata.annotations.get_or_insert_default().insert(name.to_owned(), value.to_owned());
+        });
+    }
+
+    pub fn rotate(&mut self, token: &str) {
+        self.annotate(ROTATE, token);
+    }
+
+    /// Puts a key into the source Secret; the provider says so of it.
+    pub fn supply(&mut self, bytes: &str, verdict: Verdict) {
+        self.source = Some(bytes.to_owned());
+        self.provider.supplied.insert(bytes.to_owned(), verdict);
+    }
+
+    /// Deletes the LLMKey; it stays as long as it has our finalizer.
+    pub fn delete(&mut self) {
+        let now = to_k8s(self.now);
+        self.edit(|key| key.metadata.deletion_timestamp = Some(now));
+        self.collect();
+    }
+
+    /// What the API server does with a deleted object that nothing holds any more.
+    pub fn collect(&mut self) {
+        let gone = self.key.as_ref().is_some_and(|k| {
+            k.metadata.deletion_timestamp.is_some()
+                && k.metadata.finalizers.as_ref().is_none_or(|f| !f.iter().any(|f| f == FINALIZER))
+        });
+        if gone {
+            self.key = None;
+        }
+    }
+
+    /// The garbage collector deletes what a deleted LLMKey owned.
+    pub fn collect_garbage(&mut self) {
+        let uid = self.key.as_ref().and_then(|k| k.metadata.uid.clone());
+        if self.target.as_ref().is_some_and(|t| t.owner.is_some() && t.owner != uid) {
+            self.target = None;
+        }
+    }
+
+    pub fn account(&self) -> Option<AccountRef> {
+        let usable = self.provider_problem.is_none() && self.account_problem.is_none();
+        usable.then(|| AccountRef {
+            provider: "openai".into(),
+            r#type: ProviderType::OpenAI,
+            host: "api.openai.com".into(),
+            project: self.project.clone(),
+        })
+    }
+
+    pub fn env(&mut self) -> Env {
+        Env { now: self.now, timings: self.timings.clone(), install: INSTALL.into(), nonce: self.next() }
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.ledger.as_ref().expect("there is a ledger").record
+    }
+
+    /// Everything, as a full read gives it.
+    pub fn observe(&self, memory: &Memory) -> (Observed, Held) {
+        let key = self.key.as_ref().expect("there is an LLMKey");
+        let mut view = key_view(key, &Texts::default(), &self.timings);
+        view.namespace_terminating = view.deleting && self.namespace_terminating;
+        let mut memory = memory.clone();
+        memory.started.get_or_insert(self.now);
+        resume_health(key, &mut memory, self.now);
+        let mut held = Held { key_version: version_of(key), ..Held::default() };
+        let mut observed = Observed {
+            policy: self.policy.clone(),
+            provider: ProviderView {
+                shown: "OpenAI (openai)".into(),
+                problem: self.provider_problem.clone(),
+                account: self.account(),
+                account_problem: self.account_problem.clone(),
+                reports_last_use: true,
+            },
+            source: SourceView::None,
+            ledger: LedgerView::Absent,
+            target: TargetView::Absent,
+            memory,
+            pass: Pass::default(),
+            key: view,
+        };
+        self.look(&mut observed, &mut held);
+        (observed, held)
+    }
+
+    /// A ledger whose LLMKey is gone.
+    pub fn observe_released(&self, memory: &Memory) -> (Observed, Held) {
+        let provider = ProviderView {
+            shown: String::new(),
+            problem: None,
+            account: self.account(),
+            account_problem: self.account_problem.clone(),
+            reports_last_use: false,
+        };
+        let mut observed = observed(self.record(), provider, memory.clone());
+        observed.ledger = LedgerView::Present(Box::new(self.ledger.clone().unwrap()));
+        (observed, Held::default())
+    }
+
+    /// Reads ledger, source and target again.
+    pub fn look(&self, o: &mut Observed, held: &mut Held) {
+        o.ledger =
+            self.ledger.clone().map_or(LedgerView::Absent, |ledger| LedgerView::Present(Box::new(ledger)));
+        if self.key.as_ref().is_some_and(|k| k.spec.source.secret_ref.is_some()) {
+            held.source.clone_from(&self.source);
+            o.source = self.source.as_ref().map_or_else(
+                || SourceView::Problem(Reason::SourceNotFound, "Secret source does not exist".into()),
+                |bytes| SourceView::Value(facts(bytes)),
+            );
+        }
+        held.target_version = self.target.as_ref().map(|t| t.resource_version);
+        o.target = match &self.target {
+            None => TargetView::Absent,
+            Some(target) if target.owner.as_ref() == Some(&o.key.uid) => TargetView::Ours {
+                carries: self.ledger.as_ref().and_then(|l| carried(&l.record, target)),
+                since: Some(target.written),
+            },
+            Some(target) if target.owner.is_some() => TargetView::PreviousOwner,
+            Some(target) if target.adoptable => TargetView::Offered,
+            Some(_) => TargetView::Foreign(Reason::TargetForeign, "not the operator's".into()),
+        };
+    }
+
+    pub fn bytes_of(record: &Record, number: i32) -> Option<String> {
+        let sealed = record.version(number)?.sealed.as_ref()?;
+        Some(String::from_utf8(sealed.ciphertext.clone()).unwrap())
+    }
+
+    pub fn live_keys(&self) -> impl Iterator<Item = &ProviderKey> {
+        self.provider.keys.iter().filter(|k| k.revoked.is_none())
+    }
+
+    /// What the provider says of a key.
+    pub fn verdict(&self, bytes: &str) -> Verdict {
+        if let Some(answer) = self.provider.answers {
+            return answer;
+        }
+        if let Some(verdict) = self.provider.supplied.get(bytes) {
+            return *verdict;
+        }
+        let Some(key) = self.provider.keys.iter().find(|k| k.bytes == bytes) else {
+            return Verdict::Rejected;
+        };
+        let spread = self.now >= key.made + delta(self.provider.spreading);
+        let works = key.revoked.is_none_or(|at| self.now < at + delta(self.provider.lingering));
+        if spread && works { Verdict::Valid } else { Verdict::Rejected }
+    }
+}
+
+pub fn version_of(key: &LLMKey) -> u64 {
+    key.metadata.resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or_default()
+}
+
+/// The version whose key the target holds, of those that it may hold.
+fn carried(record: &Record, target: &Target) -> Option<i32> {
+    let sealed = record.in_flight().filter(|v| v.sealed.is_some());
+    sealed
+        .into_iter()
+        .chain(record.delivered())
+        .map(|v| v.version)
+        .find(|number| World::bytes_of(record, *number).as_ref() == Some(&target.bytes))
+}

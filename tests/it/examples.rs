@@ -1,0 +1,258 @@
+//! The examples: each is applied as it stands, and run where the sandbox can stand in for its provider.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use chrono::Datelike;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{self, Scope};
+use llmkey_operator::api::{LLMKey, parse_rfc3339};
+use llmkey_operator::testbed::{source_dir, tools};
+use serde_json::{Value, json};
+
+use super::stage::{Tenant, because, is, stage, state, wait};
+
+const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
+
+fn files() -> Vec<(String, String)> {
+    let dir = fs::read_dir(source_dir().join("examples")).unwrap();
+    let mut files: Vec<(String, String)> = dir
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+fn objects(file: &str) -> Vec<Value> {
+    let (_, text) = files().into_iter().find(|(name, _)| name == file).unwrap();
+    tools::manifests(&text).unwrap()
+}
+
+/// Server-side, with unknown and repeated fields refused.
+async fn apply(client: &kube::Client, manifest: &Value, dry_run: bool) -> Result<DynamicObject, kube::Error> {
+    let object: DynamicObject = serde_json::from_value(manifest.clone()).unwrap();
+    let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
+    let (resource, capabilities) = discovery::pinned_kind(client, &kind).await?;
+    let api: Api<DynamicObject> = match capabilities.scope {
+        Scope::Cluster => Api::all_with(client.clone(), &resource),
+        Scope::Namespaced => {
+            let namespace = object.namespace().expect("examples name their namespace");
+            Api::namespaced_with(client.clone(), &namespace, &resource)
+        }
+    };
+    let mut params = PatchParams::apply("examples").validation_strict();
+    params.dry_run = dry_run;
+    api.patch(&object.name_any(), &params, &Patch::Apply(manifest)).await
+}
+
+#[test]
+fn each_tells_its_story_and_has_few_things_to_fill_in() {
+    for (index, (file, text)) in files().iter().enumerate() {
+        assert!(file.starts_with(&format!("{:02}-", index + 1)) && file.ends_with(".yaml"), "{file}");
+        assert!(text.starts_with("# "), "{file} begins with its story");
+        let values: BTreeSet<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && PLACEHOLDERS.iter().any(|p| line.contains(p)))
+            .collect();
+        assert!(values.len() <= 3, "{file}: {values:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_one_is_accepted_as_it_stands() {
+    let client = stage().await.cluster.admin().unwrap();
+    for (file, text) in files() {
+        let manifests = tools::manifests(&text).unwrap();
+        assert!(!manifests.is_empty(), "{file}");
+        for manifest in &manifests {
+            let applied = apply(&client, manifest, true).await;
+            assert!(applied.is_ok(), "{file}: {}: {}", manifest["kind"], applied.unwrap_err());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_misspelt_field_would_be_noticed() {
+    let client = stage().await.cluster.admin().unwrap();
+    let mut manifest = objects("02-supplied-key.yaml").remove(1);
+    manifest["spec"]["rotationPolicyReference"] = json!({"name": "x"});
+    let error = apply(&client, &manifest, true).await.unwrap_err().to_string();
+    assert!(error.contains("rotationPolicyReference"), "{error}");
+}
+
+/// Applies an example for one tenant: the sandbox in place of the provider, names of the cluster's scope made the
+/// tenant's own, placeholders filled in with what the sandbox accepts. Returns the names of its LLMKeys.
+async fn play(t: &Tenant, file: &str) -> Vec<String> {
+    let mut keys = Vec::new();
+    for mut object in objects(file) {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        match object["kind"].as_str().unwrap() {
+            "Secret" if object["metadata"]["namespace"] == "llmkey-system" => {
+                object["metadata"]["name"] = json!(own(t, &name));
+                object["stringData"] = json!({
+                    "credential": t.sandbox().admin_key(), "host": t.sandbox().addr().to_string(),
+                });
+            }
+            "Secret" => {
+                object["metadata"]["namespace"] = json!(t.namespace);
+                for value in object["stringData"].as_object_mut().unwrap().values_mut() {
+                    *value = json!(t.person_key(&name));
+                }
+            }
+            "LLMProvider" => {
+                object["metadata"]["name"] = json!(own(t, &name));
+                let spec = &mut object["spec"];
+                spec["baseURL"] = json!(t.sandbox().base_url());
+                spec["caBundle"] = json!(t.sandbox().ca_pem());
+                spec["addresses"] = json!("AllowPrivate");
+                spec["allowedNamespaces"] = json!([t.namespace]);
+                if let Some(reference) = spec.pointer_mut("/adminCredentialRef/name") {
+                    *reference = json!(own(t, reference.as_str().unwrap()));
+                    spec["openAI"]["project"] = json!(t.project);
+                }
+            }
+            "ClusterRotationPolicy" => object["metadata"]["name"] = json!(own(t, &name)),
+            "RotationPolicy" => object["metadata"]["namespace"] = json!(t.namespace),
+            "LLMKey" => {
+                object["metadata"]["namespace"] = json!(t.namespace);
+                adapt(t, &mut object["spec"]);
+                keys.push(name);
+            }
+            other => panic!("{file} has a {other}"),
+        }
+        apply(&t.client, &object, false).await.unwrap();
+    }
+    keys
+}
+
+fn own(t: &Tenant, name: &str) -> String {
+    format!("{}-{name}", t.namespace)
+}
+
+fn adapt(t: &Tenant, spec: &mut Value) {
+    let fields = spec.as_object_mut().unwrap();
+    if fields.remove("provider").is_some() {
+        fields.insert("providerRef".to_owned(), json!({"name": t.provider}));
+    } else {
+        let name = &mut spec["providerRef"]["name"];
+        *name = json!(own(t, name.as_str().unwrap()));
+    }
+    if spec["rotationPolicyRef"]["kind"] == "ClusterRotationPolicy" {
+        let name = &mut spec["rotationPolicyRef"]["name"];
+        *name = json!(own(t, name.as_str().unwrap()));
+    }
+}
+
+/// Plays an example that has one LLMKey until it is Ready.
+async fn ready(t: &Tenant, file: &str) -> LLMKey {
+    let keys = play(t, file).await;
+    assert_eq!(keys.len(), 1, "{file}");
+    t.ready(&keys[0]).await
+}
+
+fn next_rotation(key: &LLMKey) -> chrono::DateTime<chrono::Utc> {
+    parse_rfc3339(key.status.as_ref().unwrap().next_rotation_time.as_deref().unwrap()).unwrap()
+}
+
+fn policy(key: &LLMKey) -> &str {
+    key.status.as_ref().unwrap().rotation_policy.as_deref().unwrap()
+}
+
+async fn secret(t: &Tenant, name: &str) -> Secret {
+    t.secrets().get(name).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_quickstart_mints_and_revoke_now_revokes() {
+    let t = Tenant::new("quickstart").await;
+    let key = ready(&t, "01-quickstart.yaml").await;
+    assert_eq!(policy(&key), "RotationPolicy/monthly");
+    let value = t.delivered("chat", "OPENAI_API_KEY").await.unwrap();
+    assert!(t.sandbox().accepts(&value));
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
+
+    play(&t, "10-revoke-now.yaml").await;
+    t.until("chat", "version 1 is revoked", |key| state(key, 1).as_deref() == Some("Revoked")).await;
+    wait("the Secret is gone", async || t.secrets().get_opt("chat").await.unwrap().is_none().then_some(()))
+        .await;
+    assert!(!t.sandbox().accepts(&value));
+    assert!(t.sandbox().live_keys(&t.project).is_empty());
+}
+
+#[tokio::test]
+async fn a_supplied_key_is_delivered() {
+    let t = Tenant::new("supplied-example").await;
+    ready(&t, "02-supplied-key.yaml").await;
+    assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(t.person_key("my-openai-key")));
+}
+
+#[tokio::test]
+async fn the_calendar_names_the_start_of_a_quarter_in_berlin() {
+    let t = Tenant::new("calendar-example").await;
+    play(&t, "01-quickstart.yaml").await;
+    let key = ready(&t, "03-calendar.yaml").await;
+    assert_eq!(policy(&key), "RotationPolicy/quarterly");
+    let next = next_rotation(&key).with_timezone(&chrono_tz::Europe::Berlin);
+    assert!(next.day() == 1 && [1, 4, 7, 10].contains(&next.month()), "{next}");
+}
+
+#[tokio::test]
+async fn cron_names_an_hour_in_new_york() {
+    let t = Tenant::new("cron-example").await;
+    play(&t, "01-quickstart.yaml").await;
+    let key = ready(&t, "04-cron.yaml").await;
+    assert!(policy(&key).starts_with("ClusterRotationPolicy/"));
+    let next = next_rotation(&key).with_timezone(&chrono_tz::America::New_York);
+    assert_eq!((next.day(), next.format("%H:%M:%S").to_string()), (1, "10:00:00".to_owned()));
+}
+
+#[tokio::test]
+async fn files_for_a_framework_are_filled_in() {
+    let t = Tenant::new("files-example").await;
+    ready(&t, "05-files-for-a-framework.yaml").await;
+    let value = t.person_key("my-openai-key");
+    let data = secret(&t, "agent-llm").await.data.unwrap();
+    let text = |entry: &str| String::from_utf8(data[entry].0.clone()).unwrap();
+    let url = t.sandbox().base_url();
+    assert_eq!(text("OPENAI_API_KEY"), value);
+    let env = format!("OPENAI_API_KEY={value}\nOPENAI_BASE_URL={url}\nOPENAI_MODEL=gpt-4.1-mini\n");
+    assert_eq!(text(".env"), env);
+    let config: Value = serde_json::from_str(&text("config.json")).unwrap();
+    assert_eq!(config, json!({"temperature": 0.2, "maxRetries": 4}));
+    assert_eq!(data.len(), 3);
+}
+
+#[tokio::test]
+async fn a_server_of_ones_own_is_asked() {
+    let t = Tenant::new("self-hosted-example").await;
+    let key = ready(&t, "06-self-hosted.yaml").await;
+    let provider = key.status.unwrap().provider.unwrap();
+    assert!(provider.starts_with("OpenAICompatible ("), "{provider}");
+    assert_eq!(t.delivered("local-model", "OPENAI_BASE_URL").await, Some(t.sandbox().base_url()));
+}
+
+#[tokio::test]
+async fn remind_only_names_the_time() {
+    let t = Tenant::new("remind-example").await;
+    let key = ready(&t, "07-remind-only.yaml").await;
+    assert_eq!(policy(&key), "RotationPolicy/every-90-days");
+    assert!(is(&key, "RotationDue", "False"));
+    assert!(
+        next_rotation(&key)
+            > parse_rfc3339(&key.status.as_ref().unwrap().versions[0].published_at.clone().unwrap()).unwrap()
+    );
+}
+
+#[tokio::test]
+async fn validation_does_not_stand_in_the_way() {
+    let t = Tenant::new("validation-example").await;
+    assert_eq!(play(&t, "08-validation.yaml").await, ["experiments", "air-gapped"]);
+    t.ready("experiments").await;
+    let key = t.ready("air-gapped").await;
+    assert!(because(&key, "Ready", "ValidationDisabled"));
+    assert!(because(&key, "Healthy", "ValidationDisabled"));
+}

@@ -1,0 +1,368 @@
+//! The stage that lifecycle tests share: control plane, chart, sandbox provider and the operator as a process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use llmkey_operator::api::{LLMKey, LLMProvider, RotationPolicy};
+use llmkey_operator::sandbox::{Sandbox, SandboxOptions};
+use llmkey_operator::testbed::process::Process;
+use llmkey_operator::testbed::{ControlPlane, Installation, install_chart, shared};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+/// All durations of the operator under test are divided by this; admission's bounds are real.
+pub(crate) const DIVISOR: u32 = 300;
+
+/// Longest wait of a test for one thing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything that runs.
+pub(crate) struct Stage {
+    pub(crate) cluster: &'static ControlPlane,
+    pub(crate) installation: Installation,
+    pub(crate) sandbox: &'static Sandbox,
+    operator: Operator,
+}
+
+/// An operator process.
+pub(crate) struct Operator {
+    process: Process,
+    pub(crate) port: u16,
+}
+
+impl Operator {
+    /// Starts the binary as the installation's service account.
+    pub(crate) fn start(
+        cluster: &ControlPlane,
+        installation: &Installation,
+        name: &str,
+        divisor: u32,
+    ) -> Self {
+        let port = free_port();
+        let log = cluster.dir().join(format!("{name}.log"));
+        let args = [
+            "run".to_owned(),
+            format!("--operator-namespace={}", installation.namespace),
+            format!("--kubeconfig={}", installation.kubeconfig.display()),
+            format!("--lease-name={}", installation.name),
+            format!("--identity={name}"),
+            format!("--metrics-listen=127.0.0.1:{port}"),
+            format!("--test-time-divisor={divisor}"),
+            "--log-level=debug".to_owned(),
+        ];
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_llmkey-operator"));
+        let process = Process::spawn(name, &binary, args, &[], &log).unwrap();
+        Self { process, port }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.process.log()).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        self.process.signal(signal).unwrap();
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("http://127.0.0.1:{}{path}", self.port)).await;
+        match answer {
+            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+            Err(_) => (0, String::new()),
+        }
+    }
+
+    pub(crate) async fn ready(&self) {
+        wait("the operator is ready", async || (self.get("/readyz").await.0 == 200).then_some(())).await;
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until there is an answer.
+pub(crate) async fn wait<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    let poll = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
+
+/// The one stage of this test process.
+pub(crate) async fn stage() -> &'static Stage {
+    static STAGE: OnceCell<Stage> = OnceCell::const_new();
+    STAGE.get_or_init(build).await
+}
+
+/// The sandbox serves tests on many runtimes: it has a thread and a runtime of its own.
+fn sandbox() -> &'static Sandbox {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let sandbox = Sandbox::start(SandboxOptions::new(Arc::new(Utc::now_for_sandbox))).await.unwrap();
+            send.send(&*Box::leak(Box::new(sandbox))).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    receive.recv().unwrap()
+}
+
+/// The sandbox's clock: real time.
+trait SandboxNow {
+    fn now_for_sandbox() -> chrono::DateTime<Utc>;
+}
+
+impl SandboxNow for Utc {
+    #[expect(clippy::disallowed_methods, reason = "a server of its own, outside the operator")]
+    fn now_for_sandbox() -> chrono::DateTime<Utc> {
+        Utc::now()
+    }
+}
+
+async fn build() -> Stage {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let cluster = shared().await.unwrap();
+    let installation = install_chart(cluster, "llmkey-system", &json!({})).await.unwrap();
+    let sandbox = sandbox();
+    let operator = Operator::start(cluster, &installation, "operator", DIVISOR);
+    operator.ready().await;
+    Stage { cluster, installation, sandbox, operator }
+}
+
+/// One test's namespace, with an account of its own at the sandbox.
+pub(crate) struct Tenant {
+    pub(crate) stage: &'static Stage,
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) project: String,
+    pub(crate) provider: String,
+}
+
+impl Tenant {
+    /// A namespace, a project, an admin credential and an LLMProvider that lets the namespace in.
+    pub(crate) async fn new(prefix: &str) -> Self {
+        let stage = stage().await;
+        let client = stage.cluster.admin().unwrap();
+        let namespace = stage.cluster.namespace(prefix).await.unwrap();
+        let project = stage.sandbox.create_project(&namespace);
+        let tenant = Self { stage, client, provider: namespace.clone(), namespace, project };
+        let host = tenant.sandbox().addr().to_string();
+        tenant.credential(&tenant.provider, tenant.sandbox().admin_key(), &host).await;
+        tenant.llm_provider(&tenant.provider, json!({})).await;
+        tenant
+    }
+
+    pub(crate) fn sandbox(&self) -> &'static Sandbox {
+        self.stage.sandbox
+    }
+
+    pub(crate) fn operator(&self) -> &Operator {
+        &self.stage.operator
+    }
+
+    /// An admin credential in the operator's namespace.
+    pub(crate) async fn credential(&self, name: &str, credential: &str, host: &str) {
+        let secret: Secret = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "labels": {"llmkeys.dev/admin-credential": "true"}},
+            "stringData": {"credential": credential, "host": host},
+        }))
+        .unwrap();
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.stage.installation.namespace);
+        apply(&api, name, &serde_json::to_value(secret).unwrap()).await;
+    }
+
+    /// An LLMProvider at the sandbox; `changes` are merged into its spec.
+    pub(crate) async fn llm_provider(&self, name: &str, changes: Value) {
+        let mut spec = json!({
+            "type": "OpenAI",
+            "baseURL": self.sandbox().base_url(),
+            "caBundle": self.sandbox().ca_pem(),
+            "addresses": "AllowPrivate",
+            "openAI": {"project": self.project},
+            "adminCredentialRef": {"name": self.provider},
+            "allowedNamespaces": [self.namespace],
+        });
+        merge(&mut spec, changes);
+        let object = json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMProvider", "metadata": {"name": name}, "spec": spec,
+        });
+        apply(&Api::<LLMProvider>::all(self.client.clone()), name, &object).await;
+    }
+
+    /// A RotationPolicy.
+    pub(crate) async fn policy(&self, name: &str, spec: Value) {
+        let object = json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "RotationPolicy",
+            "metadata": {"name": name, "namespace": self.namespace}, "spec": spec,
+        });
+        apply(&Api::<RotationPolicy>::namespaced(self.client.clone(), &self.namespace), name, &object).await;
+    }
+
+    pub(crate) fn keys(&self) -> Api<LLMKey> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub(crate) fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// A minted LLMKey; `changes` are merged into its spec.
+    pub(crate) async fn minted(&self, name: &str, changes: Value) {
+        let mut spec = json!({"providerRef": {"name": self.provider}, "source": {"mint": {}}});
+        merge(&mut spec, changes);
+        self.key(name, spec).await;
+    }
+
+    /// A supplied LLMKey whose source Secret is `<name>-source`; `changes` are merged into its spec.
+    pub(crate) async fn supplied(&self, name: &str, changes: Value) {
+        let source = format!("{name}-source");
+        let mut spec = json!({
+            "providerRef": {"name": self.provider},
+            "source": {"secretRef": {"name": source, "key": "key"}},
+        });
+        merge(&mut spec, changes);
+        self.key(name, spec).await;
+    }
+
+    async fn key(&self, name: &str, spec: Value) {
+        let key: LLMKey = serde_json::from_value(json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
+            "metadata": {"name": name, "namespace": self.namespace}, "spec": spec,
+        }))
+        .unwrap();
+        self.keys().create(&PostParams::default(), &key).await.unwrap();
+    }
+
+    /// Writes `<name>-source`.
+    pub(crate) async fn source(&self, name: &str, value: &str) {
+        let name = format!("{name}-source");
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"key": value},
+        });
+        apply(&self.secrets(), &name, &object).await;
+    }
+
+    /// A key that the sandbox accepts, as a person would have made it.
+    pub(crate) fn person_key(&self, tail: &str) -> String {
+        let value = format!("sk-proj-{tail}-{}T3BlbkFJperson", self.namespace.replace('-', ""));
+        let owner = llmkey_operator::sandbox::OwnerAccess::Active;
+        self.sandbox().register_key(&value, &self.project, tail, owner).unwrap();
+        value
+    }
+
+    pub(crate) async fn annotate(&self, name: &str, key: &str, value: Option<&str>) {
+        self.patch(name, json!({"metadata": {"annotations": {key: value}}})).await;
+    }
+
+    pub(crate) async fn patch(&self, name: &str, patch: Value) {
+        self.keys().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    pub(crate) async fn delete(&self, name: &str) {
+        self.keys().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub(crate) async fn get(&self, name: &str) -> LLMKey {
+        self.keys().get(name).await.unwrap()
+    }
+
+    /// Waits until the LLMKey is as wanted; a failure shows it as it is, and the operator's last words.
+    pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&LLMKey) -> bool) -> LLMKey {
+        let poll = async {
+            loop {
+                if let Ok(key) = self.keys().get(name).await
+                    && wanted(&key)
+                {
+                    return key;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, poll).await {
+            Ok(key) => key,
+            Err(_) => {
+                let status = self.keys().get(name).await.ok().and_then(|k| k.status);
+                let log = self.operator().log();
+                let tail: Vec<&str> = log.lines().rev().take(25).collect();
+                panic!(
+                    "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
+                    serde_json::to_string_pretty(&status).unwrap(),
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
+            }
+        }
+    }
+
+    pub(crate) async fn ready(&self, name: &str) -> LLMKey {
+        self.until(name, "Ready", |key| is(key, "Ready", "True")).await
+    }
+
+    /// One entry of a Secret, as text.
+    pub(crate) async fn delivered(&self, secret: &str, entry: &str) -> Option<String> {
+        let found = self.secrets().get_opt(secret).await.unwrap()?;
+        let ByteString(bytes) = found.data.unwrap_or_default().remove(entry)?;
+        Some(String::from_utf8(bytes).unwrap())
+    }
+}
+
+/// Whether the condition has the status.
+pub(crate) fn is(key: &LLMKey, condition: &str, status: &str) -> bool {
+    find(key, condition).is_some_and(|(found, _, _)| found == status)
+}
+
+/// Whether the condition has the reason.
+pub(crate) fn because(key: &LLMKey, condition: &str, reason: &str) -> bool {
+    find(key, condition).is_some_and(|(_, found, _)| found == reason)
+}
+
+/// A condition's status, reason and message.
+pub(crate) fn find(key: &LLMKey, condition: &str) -> Option<(String, String, String)> {
+    let conditions = &key.status.as_ref()?.conditions;
+    let found = conditions.iter().find(|c| c.type_ == condition)?;
+    Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+}
+
+/// The state of a version in status.
+pub(crate) fn state(key: &LLMKey, version: i32) -> Option<String> {
+    let versions = &key.status.as_ref()?.versions;
+    Some(versions.iter().find(|v| v.version == version)?.state.clone())
+}
+
+async fn apply<K>(api: &Api<K>, name: &str, object: &Value)
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    api.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(object)).await.unwrap();
+}
+
+fn merge(into: &mut Value, changes: Value) {
+    match (into, changes) {
+        (Value::Object(into), Value::Object(changes)) => {
+            for (key, value) in changes {
+                if value.is_null() {
+                    into.remove(&key);
+                } else {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (into, changes) => *into = changes,
+    }
+}
