@@ -36,6 +36,7 @@ enum Command {
     Bench(bench::Arguments),
     /// That bare controller; started by `bench`.
     #[command(hide = true)]
+    Floor(bench::floor::Arguments),
     /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
     Demo,
 }

@@ -25,10 +25,10 @@ const STATES: [VersionState; 9] = [
 
 /// An observation in the middle of a life, with its parts replaced at random.
 fn observed(seeds: &[u8]) -> (Observed, Env) {
-    let world = if seeds[0] % 2 == 0 { World::minting() } else { World::supplying("sk-1") };
+    let world = if seeds[0].is_multiple_of(2) { World::minting() } else { World::supplying("sk-1") };
     let mut run = super::deliver::after(world, 600);
     run.world.rotate("now");
-    run.world.policy = if seeds[1] % 3 == 0 { every(24) } else { run.world.policy.clone() };
+    run.world.policy = if seeds[1].is_multiple_of(3) { every(24) } else { run.world.policy.clone() };
     run.until(&[], 700 + i64::from(seeds[2]) * 30).unwrap();
     let (mut o, _) = run.world.observe(&Memory::default());
     let mut env = run.world.env();
@@ -45,12 +45,12 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
                 version.account = None;
             }
         }
-        if seeds[8] % 5 == 0 {
+        if seeds[8].is_multiple_of(5) {
             ledger.record.owner = None;
         }
-        if seeds[8] % 6 == 0 {
+        if seeds[8].is_multiple_of(6) {
             o.pass.fenced = Some(ledger.record.attempt);
-            o.pass.names_searched = seeds[8] % 4 == 0;
+            o.pass.names_searched = seeds[8].is_multiple_of(4);
         }
     }
     match seeds[9] % 8 {
@@ -73,21 +73,21 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         5 => o.provider.problem = Some((Reason::ProviderNotFound, "gone".into())),
         _ => (),
     }
-    o.key.revoke_all = seeds[11] % 5 == 0;
-    o.key.paused = seeds[11] % 7 == 0;
-    o.key.deleting = seeds[12] % 9 == 0;
+    o.key.revoke_all = seeds[11].is_multiple_of(5);
+    o.key.paused = seeds[11].is_multiple_of(7);
+    o.key.deleting = seeds[12].is_multiple_of(9);
     o.key.minted = seeds[12] % 4 != 0;
-    o.key.finalizer = seeds[12] % 3 == 0;
+    o.key.finalizer = seeds[12].is_multiple_of(3);
     o.key.validation = [ValidationMode::Required, ValidationMode::Advisory, ValidationMode::Disabled]
         [usize::from(seeds[13] % 3)];
-    if seeds[14] % 3 == 0 {
+    if seeds[14].is_multiple_of(3) {
         let mut health = Health::unknown("shown-sk-9", env.now);
         let verdict =
             [Verdict::Valid, Verdict::Rejected, Verdict::ProviderDown][usize::from(seeds[14] / 3 % 3)];
         health.observe(verdict, env.now, 3);
         o.memory.candidate = Some(health);
     }
-    if seeds[15] % 6 == 0 {
+    if seeds[15].is_multiple_of(6) {
         let minted = Minted { attempt: 1, id: "svc_late".into(), facts: super::world::facts("late") };
         o.pass.minted = Some(minted);
     }
