@@ -133,7 +133,9 @@ async fn killed_at_any_call_it_goes_on_and_loses_no_key() {
     }
     all_struck(stage, &faults).await;
     kill(stage, operator).await;
-    faults.iter().for_each(|fault| assert!(stage.sandbox.remove_fault(*fault)));
+    for fault in &faults {
+        assert!(stage.sandbox.remove_fault(*fault));
+    }
 
     let operator = start(stage);
     for (t, versions, operation) in &cases {

@@ -176,7 +176,7 @@ pub(crate) async fn empty_stage() -> (tokio::sync::MutexGuard<'static, ()>, &'st
         let cluster = ControlPlane::start(Options::default()).await.unwrap();
         without_operator(Box::leak(Box::new(cluster))).await
     };
-    (guard, STAGE.get_or_init(async || build.await).await)
+    (guard, Box::pin(STAGE.get_or_init(async || build.await)).await)
 }
 
 /// A second stage, with a control plane of its own: its operator logs all it can, and its CRDs may be changed.
@@ -349,17 +349,15 @@ impl Tenant {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, poll).await {
-            Ok(key) => key,
-            Err(_) => {
-                let status = self.keys().get(name).await.ok().and_then(|k| k.status);
-                panic!(
-                    "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
-                    serde_json::to_string_pretty(&status).unwrap(),
-                    self.stage.last_words()
-                );
-            }
+        if let Ok(key) = tokio::time::timeout(PATIENCE, poll).await {
+            return key;
         }
+        let status = self.keys().get(name).await.ok().and_then(|k| k.status);
+        panic!(
+            "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
+            serde_json::to_string_pretty(&status).unwrap(),
+            self.stage.last_words()
+        );
     }
 
     pub(crate) async fn ready(&self, name: &str) -> LLMKey {
