@@ -4,6 +4,7 @@ mod arbitrary;
 mod crash;
 mod deliver;
 mod driver;
+mod judge;
 mod perform;
 mod retire;
 mod world;

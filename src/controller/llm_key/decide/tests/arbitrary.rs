@@ -35,13 +35,13 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     env.now = at(600 + i64::from(seeds[3]) * 400);
     if let LedgerView::Present(ledger) = &mut o.ledger {
         for (version, seed) in ledger.record.versions.iter_mut().zip(&seeds[4..8]) {
-            if seed % 3 != 0 {
+            if !seed.is_multiple_of(3) {
                 version.state = STATES[usize::from(*seed) % STATES.len()];
             }
-            if seed % 7 == 0 {
+            if seed.is_multiple_of(7) {
                 version.origin = Origin::Supplied;
             }
-            if seed % 11 == 0 {
+            if seed.is_multiple_of(11) {
                 version.account = None;
             }
         }
@@ -76,7 +76,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     o.key.revoke_all = seeds[11].is_multiple_of(5);
     o.key.paused = seeds[11].is_multiple_of(7);
     o.key.deleting = seeds[12].is_multiple_of(9);
-    o.key.minted = seeds[12] % 4 != 0;
+    o.key.minted = !seeds[12].is_multiple_of(4);
     o.key.finalizer = seeds[12].is_multiple_of(3);
     o.key.validation = [ValidationMode::Required, ValidationMode::Advisory, ValidationMode::Disabled]
         [usize::from(seeds[13] % 3)];

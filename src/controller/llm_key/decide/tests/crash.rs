@@ -22,7 +22,7 @@ const HOUR: i64 = 3600;
 fn create_again(world: &mut World) {
     let mut spec = json!({"providerRef": {"name": "openai"}, "source": {"mint": {}}});
     spec["validation"] = json!({"interval": "12h"});
-    world.create(spec);
+    world.create(&spec);
 }
 
 fn desire(world: &mut World, state: &str) {

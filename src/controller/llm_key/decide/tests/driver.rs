@@ -81,6 +81,8 @@ impl Run {
         loop {
             while let Some((_, event)) = events.next_if(|(at, _)| super::world::at(*at) <= self.world.now) {
                 event(&mut self.world);
+                // Somebody did something about it: what failed is tried again at once.
+                self.memory.1.failing = None;
                 self.tell("a person acts");
             }
             let wake = match self.reconcile()? {
@@ -183,7 +185,11 @@ impl Run {
                         self.world.look(o, held);
                         continue 'steps;
                     }
-                    Some(Err(Undone::Changed | Undone::Lost)) => return Ok(Ended::Again),
+                    Some(Err(Undone::Changed)) => return Ok(Ended::Again),
+                    Some(Err(Undone::Lost)) => {
+                        o.lose_minted(&env);
+                        return Ok(Ended::Again);
+                    }
                     Some(Err(Undone::Failed(failure))) => {
                         o.fail(failure, &env);
                         return Ok(Ended::Wait(None));

@@ -8,7 +8,6 @@ use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, Su
 use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
-use crate::domain::names::{MintName, lineage_code};
 use crate::ledger::{Ledger, Record};
 use crate::provider::ProviderKeyId;
 
@@ -25,7 +24,7 @@ pub enum Undone {
     Broken(String),
 }
 
-fn broken<T>(what: impl Into<String>) -> Result<T, Undone> {
+pub fn broken<T>(what: impl Into<String>) -> Result<T, Undone> {
     Err(Undone::Broken(what.into()))
 }
 
@@ -166,71 +165,6 @@ impl World {
         self.ledger = None;
         self.history.writes += 1;
         Ok(Learned::LedgerDeleted)
-    }
-
-    /// Legal moves only; L4 once, and on evidence.
-    fn judge_ledger(&mut self, next: &Record) -> Result<(), Undone> {
-        let before = self.ledger.as_ref().map(|l| l.record.clone());
-        for version in &next.versions {
-            if let Some(name) = &version.mint_name {
-                self.history.names.insert(name.clone());
-            }
-            let was = before.as_ref().and_then(|b| b.version(version.version));
-            if let Some(was) = was
-                && was.state != version.state
-                && !was.state.may_become(version.state)
-            {
-                return broken(format!(
-                    "version {}: {:?} -> {:?}",
-                    version.version, was.state, version.state
-                ));
-            }
-            let began = version.state == VersionState::Retiring
-                && was.is_some_and(|w| w.state != VersionState::Retiring);
-            if began {
-                let fingerprint = version.key.as_ref().map(|k| k.fingerprint.clone()).unwrap_or_default();
-                let entry = self.history.retired.entry(version.version).or_insert((0, fingerprint));
-                entry.0 += 1;
-                if entry.0 > 1 {
-                    return broken(format!("I9: L4 twice for version {}", version.version));
-                }
-                if matches!(
-                    version.basis,
-                    Some(RevocationBasis::ProviderQuiet | RevocationBasis::MinimumElapsed)
-                ) {
-                    self.judge_evidence(next, version.version)?;
-                }
-            }
-        }
-        let newest = |record: &Record| record.versions.iter().map(|v| v.version).max().unwrap_or(0);
-        if before.is_some_and(|b| newest(&b) > newest(next)) {
-            return broken("I7: version numbers fall");
-        }
-        Ok(())
-    }
-
-    /// I4, at L4: another key has been in the target for the minimum, works, and the old one was quiet.
-    fn judge_evidence(&self, next: &Record, number: i32) -> Result<(), Undone> {
-        let Some(target) = &self.target else { return broken("I4: L4 without a target") };
-        let current = next.current().map(|v| v.version);
-        let carried = current.and_then(|n| Self::bytes_of(next, n));
-        if carried.as_ref() != Some(&target.bytes) {
-            return broken(format!("I4: L4 for version {number}, but the target does not carry the current"));
-        }
-        if self.now < target.written + delta(self.policy.overlap_minimum) {
-            return broken(format!("I4: L4 for version {number} before the overlap's minimum"));
-        }
-        if self.key.as_ref().is_some_and(|k| k.spec.validation.mode != crate::api::ValidationMode::Disabled)
-            && !self.verdict(&target.bytes).accepts()
-        {
-            return broken(format!("I4: L4 for version {number} while the current key does not work"));
-        }
-        let id = next.version(number).and_then(|v| v.provider_key_id.clone());
-        let used = self.provider.keys.iter().find(|k| Some(&k.id) == id.as_ref()).and_then(|k| k.used);
-        let quiet = used.is_none_or(|at| {
-            self.now + delta(self.timings.last_use_fresh) >= at + delta(self.policy.quiet_for)
-        });
-        if quiet { Ok(()) } else { broken(format!("I4: L4 for version {number}, which is in use")) }
     }
 
     fn mint(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
@@ -392,43 +326,5 @@ impl World {
         let listed = self.listed().iter().any(|(listed, _)| *listed == id);
         let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());
         Ok(Learned::Confirmed { version, gone: !listed && refused })
-    }
-
-    /// What must hold at every moment.
-    pub fn judge(&self) -> Result<(), String> {
-        // What a deleted ledger left behind was judged when it went.
-        let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return Ok(()) };
-        for key in self.live_keys() {
-            let by_id = record.versions.iter().any(|v| v.provider_key_id.as_deref() == Some(&key.id));
-            if !by_id && !self.named(key) {
-                return Err(format!("I2: {} ({}) is not in the ledger", key.id, key.name));
-            }
-        }
-        let live = self.live_keys().count();
-        if live > 3 + self.history.faults {
-            return Err(format!("I3: {live} keys live after {} faults", self.history.faults));
-        }
-        Ok(())
-    }
-
-    /// The key is one that a search by name would find.
-    pub fn named(&self, key: &ProviderKey) -> bool {
-        let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return false };
-        key.name.parse::<MintName>().is_ok_and(|name| {
-            name.lineage == lineage_code(&record.lineage) && name.attempt_number() <= record.attempt
-        })
-    }
-
-    /// Live keys that no version of the ledger points to.
-    pub fn unaccounted(&self) -> Vec<String> {
-        let versions = self.ledger.as_ref().map(|l| l.record.versions.clone()).unwrap_or_default();
-        self.live_keys()
-            .filter(|k| {
-                !versions
-                    .iter()
-                    .any(|v| v.provider_key_id.as_deref() == Some(&k.id) && v.state.key_may_work())
-            })
-            .map(|k| k.id.clone())
-            .collect()
     }
 }

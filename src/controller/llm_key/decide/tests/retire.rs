@@ -139,9 +139,12 @@ fn revoked_as_desired_means_all_keys_then_the_target() {
     assert_eq!(ready(&run.world), "False Revoked");
 }
 
+/// What it is, what happens before the deletion, when an LLMKey of the same name comes, and whether it has the key.
+type Case = (&'static str, fn(&mut World), i64, bool);
+
 #[test]
 fn keys_are_handed_over_only_in_time_to_the_same_account_and_not_after_the_namespace_went() {
-    let cases: [(&str, fn(&mut World), i64, bool); 5] = [
+    let cases: [Case; 5] = [
         ("in time", |_| (), 1200, true),
         ("too late", |_| (), 2 * 3600, false),
         ("its namespace went", |w| w.namespace_terminating = true, 1200, false),
@@ -160,7 +163,7 @@ fn keys_are_handed_over_only_in_time_to_the_same_account_and_not_after_the_names
         before(&mut run.world);
         run.until(&[(600, World::delete)], back).unwrap();
         run.world.namespace_terminating = false;
-        run.world.create(json!({"providerRef": {"name": "openai"}, "source": {"mint": {}}}));
+        run.world.create(&json!({"providerRef": {"name": "openai"}, "source": {"mint": {}}}));
         run.until(&[], back + 600).unwrap();
         let first = run.world.provider.keys[0].revoked;
         assert_eq!(first.is_none(), kept, "{name}: {first:?}\n{}", run.story());

@@ -128,6 +128,11 @@ pub fn facts(bytes: &str) -> KeyFacts {
     }
 }
 
+/// What is delivered: the key alone.
+fn texts() -> Texts {
+    Texts { data: BTreeMap::from([("OPENAI_API_KEY".into(), "$(KEY)".into())]), ..Texts::default() }
+}
+
 /// A policy without a schedule: one hour of overlap, half an hour of quiet.
 pub fn by_hand() -> PolicyView {
     PolicyView {
@@ -186,7 +191,7 @@ impl World {
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});
-        world.create(spec);
+        world.create(&spec);
         world
     }
 
@@ -196,7 +201,7 @@ impl World {
     }
 
     /// Creates the LLMKey, as a new object.
-    pub fn create(&mut self, spec: serde_json::Value) {
+    pub fn create(&mut self, spec: &serde_json::Value) {
         let n = self.next();
         let key = json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
@@ -283,7 +288,7 @@ impl World {
     /// Everything, as a full read gives it.
     pub fn observe(&self, memory: &Memory) -> (Observed, Held) {
         let key = self.key.as_ref().expect("there is an LLMKey");
-        let mut view = key_view(key, &Texts::default(), &self.timings);
+        let mut view = key_view(key, &texts(), &self.timings);
         view.namespace_terminating = view.deleting && self.namespace_terminating;
         let mut memory = memory.clone();
         memory.started.get_or_insert(self.now);
