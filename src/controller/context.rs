@@ -150,7 +150,10 @@ fn assemble(
     let project = provider.spec.open_ai.as_ref().map(|o| o.project.as_str()).ok_or_else(|| {
         (
             Reason::NotSupported,
-            format!("keys of type {} cannot be made by this operator: supply them", provider.spec.r#type.as_str()),
+            format!(
+                "keys of type {} cannot be made by this operator: supply them",
+                provider.spec.r#type.as_str()
+            ),
         )
     })?;
     Account::new(endpoint.clone(), project, credential).map(Arc::new).map_err(|error| match error {

@@ -38,8 +38,13 @@ async fn a_wrong_admin_credential_is_told_and_heals_with_the_secret() {
     let t = Tenant::new("wrong-admin").await;
     let host = t.sandbox().addr().to_string();
     t.credential(&t.provider, "sk-admin-this-is-the-wrong-one-0123456789", &host).await;
-    provider_stalled(&t, &t.provider, "AdminCredentialInvalid", &[&t.project, "rejected the admin credential"])
-        .await;
+    provider_stalled(
+        &t,
+        &t.provider,
+        "AdminCredentialInvalid",
+        &[&t.project, "rejected the admin credential"],
+    )
+    .await;
     t.minted("chat", json!({})).await;
     stalled(&t, "chat", "AdminCredentialInvalid", &["version 1", "rejected the admin credential"]).await;
     let tries = count(&t, Operation::CreateServiceAccount) + count(&t, Operation::ListServiceAccounts);
@@ -146,10 +151,8 @@ async fn no_namespace_hangs_on_a_provider_that_is_down() {
     })
     .await;
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
-    wait("revocation was tried", async || {
-        (count(&t, Operation::DeleteServiceAccount) > 0).then_some(())
-    })
-    .await;
+    wait("revocation was tried", async || (count(&t, Operation::DeleteServiceAccount) > 0).then_some(()))
+        .await;
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
     t.sandbox().clear_faults(Some(&t.project));
     wait("the key is revoked when the provider is back", async || {

@@ -56,10 +56,8 @@ pub(crate) async fn looked_again(t: &Tenant, name: &str) -> LLMKey {
     let before = t.get(name).await.metadata.generation;
     let mark = format!("edit-{}", before.unwrap());
     t.patch(name, json!({"spec": {"model": mark}})).await;
-    t.until(name, "another look", |key| {
-        key.status.as_ref().and_then(|s| s.observed_generation) > before
-    })
-    .await
+    t.until(name, "another look", |key| key.status.as_ref().and_then(|s| s.observed_generation) > before)
+        .await
 }
 
 pub(crate) async fn delete_provider(t: &Tenant, name: &str) {
@@ -182,7 +180,11 @@ async fn a_schedule_that_never_comes_is_told_on_policy_and_key() {
     let policies: Api<RotationPolicy> = Api::namespaced(t.client.clone(), &t.namespace);
     super::stage::wait("the policy says so", async || {
         let status = policies.get("leap").await.unwrap().status?;
-        status.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == "ScheduleImpossible").then_some(())
+        status
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "Stalled" && c.reason == "ScheduleImpossible")
+            .then_some(())
     })
     .await;
     assert_eq!(calls(&t), []);

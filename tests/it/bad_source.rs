@@ -59,7 +59,8 @@ async fn secrets_of_other_types_are_refused_and_tell_nothing() {
             t.supplied(&name, json!({"source": {"secretRef": {"name": source, "key": asked}}})).await;
             let key = stalled(&t, &name, "SourceTypeRefused", &[&source, type_, "Opaque"]).await;
             let conditions = key.status.unwrap().conditions;
-            let text: Vec<String> = conditions.iter().map(|c| format!("{} {} {}", c.type_, c.reason, c.message)).collect();
+            let text: Vec<String> =
+                conditions.iter().map(|c| format!("{} {} {}", c.type_, c.reason, c.message)).collect();
             messages.push(text.join("\n").replace(&source, "source"));
         }
         assert!(messages.iter().all(|message| *message == messages[0]), "{messages:#?}");

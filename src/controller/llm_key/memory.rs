@@ -56,8 +56,7 @@ impl Remembered {
     /// Whether this process wrote to the LLMKey after the version at hand.
     pub fn wrote_after(&self, key: &LLMKey) -> bool {
         let known = self.lock();
-        let Some((uid, remember)) =
-            known.get(&name(&key.namespace().unwrap_or_default(), &key.name_any()))
+        let Some((uid, remember)) = known.get(&name(&key.namespace().unwrap_or_default(), &key.name_any()))
         else {
             return false;
         };
