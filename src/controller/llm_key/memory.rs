@@ -35,8 +35,6 @@ pub struct Remember {
     pub stamp: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
-    /// Hash of the status that was last written.
-    pub status_hash: Option<u64>,
 }
 
 /// All keys.
@@ -101,11 +99,6 @@ pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> 
         (Some(written), _) => Some(written.to_owned()),
         (None, watched) => watched,
     }
-}
-
-/// Whether the version that the watch shows is older than the one that this process wrote.
-pub fn is_older(watched: Option<&str>, written: Option<&str>) -> bool {
-    matches!((watched, written), (Some(watched), Some(written)) if older(watched, written))
 }
 
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.

@@ -9,7 +9,6 @@ mod observe;
 mod status;
 mod views;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
@@ -24,7 +23,7 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, is_older, newest};
+use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
@@ -126,10 +125,6 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
-}
-
-fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
-    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
 }
 
 /// How the steps of a reconcile ended.
@@ -237,7 +232,6 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
-    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -251,10 +245,8 @@ async fn write_status(
     let before = key.status.clone().unwrap_or_default();
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
-    let hash = hash_of(&status);
-    // What the watch shows counts, unless it is older than our own last write.
-    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
-        remember.status_hash = Some(hash);
+    // What the watch shows is not older than our own last write.
+    if status == before {
         return Ok(());
     }
     let seen = newest(remember.resource_version.as_deref(), key.resource_version());
@@ -269,7 +261,6 @@ async fn write_status(
     match api.patch_status(&o.key.name, &params, &Patch::Apply(&patch)).await {
         Ok(written) => {
             remember.resource_version = written.metadata.resource_version.map(String::into_boxed_str);
-            remember.status_hash = Some(hash);
             Ok(())
         }
         Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),
@@ -280,12 +271,6 @@ async fn write_status(
             Err(error.into())
         }
     }
-}
-
-fn hash_of(status: &LLMKeyStatus) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(status).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
 }
 
 fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {

@@ -237,10 +237,10 @@ async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> 
     let Seeing { observed: o, held, remember } = seeing;
     let (namespace, name) = (&o.key.namespace, &o.key.target_name);
     let watched = ctx.index.secret(namespace, name);
-    let owned = remember.target.is_some()
+    let delivering = remember.target.is_some()
         || watched.as_ref().and_then(|w| w.owner.as_ref()).is_some_and(|(_, uid)| **uid == *o.key.uid);
     // Creation times have steps of a second and clocks differ: who delivers already is not asked to yield.
-    if !owned && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
+    if !delivering && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
         o.target = TargetView::Foreign(
             Reason::TargetConflict,
             format!("LLMKey {other} delivers to Secret {name} already; choose another target.secretName"),
