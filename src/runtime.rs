@@ -317,6 +317,8 @@ async fn lead(
     });
     let mut guard = guard;
     tokio::select! {
+        // First of all: the parts end as well when they are asked to.
+        biased;
         _ = shutdown.wait_for(|stop| *stop) => Ok(()),
         () = guard.lost() => Err(RunError::LeadershipLost),
         Some(ended) = tasks.join_next() => Err(ended_early(ended)),

@@ -28,6 +28,10 @@ impl From<GoDuration> for Duration {
 
 impl Serialize for GoDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_zero() {
+            // The general form of zero is `0ns`, a unit that the CRDs do not take.
+            return serializer.serialize_str("0s");
+        }
         kube::core::Duration::from(self.0).serialize(serializer)
     }
 }

@@ -67,8 +67,8 @@ fn code(path: &Path) -> String {
 
 /// `domain` of `src/domain/schedule/parse.rs`, `runtime` of `src/runtime.rs`; none for programs of their own.
 fn module(path: &Path) -> Option<String> {
-    let inner = path.strip_prefix(source_dir().join("src")).unwrap();
-    let first = inner.components().next().unwrap().as_os_str().to_str().unwrap().to_owned();
+    let inner = path.strip_prefix(source_dir().join("src")).ok()?;
+    let first = inner.iter().next()?.to_str()?;
     let name = first.trim_end_matches(".rs").to_owned();
     (name != "bin" && name != "lib").then_some(name)
 }

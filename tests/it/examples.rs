@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use chrono::Datelike;
 use k8s_openapi::api::core::v1::Secret;
@@ -52,7 +53,8 @@ async fn apply(client: &kube::Client, manifest: &Value, dry_run: bool) -> Result
 #[test]
 fn each_tells_its_story_and_has_few_things_to_fill_in() {
     for (index, (file, text)) in files().iter().enumerate() {
-        assert!(file.starts_with(&format!("{:02}-", index + 1)) && file.ends_with(".yaml"), "{file}");
+        let numbered = file.starts_with(&format!("{:02}-", index + 1));
+        assert!(numbered && Path::new(file).extension().is_some_and(|end| end == "yaml"), "{file}");
         assert!(text.starts_with("# "), "{file} begins with its story");
         let values: BTreeSet<&str> = text
             .lines()

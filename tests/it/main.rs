@@ -15,9 +15,11 @@ mod chart;
 mod common;
 mod control_plane;
 mod crds;
+mod deletion;
 mod docs;
 mod events;
 mod examples;
+mod health;
 mod helm;
 mod lease;
 mod leash;
@@ -26,8 +28,12 @@ mod log;
 mod malformed;
 mod needles;
 mod provider;
+mod provider_faults;
+mod restart;
+mod rotation;
 mod sandbox;
 mod stage;
+mod workload;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -27,7 +27,23 @@ pub(crate) struct Stage {
     pub(crate) cluster: &'static ControlPlane,
     pub(crate) installation: Installation,
     pub(crate) sandbox: &'static Sandbox,
-    operator: Operator,
+    /// None on a stage whose tests start and stop operators themselves.
+    operator: Option<Operator>,
+}
+
+impl Stage {
+    /// The last lines of the operator that wrote last.
+    fn last_words(&self) -> String {
+        let newest = std::fs::read_dir(self.cluster.dir())
+            .unwrap()
+            .filter_map(Result::ok)
+            .filter(|file| file.file_name().to_string_lossy().starts_with("operator"))
+            .max_by_key(|file| file.metadata().and_then(|m| m.modified()).ok());
+        let log = newest.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
+        let log = log.unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(25).collect();
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
 }
 
 /// An operator process.
@@ -43,7 +59,16 @@ impl Operator {
         installation: &Installation,
         name: &str,
         divisor: u32,
+    ) -> Self {
+        Self::start_at("debug", cluster, installation, name, divisor)
+    }
+
+    fn start_at(
         level: &str,
+        cluster: &ControlPlane,
+        installation: &Installation,
+        name: &str,
+        divisor: u32,
     ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
@@ -64,6 +89,10 @@ impl Operator {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.process.log()).unwrap_or_default()
+    }
+
+    pub(crate) fn exited(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.exited().unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -116,7 +145,7 @@ fn sandbox() -> &'static Sandbox {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let sandbox = Sandbox::start(SandboxOptions::new(Arc::new(Utc::now_for_sandbox))).await.unwrap();
+            let sandbox = Sandbox::start(SandboxOptions::new(Arc::new(now))).await.unwrap();
             send.send(&*Box::leak(Box::new(sandbox))).unwrap();
             std::future::pending::<()>().await;
         });
@@ -124,29 +153,39 @@ fn sandbox() -> &'static Sandbox {
     receive.recv().unwrap()
 }
 
-/// The sandbox's clock: real time.
-trait SandboxNow {
-    fn now_for_sandbox() -> chrono::DateTime<Utc>;
-}
-
-impl SandboxNow for Utc {
-    #[expect(clippy::disallowed_methods, reason = "a server of its own, outside the operator")]
-    fn now_for_sandbox() -> chrono::DateTime<Utc> {
-        Utc::now()
-    }
+/// Real time: the sandbox's clock.
+#[expect(clippy::disallowed_methods, reason = "a server of its own, outside the operator")]
+pub(crate) fn now() -> DateTime<Utc> {
+    Utc::now()
 }
 
 async fn build() -> Stage {
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    set("debug", shared().await.unwrap()).await
+    with_operator("debug", shared().await.unwrap()).await
 }
 
-async fn set(level: &str, cluster: &'static ControlPlane) -> Stage {
-    let installation = install_chart(cluster, "llmkey-system", &json!({})).await.unwrap();
-    let sandbox = sandbox();
-    let operator = Operator::start(cluster, &installation, "operator", DIVISOR, level);
+async fn with_operator(level: &str, cluster: &'static ControlPlane) -> Stage {
+    let stage = without_operator(cluster).await;
+    let operator = Operator::start_at(level, stage.cluster, &stage.installation, "operator", DIVISOR);
     operator.ready().await;
-    Stage { cluster, installation, sandbox, operator }
+    Stage { operator: Some(operator), ..stage }
+}
+
+async fn without_operator(cluster: &'static ControlPlane) -> Stage {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let installation = install_chart(cluster, "llmkey-system", &json!({})).await.unwrap();
+    Stage { cluster, installation, sandbox: sandbox(), operator: None }
+}
+
+/// A stage on a control plane beside the shared one, on which no operator runs, for one test at a time.
+pub(crate) async fn empty_stage() -> (tokio::sync::MutexGuard<'static, ()>, &'static Stage) {
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    static STAGE: OnceCell<Stage> = OnceCell::const_new();
+    let guard = ONE.lock().await;
+    let build = async {
+        let cluster = ControlPlane::start(Options::default()).await.unwrap();
+        without_operator(Box::leak(Box::new(cluster))).await
+    };
+    (guard, STAGE.get_or_init(async || build.await).await)
 }
 
 /// A second stage, with a control plane of its own: its operator logs all it can, and its CRDs may be changed.
@@ -154,9 +193,8 @@ pub(crate) async fn traced() -> &'static Stage {
     static STAGE: OnceCell<Stage> = OnceCell::const_new();
     STAGE
         .get_or_init(async || {
-            drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
             let cluster = ControlPlane::start(Options::default()).await.unwrap();
-            set("trace", Box::leak(Box::new(cluster))).await
+            with_operator("trace", Box::leak(Box::new(cluster))).await
         })
         .await
 }
@@ -193,7 +231,7 @@ impl Tenant {
     }
 
     pub(crate) fn operator(&self) -> &Operator {
-        &self.stage.operator
+        self.stage.operator.as_ref().unwrap()
     }
 
     /// An admin credential in the operator's namespace.
@@ -245,9 +283,14 @@ impl Tenant {
 
     /// A minted LLMKey; `changes` are merged into its spec.
     pub(crate) async fn minted(&self, name: &str, changes: Value) {
+        self.minted_with(name, json!({}), changes).await;
+    }
+
+    /// The same with annotations from the beginning.
+    pub(crate) async fn minted_with(&self, name: &str, annotations: Value, changes: Value) {
         let mut spec = json!({"providerRef": {"name": self.provider}, "source": {"mint": {}}});
         merge(&mut spec, changes);
-        self.key(name, spec).await;
+        self.key(name, annotations, spec).await;
     }
 
     /// A supplied LLMKey whose source Secret is `<name>-source`; `changes` are merged into its spec.
@@ -258,13 +301,13 @@ impl Tenant {
             "source": {"secretRef": {"name": source, "key": "key"}},
         });
         merge(&mut spec, changes);
-        self.key(name, spec).await;
+        self.key(name, json!({}), spec).await;
     }
 
-    pub(crate) async fn key(&self, name: &str, spec: Value) {
+    pub(crate) async fn key(&self, name: &str, annotations: Value, spec: Value) {
         let key: LLMKey = serde_json::from_value(json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
-            "metadata": {"name": name, "namespace": self.namespace}, "spec": spec,
+            "metadata": {"name": name, "namespace": self.namespace, "annotations": annotations}, "spec": spec,
         }))
         .unwrap();
         self.keys().create(&PostParams::default(), &key).await.unwrap();
@@ -319,12 +362,10 @@ impl Tenant {
             Ok(key) => key,
             Err(_) => {
                 let status = self.keys().get(name).await.ok().and_then(|k| k.status);
-                let log = self.operator().log();
-                let tail: Vec<&str> = log.lines().rev().take(25).collect();
                 panic!(
                     "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
                     serde_json::to_string_pretty(&status).unwrap(),
-                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                    self.stage.last_words()
                 );
             }
         }

@@ -31,7 +31,7 @@ enum Command {
     },
     /// Find or build the programs and say where they are.
     Tools,
-    /// Show the life of a key on a control plane of its own, or with USE_CURRENT_CONTEXT=1 on yours.
+    /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
     Demo,
 }
 

@@ -26,7 +26,7 @@ use crate::domain::names::ledger_name;
 use crate::domain::template;
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{Ledger, LedgerError, Record};
-use crate::provider::{Account, CallError, Endpoint, ErrorClass, ProviderKeyId};
+use crate::provider::{Account, CallError, Endpoint, ErrorClass, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
 /// Key material and object versions of one reconcile. No `Debug`.
@@ -243,7 +243,12 @@ impl Actor<'_> {
                 self.ctx.metrics.rotated(Completion::Failed);
                 let message = format!("version {version} could not be made: {error}");
                 self.announce(true, Reason::MintFailed, &message).await;
-                Err(NotDone::Failed(call_failure(Reason::MintFailed, message, error.call())))
+                let mut failure = call_failure(Reason::MintFailed, message, error.call());
+                if matches!(error, MintError::UnknownOutcome(_)) {
+                    // The key may be there and not yet listed: looked for too early, it would be missed.
+                    failure.retry_after = failure.retry_after.max(Some(self.ctx.timings.list_visibility_lag));
+                }
+                Err(NotDone::Failed(failure))
             }
         }
     }

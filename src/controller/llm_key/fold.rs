@@ -164,6 +164,20 @@ impl Observed {
         self.pass.fenced = None;
     }
 
+    /// The reconcile ends before the key that it made is on record: that one is looked for once it must be listed.
+    pub fn lose_minted(&mut self, env: &Env) {
+        if self.pass.minted.is_some() {
+            let failure = Failure {
+                reason: Reason::MintFailed,
+                message: "a key was made and could not be put on record; it is revoked and another is made"
+                    .into(),
+                class: Class::Transient,
+                retry_after: Some(env.timings.list_visibility_lag),
+            };
+            self.fail(failure, env);
+        }
+    }
+
     fn learn_ledger(&mut self, ledger: Ledger) {
         let before = match &self.ledger {
             LedgerView::Present(before) => Some(before.record.clone()),

@@ -103,6 +103,11 @@ pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> 
     }
 }
 
+/// Whether the version that the watch shows is older than the one that this process wrote.
+pub fn is_older(watched: Option<&str>, written: Option<&str>) -> bool {
+    matches!((watched, written), (Some(watched), Some(written)) if older(watched, written))
+}
+
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.
 fn older(a: &str, b: &str) -> bool {
     matches!((a.parse::<u128>(), b.parse::<u128>()), (Ok(a), Ok(b)) if a < b)

@@ -24,7 +24,7 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, newest};
+use crate::controller::llm_key::memory::{Seen, is_older, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
@@ -128,6 +128,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     Ok((action, outcome.as_outcome(&plan)))
 }
 
+fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
+    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
+}
+
 /// How the steps of a reconcile ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -179,7 +183,10 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
                 return Ok(Ended::Done { acted: true });
             }
             Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
-            Err(NotDone::Kube(error)) => return Err(ReconcileError::Kube(error)),
+            Err(NotDone::Kube(error)) => {
+                seeing.observed.lose_minted(&env);
+                return Err(ReconcileError::Kube(error));
+            }
         }
     }
     Ok(Ended::Unfinished)
@@ -230,6 +237,7 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
+    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -244,7 +252,8 @@ async fn write_status(
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
     let hash = hash_of(&status);
-    if remember.status_hash.map_or_else(|| status == before, |known| known == hash) {
+    // What the watch shows counts, unless it is older than our own last write.
+    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
         remember.status_hash = Some(hash);
         return Ok(());
     }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use llmkey_operator::api::LLMKey;
 use llmkey_operator::kube_ext::clock::Clock;
 use llmkey_operator::sandbox::{Sandbox, SandboxError, SandboxOptions};
@@ -196,7 +196,7 @@ impl Demo {
 
     async fn status(&self) -> Result<String, DemoError> {
         let keys: Api<LLMKey> = Api::namespaced(self.place.admin()?, TENANT);
-        let found = keys.list(&Default::default()).await?;
+        let found = keys.list(&ListParams::default()).await?;
         let problem = |error: serde_saphyr::ser::Error| DemoError::NotStarted(error.to_string());
         serde_saphyr::to_string(&found.items).map_err(problem)
     }

@@ -229,6 +229,7 @@ impl Stages<'_> {
         };
         let key = self.within("version 1 revoked", self.key_when(revoked)).await?;
         say("Then the first one was revoked, and the provider was asked until it refused it:")?;
+        self.in_order()?;
         for version in key.status.iter().flat_map(|status| &status.versions) {
             say(format!("  {}", told(version)))?;
         }
@@ -236,17 +237,39 @@ impl Stages<'_> {
         Ok(second)
     }
 
-    async fn refused(&self, first: &str, second: &str) -> Result<(), DemoError> {
-        heading(8, "The old key is refused")?;
-        let sandbox = &self.demo.sandbox;
-        for entry in sandbox.log().iter().filter(|entry| entry.operation == Operation::DeleteServiceAccount) {
+    /// At the provider, the first key ended after the second one was accepted.
+    fn in_order(&self) -> Result<(), DemoError> {
+        let log = self.demo.sandbox.log();
+        let done = |operation| {
+            log.iter().filter(move |entry| entry.operation == operation && entry.effect == Effect::Committed)
+        };
+        let made = done(Operation::CreateServiceAccount).nth(1);
+        let accepted = made.and_then(|made| {
+            done(Operation::ListModels).find(|entry| entry.key_ids.iter().any(|id| made.key_ids.contains(id)))
+        });
+        let ended = done(Operation::DeleteServiceAccount).next();
+        let entries: Vec<&LogEntry> = [made, accepted, ended].into_iter().flatten().collect();
+        for entry in &entries {
             say(format!(
-                "The provider's log: {} {} → {}",
+                "  provider's log {:>3}: {} of {} → {}",
+                entry.sequence,
                 entry.operation.path(),
                 entry.name.as_deref().unwrap_or_default(),
                 entry.status.unwrap_or_default()
             ))?;
         }
+        if entries.len() == 3 && entries.is_sorted_by_key(|entry| entry.sequence) {
+            return Ok(());
+        }
+        Err(DemoError::Stage {
+            stage: "the second key accepted before the first one ended",
+            problem: "the provider's log has another order".to_owned(),
+        })
+    }
+
+    async fn refused(&self, first: &str, second: &str) -> Result<(), DemoError> {
+        heading(8, "The old key is refused")?;
+        let sandbox = &self.demo.sandbox;
         let authority = Certificate::from_pem(sandbox.ca_pem().as_bytes())?;
         let client = reqwest::Client::builder().tls_certs_only([authority]).no_proxy().build()?;
         let url = format!("{}/models", sandbox.base_url());

@@ -39,7 +39,10 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         plan.stall(Reason::AdminCredentialMissing, retire::elsewhere(version));
         return;
     }
-    if plan.stalled() || retire::waiting(&o.memory, env, plan) {
+    if plan.stalled()
+        || retire::waiting(&o.memory, env, plan)
+        || retire::unlisted(record, &o.pass, &o.memory, env, plan)
+    {
         return;
     }
     if o.pass.fenced != Some(record.attempt) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::due;
 use crate::api::{Reason, ValidationMode};
 use crate::controller::llm_key::model::{Env, Observed, Plan};
 use crate::domain::health::Verdict;
@@ -43,7 +44,7 @@ pub(super) fn gate(
         return if env.now - asked < delta(env.timings.candidate_fresh) { Gate::Publish } else { Gate::Ask };
     }
     if verdict.refuses() {
-        return refused(o, health.rejections, asked, fresh_since, env, plan);
+        return refused(o, (health.rejections, asked), fresh_since, over_good, env, plan);
     }
     let first_asked = health.first_asked.unwrap_or(asked);
     if !over_good
@@ -73,19 +74,24 @@ pub(super) fn gate(
     again(asked, pause, env, plan)
 }
 
+/// `last`: rejections in a row, and when the last one was.
 fn refused(
     o: &Observed,
-    rejections: i32,
-    asked: DateTime<Utc>,
+    last: (i32, DateTime<Utc>),
     fresh_since: Option<DateTime<Utc>>,
+    over_good: bool,
     env: &Env,
     plan: &mut Plan,
 ) -> Gate {
+    let (rejections, asked) = last;
     if let Some(since) = fresh_since {
-        plan.progress(
-            Reason::WaitingForProvider,
-            "the new key is not accepted yet; it may still be spreading at the provider",
-        );
+        let message = "the new key is not accepted yet; it may still be spreading at the provider";
+        if over_good {
+            // Nobody has to wait: the older key works.
+            due(plan, Reason::WaitingForProvider, message);
+        } else {
+            plan.progress(Reason::WaitingForProvider, message);
+        }
         let pause = if env.now < since + delta(env.timings.new_key_deadline) {
             env.timings.new_key_recheck
         } else {

@@ -118,6 +118,17 @@ pub(super) fn waiting(memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
     true
 }
 
+/// A key that an earlier process made just before it ended may be missing from the provider's list for a while.
+pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
+    let Some(started) = memory.started.filter(|_| pass.fenced != Some(record.attempt)) else { return false };
+    let listed = started + delta(env.timings.list_visibility_lag);
+    if env.now >= listed {
+        return false;
+    }
+    plan.wake_at(listed);
+    true
+}
+
 /// Which account a version's key is at, for a person.
 pub(super) fn elsewhere(version: &Version) -> String {
     version.account.as_ref().map_or_else(
@@ -147,7 +158,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
-    if waiting(memory, env, plan) {
+    if waiting(memory, env, plan) || unlisted(record, pass, memory, env, plan) {
         return;
     }
     if let Some(minted) = &pass.minted {

@@ -136,11 +136,10 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
             Reason::RemindOnly,
             "a rotation is due; the policy only reminds: set llmkeys.dev/rotate to start it",
         );
-    } else if record
-        .versions
-        .iter()
-        .any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring))
+    } else if delivered.is_some()
+        && record.versions.iter().any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring))
     {
+        // Where nothing is delivered, a user waits for a key: that an older one is still being revoked is no reason.
         due(
             plan,
             Reason::OverlapActive,
