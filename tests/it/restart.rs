@@ -19,7 +19,7 @@ use super::workload::{Workload, version};
 fn start(stage: &Stage) -> Operator {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-    Operator::start(stage.cluster, &stage.installation, &name, DIVISOR)
+    Operator::start(stage.cluster, &stage.installation, &name, DIVISOR, "debug")
 }
 
 async fn says(operator: &Operator, line: &str) -> bool {

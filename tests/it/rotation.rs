@@ -306,7 +306,7 @@ async fn a_key_that_never_works_is_revoked_and_another_is_made() {
 #[tokio::test]
 async fn the_default_policy_serves_keys_that_name_none() {
     let (_alone, stage) = empty_stage().await;
-    let operator = Operator::start(stage.cluster, &stage.installation, "operator-default", DIVISOR);
+    let operator = Operator::start(stage.cluster, &stage.installation, "operator-default", DIVISOR, "debug");
     let t = Tenant::on(stage, "default").await;
     let policy: ClusterRotationPolicy = serde_json::from_value(json!({
         "apiVersion": "llmkeys.dev/v1alpha1", "kind": "ClusterRotationPolicy",

@@ -59,16 +59,7 @@ impl Operator {
         installation: &Installation,
         name: &str,
         divisor: u32,
-    ) -> Self {
-        Self::start_at("debug", cluster, installation, name, divisor)
-    }
-
-    fn start_at(
         level: &str,
-        cluster: &ControlPlane,
-        installation: &Installation,
-        name: &str,
-        divisor: u32,
     ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
@@ -165,7 +156,7 @@ async fn build() -> Stage {
 
 async fn with_operator(level: &str, cluster: &'static ControlPlane) -> Stage {
     let stage = without_operator(cluster).await;
-    let operator = Operator::start_at(level, stage.cluster, &stage.installation, "operator", DIVISOR);
+    let operator = Operator::start(stage.cluster, &stage.installation, "operator", DIVISOR, level);
     operator.ready().await;
     Stage { operator: Some(operator), ..stage }
 }

@@ -1,7 +1,7 @@
 //! Two keys work: what must be known before the older one is revoked.
 
 use super::gate::delta;
-use super::retire::{protected_here, searched, shared};
+use super::retire::{protected_here, shared};
 use super::successor;
 use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView};
@@ -57,9 +57,6 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     }
     let Some(basis) = quiet(o, old, env, plan) else { return };
     if !delivered_works(o, delivered, env, plan) {
-        return;
-    }
-    if !searched(&super::view(o, record), plan) {
         return;
     }
     match o.pass.shared {

@@ -37,13 +37,8 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
-    plan.find(
-        ConditionType::OverlapActive,
-        ConditionStatus::True,
-        Reason::Revoking,
-        format!("version {number} is being revoked"),
-    );
     if waiting(view.memory, env, plan) {
+        revoking(number, plan);
         return;
     }
     if let Some((confirmed, true)) = view.pass.confirmed
@@ -62,6 +57,8 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
             format!("version {number} is not revoked: another version or LLMKey holds the same key"),
         );
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+    } else if !open_attempt(view.record) && !searched(view, plan) {
+        // A key that the provider made twice goes first.
     } else if view.pass.revoke_answered != Some(number) {
         plan.effects.push(Effect::Revoke { version: number });
     } else if view.pass.confirmed.is_none() {
@@ -70,6 +67,17 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
         // The provider still accepts it somewhere: asked again until it does not.
         plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
     }
+    revoking(number, plan);
+}
+
+/// Said unless there is more to say.
+fn revoking(number: i32, plan: &mut Plan) {
+    plan.find(
+        ConditionType::OverlapActive,
+        ConditionStatus::True,
+        Reason::Revoking,
+        format!("version {number} is being revoked"),
+    );
 }
 
 fn record_revoked(view: &View<'_>, number: i32, env: &Env, plan: &mut Plan) {
@@ -176,6 +184,10 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
             plan.effects.push(Effect::SwapLedger(Box::new(next)));
         }
     }
+}
+
+fn open_attempt(record: &Record) -> bool {
+    record.versions.iter().any(|v| v.state == VersionState::Intent)
 }
 
 /// Looks once more for keys that no version points to: the provider may have carried a mint out twice, or may have

@@ -1,6 +1,9 @@
 //! The planner on a world in memory: every rule, every crash.
 
+mod arbitrary;
 mod crash;
+mod deliver;
 mod driver;
 mod perform;
+mod retire;
 mod world;

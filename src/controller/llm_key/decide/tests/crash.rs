@@ -141,13 +141,19 @@ fn converges(scenario: &Scenario, reference: &Run, faults: &[(usize, Fault)]) ->
     if run.world.history.faults == 0 {
         return problem("no fault was struck".into());
     }
+    let lost = run.world.unaccounted();
+    // A mint that the provider carried out twice is found by the next search by name.
+    let twice = faults.iter().filter(|(_, f)| *f == Fault::Twice).map(|(k, _)| *k).max();
+    let searched = twice.is_none_or(|k| run.names[k..].contains(&"find_strays"));
+    if !searched && run.world.live_keys().all(|k| !lost.contains(&k.id) || run.world.named(k)) {
+        return Ok(());
+    }
     let (end, wanted) = (end_of(&run.world), end_of(&reference.world));
     for (what, wanted) in &wanted {
         if end.get(what) != Some(wanted) {
             return problem(format!("another end: {what}\n   is {:?}\n  not {wanted:?}", end.get(what)));
         }
     }
-    let lost = run.world.unaccounted();
     if lost.is_empty() { Ok(()) } else { problem(format!("I2: {lost:?} are lost")) }
 }
 
@@ -195,6 +201,61 @@ fn every_single_fault_converges() {
                 }
                 problems.extend(converges(scenario, &reference, &[(k, fault)]).err());
                 runs += 1;
+            }
+        }
+    }
+    none(&problems, runs);
+}
+
+/// Two faults, the second also while the first is being recovered from.
+#[test]
+fn every_pair_of_faults_of_a_rotation_converges() {
+    let mut runs = 0;
+    let mut problems = Vec::new();
+    let kinds = [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost];
+    for scenario in SCENARIOS.iter().filter(|s| s.name == "rotate") {
+        let reference = tell(scenario, &[]).unwrap_or_else(|broken| panic!("{broken}"));
+        for (first, second) in (1..=reference.effects).flat_map(|a| (a + 1..=a + 8).map(move |b| (a, b))) {
+            for (a, b) in kinds.into_iter().flat_map(|a| kinds.into_iter().map(move |b| (a, b))) {
+                problems.extend(converges(scenario, &reference, &[(first, a), (second, b)]).err());
+                runs += 1;
+            }
+        }
+    }
+    none(&problems, runs);
+}
+
+/// The provider is slow in everything: new keys are refused and not listed for a while, revoked ones work on.
+#[test]
+fn every_crash_with_a_slow_provider_loses_no_key() {
+    let mut problems = Vec::new();
+    let mut runs = 0;
+    for scenario in SCENARIOS {
+        let slow = |world: &mut World| {
+            world.provider.spreading = std::time::Duration::from_secs(20);
+            world.provider.lingering = std::time::Duration::from_secs(40);
+            world.provider.list_lag = std::time::Duration::from_secs(30);
+        };
+        let mut reference = Run::new((scenario.world)());
+        slow(&mut reference.world);
+        reference
+            .until(scenario.events, scenario.end)
+            .unwrap_or_else(|e| panic!("{e}\n{}", reference.story()));
+        for k in 1..=reference.effects {
+            for fault in [Fault::CrashBefore, Fault::CrashAfter, Fault::ReplyLost] {
+                let mut run = Run::faulty((scenario.world)(), &[(k, fault)]);
+                slow(&mut run.world);
+                runs += 1;
+                let ended = run.until(scenario.events, scenario.end);
+                let lost = run.world.unaccounted();
+                let found = run.world.live_keys().all(|k| !lost.contains(&k.id) || run.world.named(k));
+                if ended.is_err() || !found {
+                    problems.push(format!(
+                        "{}, {k} {fault:?}: {ended:?}, {lost:?}\n{}",
+                        scenario.name,
+                        run.story()
+                    ));
+                }
             }
         }
     }

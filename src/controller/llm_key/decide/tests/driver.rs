@@ -127,11 +127,11 @@ impl Run {
         }
         let env = self.world.env();
         let plan = decide(&o, &env);
-        let crashed = !self.write_status(&o, &held, &plan)?;
-        if crashed {
-            return Ok(Ended::Crashed);
-        }
+        let Some(written) = self.write_status(&o, &held, &plan) else { return Ok(Ended::Crashed) };
         self.memory.1 = o.memory;
+        if !written {
+            return Ok(Ended::Again);
+        }
         Ok(match ended {
             // The watch tells of its deletion.
             Ended::Wait(_) if self.world.key.is_none() => Ended::Again,
@@ -262,14 +262,16 @@ impl Run {
         ended.map(drop)
     }
 
-    /// The status counts as an effect: the process may die around it.
-    fn write_status(&mut self, o: &Observed, held: &Held, plan: &Plan) -> Result<bool, String> {
+    /// The status counts as an effect: the process may die around it. False: it is not written; none: the process is dead.
+    fn write_status(&mut self, o: &Observed, held: &Held, plan: &Plan) -> Option<bool> {
         let env = self.world.env();
-        let Some(key) = self.world.key.clone().filter(|_| !o.key.deleting) else { return Ok(true) };
+        let Some(key) = self.world.key.clone().filter(|_| !o.key.deleting) else {
+            return Some(true);
+        };
         let before = key.status.clone().unwrap_or_default();
         let after = status(o, plan, &before, ObservedVersions::default(), &env);
         if after == before {
-            return Ok(true);
+            return Some(true);
         }
         self.effects += 1;
         self.names.push("status");
@@ -284,7 +286,7 @@ impl Run {
             fault.map_or(String::new(), |f| format!("   <-- {f:?}")),
         ));
         if fault == Some(Fault::CrashBefore) {
-            return Ok(false);
+            return None;
         }
         let current = super::world::version_of(&key) == held.key_version;
         if current && fault != Some(Fault::NotDone) {
@@ -293,7 +295,8 @@ impl Run {
                 key.status = Some(after);
             }
         }
-        Ok(fault != Some(Fault::CrashAfter))
+        (fault != Some(Fault::CrashAfter))
+            .then_some(current && !matches!(fault, Some(Fault::NotDone | Fault::ReplyLost)))
     }
 
     pub fn story(&self) -> String {

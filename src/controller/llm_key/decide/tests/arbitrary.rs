@@ -1,0 +1,150 @@
+//! The planner on observations that no run would come to: total, deterministic, and careful all the same.
+
+use proptest::prelude::*;
+
+use super::world::{World, at, every};
+use crate::api::{ConditionType, Reason, ValidationMode};
+use crate::controller::llm_key::decide::decide;
+use crate::controller::llm_key::model::{
+    Effect, Env, LedgerView, Memory, Minted, Observed, SourceView, TargetView,
+};
+use crate::domain::health::{Health, Verdict};
+use crate::domain::lifecycle::{Origin, VersionState};
+
+const STATES: [VersionState; 9] = [
+    VersionState::Intent,
+    VersionState::Pending,
+    VersionState::Publishing,
+    VersionState::Current,
+    VersionState::Overlap,
+    VersionState::Retiring,
+    VersionState::Revoked,
+    VersionState::Retained,
+    VersionState::Abandoned,
+];
+
+/// An observation in the middle of a life, with its parts replaced at random.
+fn observed(seeds: &[u8]) -> (Observed, Env) {
+    let world = if seeds[0] % 2 == 0 { World::minting() } else { World::supplying("sk-1") };
+    let mut run = super::deliver::after(world, 600);
+    run.world.rotate("now");
+    run.world.policy = if seeds[1] % 3 == 0 { every(24) } else { run.world.policy.clone() };
+    run.until(&[], 700 + i64::from(seeds[2]) * 30).unwrap();
+    let (mut o, _) = run.world.observe(&Memory::default());
+    let mut env = run.world.env();
+    env.now = at(600 + i64::from(seeds[3]) * 400);
+    if let LedgerView::Present(ledger) = &mut o.ledger {
+        for (version, seed) in ledger.record.versions.iter_mut().zip(&seeds[4..8]) {
+            if seed % 3 != 0 {
+                version.state = STATES[usize::from(*seed) % STATES.len()];
+            }
+            if seed % 7 == 0 {
+                version.origin = Origin::Supplied;
+            }
+            if seed % 11 == 0 {
+                version.account = None;
+            }
+        }
+        if seeds[8] % 5 == 0 {
+            ledger.record.owner = None;
+        }
+        if seeds[8] % 6 == 0 {
+            o.pass.fenced = Some(ledger.record.attempt);
+            o.pass.names_searched = seeds[8] % 4 == 0;
+        }
+    }
+    match seeds[9] % 8 {
+        0 => o.target = TargetView::Absent,
+        1 => o.target = TargetView::PreviousOwner,
+        2 => o.target = TargetView::Offered,
+        3 => o.target = TargetView::Foreign(Reason::TargetForeign, "theirs".into()),
+        4 => o.target = TargetView::Ours { carries: Some(i32::from(seeds[9] % 3)), since: Some(env.now) },
+        _ => (),
+    }
+    match seeds[10] % 9 {
+        0 => o.ledger = LedgerView::Absent,
+        1 => o.ledger = LedgerView::Unreadable(Reason::LedgerUnreadable, "garbled".into()),
+        2 => o.source = SourceView::Value(super::world::facts("sk-9")),
+        3 => o.source = SourceView::Unchanged,
+        4 => {
+            o.provider.account = None;
+            o.provider.account_problem = Some((Reason::AdminCredentialMissing, "gone".into()));
+        }
+        5 => o.provider.problem = Some((Reason::ProviderNotFound, "gone".into())),
+        _ => (),
+    }
+    o.key.revoke_all = seeds[11] % 5 == 0;
+    o.key.paused = seeds[11] % 7 == 0;
+    o.key.deleting = seeds[12] % 9 == 0;
+    o.key.minted = seeds[12] % 4 != 0;
+    o.key.finalizer = seeds[12] % 3 == 0;
+    o.key.validation = [ValidationMode::Required, ValidationMode::Advisory, ValidationMode::Disabled]
+        [usize::from(seeds[13] % 3)];
+    if seeds[14] % 3 == 0 {
+        let mut health = Health::unknown("shown-sk-9", env.now);
+        let verdict =
+            [Verdict::Valid, Verdict::Rejected, Verdict::ProviderDown][usize::from(seeds[14] / 3 % 3)];
+        health.observe(verdict, env.now, 3);
+        o.memory.candidate = Some(health);
+    }
+    if seeds[15] % 6 == 0 {
+        let minted = Minted { attempt: 1, id: "svc_late".into(), facts: super::world::facts("late") };
+        o.pass.minted = Some(minted);
+    }
+    (o, env)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn plans_are_total_and_deterministic_and_touch_the_provider_only_from_the_right_state(
+        seeds in prop::collection::vec(any::<u8>(), 16),
+    ) {
+        let (o, env) = observed(&seeds);
+        let plan = decide(&o, &env);
+        prop_assert_eq!(&plan, &decide(&o, &env));
+        let record = match &o.ledger { LedgerView::Present(ledger) => Some(&ledger.record), _ => None };
+        let state = |number: &i32| record.and_then(|r| r.version(*number)).map(|v| v.state);
+        for effect in &plan.effects {
+            match effect {
+                Effect::Mint { version } => {
+                    prop_assert_eq!(state(version), Some(VersionState::Intent));
+                    prop_assert!(o.pass.fenced == record.map(|r| r.attempt) && o.pass.names_searched);
+                    prop_assert!(o.key.minted && !o.key.deleting && !o.key.revoke_all);
+                }
+                Effect::Revoke { version } => prop_assert_eq!(state(version), Some(VersionState::Retiring)),
+                Effect::RevokeStray { id } => {
+                    let held = record.is_some_and(|r| {
+                        r.versions.iter().any(|v| v.provider_key_id.as_ref() == Some(id))
+                    });
+                    prop_assert!(!held);
+                }
+                Effect::WriteTarget { version } => {
+                    let foreign = matches!(o.target, TargetView::Foreign(..));
+                    let after_l4 = matches!(state(version), Some(VersionState::Retiring | VersionState::Revoked));
+                    prop_assert!(!foreign && !after_l4);
+                }
+                Effect::SwapLedger(next) => {
+                    let before = record.unwrap();
+                    prop_assert_eq!(next.epoch, before.epoch + 1);
+                    for version in &next.versions {
+                        if let Some(was) = before.version(version.version).map(|v| v.state) {
+                            prop_assert!(was == version.state || was.may_become(version.state));
+                        }
+                    }
+                }
+                _ => (),
+            }
+        }
+        if let Some(wake) = plan.wake && plan.effects.is_empty() {
+            prop_assert!(wake > env.now, "wakes at once for nothing: {:?}", plan);
+        }
+        // Whoever waits is told why.
+        let told = |kind| plan.findings.iter().any(|f| f.condition == kind);
+        let undelivered = record.is_some_and(|r| r.delivered().is_none());
+        if undelivered && plan.effects.is_empty() && plan.wake.is_none() && !o.key.deleting && !o.key.revoke_all {
+            let waits = o.key.paused || matches!(o.source, SourceView::Unchanged | SourceView::None);
+            prop_assert!(told(ConditionType::Stalled) || told(ConditionType::RotationDue) || waits, "{:?}", plan);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Rules of revocation, deletion and taking over.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::deliver::{after, plan, ready, says, states};
+use super::driver::Run;
+use super::world::{World, facts};
+use crate::api::{ConditionType, DeletionPolicy, PAUSED, Reason};
+use crate::domain::health::Verdict;
+use crate::domain::lifecycle::RevocationBasis;
+use crate::domain::lifecycle::VersionState::{Current, Overlap, Retiring, Revoked};
+
+/// A minted key, rotated ten minutes after its creation.
+fn in_overlap() -> Run {
+    let mut run = after(World::minting(), 600);
+    run.world.rotate("now");
+    run.until(&[], 660).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current]);
+    run
+}
+
+/// What status says of the overlap.
+fn held(run: &Run, reason: &str) {
+    let conditions = run.world.key.as_ref().unwrap().status.as_ref().unwrap().conditions.iter();
+    let overlap = conditions.into_iter().find(|c| c.type_ == "OverlapActive").unwrap();
+    assert_eq!((overlap.status.as_str(), overlap.reason.as_str()), ("True", reason), "{}", run.story());
+}
+
+#[test]
+fn the_older_key_is_revoked_after_the_minimum_and_quiet() {
+    let mut run = in_overlap();
+    run.until(&[], 4199).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current]);
+    run.until(&[], 4300).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Current]);
+    let first = run.world.record().version(1).unwrap();
+    assert_eq!(first.basis, Some(RevocationBasis::ProviderQuiet));
+    assert!(first.sealed.is_none());
+}
+
+#[test]
+fn a_key_in_use_is_kept() {
+    let mut run = in_overlap();
+    let late = run.world.now + chrono::Duration::seconds(6 * 3600);
+    run.world.provider.keys[0].used = Some(late);
+    run.until(&[], 6 * 3600).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current]);
+    held(&run, "StillInUse");
+    run.until(&[], 8 * 3600).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Current]);
+}
+
+#[test]
+fn without_quiet_the_minimum_alone_is_the_basis() {
+    let mut run = in_overlap();
+    run.world.policy.quiet_for = Duration::ZERO;
+    run.until(&[], 4300).unwrap();
+    assert_eq!(run.world.record().version(1).unwrap().basis, Some(RevocationBasis::MinimumElapsed));
+}
+
+#[test]
+fn a_pause_and_a_missing_policy_hold_an_overlap() {
+    let mut run = in_overlap();
+    run.world.annotate(PAUSED, "true");
+    run.until(&[], 9000).unwrap();
+    held(&run, "Paused");
+    let mut run = in_overlap();
+    run.world.policy.problem = Some((Reason::PolicyNotFound, "it does not exist".into()));
+    run.until(&[], 9000).unwrap();
+    held(&run, "PolicyNotFound");
+    assert_eq!(states(&run.world), [Overlap, Current]);
+}
+
+#[test]
+fn the_older_key_is_kept_while_the_newer_one_does_not_work() {
+    for verdict in [Verdict::ProviderDown, Verdict::Rejected, Verdict::RateLimited { retry_after: None }] {
+        let mut run = in_overlap();
+        run.world.provider.answers = Some(verdict);
+        run.until(&[], 9000).unwrap();
+        assert_eq!(states(&run.world), [Overlap, Current], "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_shared_key_is_kept_before_and_after_l4() {
+    let mut run = in_overlap();
+    let first = facts(&run.world.provider.keys[0].bytes).fingerprint;
+    run.world.elsewhere.insert(first.clone());
+    run.until(&[], 9000).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current]);
+    let mut run = in_overlap();
+    let l4 = run.effects + 4;
+    run.faults.insert(l4, super::driver::Fault::CrashAfter);
+    run.until(&[], 4202).unwrap();
+    assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
+    run.world.elsewhere.insert(first);
+    run.until(&[], 9000).unwrap();
+    assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Retiring, Current], 2));
+    held(&run, "KeyShared");
+}
+
+#[test]
+fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
+    let mut run = in_overlap();
+    let l4 = run.effects + 4;
+    run.faults.insert(l4, super::driver::Fault::CrashAfter);
+    run.until(&[], 4202).unwrap();
+    run.world.account_problem = Some((Reason::AdminCredentialMissing, "its Secret is gone".into()));
+    run.until(&[], 9000).unwrap();
+    assert!(says(&plan(&run.world), ConditionType::Stalled, Reason::AdminCredentialMissing));
+    run.world.account_problem = None;
+    run.world.project = "proj_2".into();
+    run.until(&[], 12_000).unwrap();
+    assert_eq!(states(&run.world), [Retiring, Current]);
+    run.world.project = "proj_1".into();
+    run.until(&[], 15_000).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
+}
+
+#[test]
+fn a_second_rotation_waits_for_the_end_of_the_overlap() {
+    let mut run = in_overlap();
+    run.world.rotate("again");
+    run.until(&[], 3000).unwrap();
+    assert!(says(&plan(&run.world), ConditionType::RotationDue, Reason::OverlapActive));
+    run.until(&[], 4300).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Overlap, Current]);
+}
+
+#[test]
+fn revoked_as_desired_means_all_keys_then_the_target() {
+    let mut run = in_overlap();
+    run.world.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
+    run.until(&[], 700).unwrap();
+    assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Revoked, Revoked], 0));
+    assert!(run.world.target.is_none());
+    assert_eq!(ready(&run.world), "False Revoked");
+}
+
+#[test]
+fn keys_are_handed_over_only_in_time_to_the_same_account_and_not_after_the_namespace_went() {
+    let cases: [(&str, fn(&mut World), i64, bool); 5] = [
+        ("in time", |_| (), 1200, true),
+        ("too late", |_| (), 2 * 3600, false),
+        ("its namespace went", |w| w.namespace_terminating = true, 1200, false),
+        (
+            "it was revoked",
+            |w| {
+                w.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
+            },
+            1200,
+            false,
+        ),
+        ("retained", |w| w.edit(|key| key.spec.deletion_policy = Some(DeletionPolicy::Retain)), 1200, true),
+    ];
+    for (name, before, back, kept) in cases {
+        let mut run = after(World::minting(), 500);
+        before(&mut run.world);
+        run.until(&[(600, World::delete)], back).unwrap();
+        run.world.namespace_terminating = false;
+        run.world.create(json!({"providerRef": {"name": "openai"}, "source": {"mint": {}}}));
+        run.until(&[], back + 600).unwrap();
+        let first = run.world.provider.keys[0].revoked;
+        assert_eq!(first.is_none(), kept, "{name}: {first:?}\n{}", run.story());
+        assert_eq!(run.world.live_keys().count(), 1, "{name}\n{}", run.story());
+        assert_eq!(ready(&run.world), "True KeyValid", "{name}");
+    }
+}
+
+#[test]
+fn a_retained_key_survives_the_deletion_of_everything() {
+    let mut world = World::minting();
+    world.edit(|key| key.spec.deletion_policy = Some(DeletionPolicy::Retain));
+    let mut run = after(world, 500);
+    run.until(&[(600, World::delete)], 24 * 3600).unwrap();
+    assert!(run.world.ledger.is_none(), "{}", run.story());
+    assert_eq!(run.world.live_keys().count(), 1);
+}
+
+#[test]
+fn the_finalizer_is_there_only_while_deletion_has_something_to_revoke() {
+    let finalizer = |run: &Run| {
+        let key = run.world.key.as_ref().unwrap();
+        key.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty())
+    };
+    assert!(!finalizer(&after(World::supplying("sk-1"), 60)));
+    let mut run = after(World::minting(), 60);
+    assert!(finalizer(&run));
+    run.world.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
+    run.until(&[], 300).unwrap();
+    assert!(!finalizer(&run));
+}
