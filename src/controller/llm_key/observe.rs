@@ -46,6 +46,10 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await;
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
+    if texts.data.is_empty() {
+        // Their defaults are the provider's. An empty Secret must never replace the last good one.
+        view.template_problem = Some("what to deliver is not known while the provider cannot be used".into());
+    }
     if view.deleting && view.finalizer {
         view.namespace_terminating = terminating(ctx, &view.namespace).await?;
     }
