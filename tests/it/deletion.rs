@@ -42,7 +42,7 @@ async fn ledger_goes(t: &Tenant, name: &str) {
 }
 
 fn current(key: &LLMKey) -> Option<i32> {
-    key.status.as_ref().unwrap().current_version
+    key.status.as_ref()?.current_version
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use super::workload::{Workload, version};
 fn start(stage: &Stage) -> Operator {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-    Operator::start(stage.cluster, &stage.installation, &name, DIVISOR)
+    Operator::start(stage.cluster, &stage.installation, &name, DIVISOR, "debug")
 }
 
 async fn says(operator: &Operator, line: &str) -> bool {
@@ -133,7 +133,9 @@ async fn killed_at_any_call_it_goes_on_and_loses_no_key() {
     }
     all_struck(stage, &faults).await;
     kill(stage, operator).await;
-    faults.iter().for_each(|fault| assert!(stage.sandbox.remove_fault(*fault)));
+    for fault in &faults {
+        assert!(stage.sandbox.remove_fault(*fault));
+    }
 
     let operator = start(stage);
     for (t, versions, operation) in &cases {
@@ -239,7 +241,7 @@ async fn of_two_replicas_one_works_and_the_other_takes_over() {
     assert!(took < 12, "{took} s, as long as a Lease that runs out");
 
     // Stopped in the middle of a mint for longer than its Lease lasts; the provider answers meanwhile.
-    let mut third = start(stage);
+    let third = start(stage);
     third.ready().await;
     let workload = Workload::of_secret(&t, "chat");
     let slow = FaultRule::on(Operation::CreateServiceAccount, Fault::slow(2000)).project(&t.project).times(1);

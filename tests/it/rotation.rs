@@ -14,7 +14,7 @@ fn by_hand(minimum: &str, quiet_for: &str) -> Value {
     json!({"overlap": {"minimum": minimum, "evidence": {"quietFor": quiet_for}}})
 }
 
-fn hourly(changes: Value) -> Value {
+fn hourly(changes: &Value) -> Value {
     let mut spec = json!({
         "schedule": {"interval": "1h"}, "jitter": "0s",
         "overlap": {"minimum": "15m", "evidence": {"quietFor": "15m"}},
@@ -56,7 +56,7 @@ fn revoked(key: &LLMKey, number: i32) -> DateTime<Utc> {
 #[tokio::test]
 async fn a_schedule_rotates_and_the_old_key_is_revoked_once_it_is_quiet() {
     let t = Tenant::new("schedule").await;
-    let first = ready(&t, hourly(json!({})), json!({})).await;
+    let first = ready(&t, hourly(&json!({})), json!({})).await;
     let workload = Workload::of_secret(&t, "chat");
     let key = until_state(&t, 2, "Current").await;
     assert!(is(&key, "Ready", "True"));
@@ -144,7 +144,7 @@ async fn a_paused_key_is_neither_rotated_nor_revoked() {
 #[tokio::test]
 async fn remind_only_leaves_the_rotation_to_a_person() {
     let t = Tenant::new("remind").await;
-    ready(&t, hourly(json!({"mode": "RemindOnly"})), json!({})).await;
+    ready(&t, hourly(&json!({"mode": "RemindOnly"})), json!({})).await;
     let key = t.until("chat", "RotationDue", |k| because(k, "RotationDue", "RemindOnly")).await;
     assert!(is(&key, "Ready", "True") && is(&key, "Reconciling", "False"));
     assert_eq!(t.mints(), 1);
@@ -156,7 +156,7 @@ async fn remind_only_leaves_the_rotation_to_a_person() {
 #[tokio::test]
 async fn a_supplied_key_is_due_until_a_person_supplies_the_next() {
     let t = Tenant::new("supply").await;
-    t.policy("policy", hourly(json!({"reminders": ["30m"]}))).await;
+    t.policy("policy", hourly(&json!({"reminders": ["30m"]}))).await;
     t.source("chat", &t.person_key("one")).await;
     t.supplied("chat", json!({"rotationPolicyRef": {"name": "policy"}})).await;
     t.ready("chat").await;
@@ -306,11 +306,11 @@ async fn a_key_that_never_works_is_revoked_and_another_is_made() {
 #[tokio::test]
 async fn the_default_policy_serves_keys_that_name_none() {
     let (_alone, stage) = empty_stage().await;
-    let operator = Operator::start(stage.cluster, &stage.installation, "operator-default", DIVISOR);
+    let operator = Operator::start(stage.cluster, &stage.installation, "operator-default", DIVISOR, "debug");
     let t = Tenant::on(stage, "default").await;
     let policy: ClusterRotationPolicy = serde_json::from_value(json!({
         "apiVersion": "llmkeys.dev/v1alpha1", "kind": "ClusterRotationPolicy",
-        "metadata": {"name": "default"}, "spec": hourly(json!({})),
+        "metadata": {"name": "default"}, "spec": hourly(&json!({})),
     }))
     .unwrap();
     let policies: Api<ClusterRotationPolicy> = Api::all(t.client.clone());

@@ -59,16 +59,7 @@ impl Operator {
         installation: &Installation,
         name: &str,
         divisor: u32,
-    ) -> Self {
-        Self::start_at("debug", cluster, installation, name, divisor)
-    }
-
-    fn start_at(
         level: &str,
-        cluster: &ControlPlane,
-        installation: &Installation,
-        name: &str,
-        divisor: u32,
     ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
@@ -165,7 +156,7 @@ async fn build() -> Stage {
 
 async fn with_operator(level: &str, cluster: &'static ControlPlane) -> Stage {
     let stage = without_operator(cluster).await;
-    let operator = Operator::start_at(level, stage.cluster, &stage.installation, "operator", DIVISOR);
+    let operator = Operator::start(stage.cluster, &stage.installation, "operator", DIVISOR, level);
     operator.ready().await;
     Stage { operator: Some(operator), ..stage }
 }
@@ -185,7 +176,7 @@ pub(crate) async fn empty_stage() -> (tokio::sync::MutexGuard<'static, ()>, &'st
         let cluster = ControlPlane::start(Options::default()).await.unwrap();
         without_operator(Box::leak(Box::new(cluster))).await
     };
-    (guard, STAGE.get_or_init(async || build.await).await)
+    (guard, Box::pin(STAGE.get_or_init(async || build.await)).await)
 }
 
 /// A second stage, with a control plane of its own: its operator logs all it can, and its CRDs may be changed.
@@ -358,17 +349,15 @@ impl Tenant {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, poll).await {
-            Ok(key) => key,
-            Err(_) => {
-                let status = self.keys().get(name).await.ok().and_then(|k| k.status);
-                panic!(
-                    "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
-                    serde_json::to_string_pretty(&status).unwrap(),
-                    self.stage.last_words()
-                );
-            }
+        if let Ok(key) = tokio::time::timeout(PATIENCE, poll).await {
+            return key;
         }
+        let status = self.keys().get(name).await.ok().and_then(|k| k.status);
+        panic!(
+            "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
+            serde_json::to_string_pretty(&status).unwrap(),
+            self.stage.last_words()
+        );
     }
 
     pub(crate) async fn ready(&self, name: &str) -> LLMKey {

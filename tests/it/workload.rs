@@ -24,7 +24,7 @@ pub(crate) struct Workload {
 
 /// Where it has its key from.
 enum Holder {
-    Mount(Api<Secret>, String),
+    Mount(Box<Api<Secret>>, String),
     Memory(String),
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Answers {
 impl Workload {
     /// Reads the Secret before each call, as a pod does that mounts it.
     pub(crate) fn of_secret(tenant: &Tenant, secret: &str) -> Self {
-        Self::start(tenant.sandbox(), Holder::Mount(tenant.secrets(), secret.to_owned()))
+        Self::start(tenant.sandbox(), Holder::Mount(Box::new(tenant.secrets()), secret.to_owned()))
     }
 
     /// Holds one key for ever, as a process does that read it at its start.

@@ -1,5 +1,6 @@
 //! A control plane to try things on, without a container engine.
 
+mod bench;
 mod demo;
 
 use std::error::Error as StdError;
@@ -31,6 +32,11 @@ enum Command {
     },
     /// Find or build the programs and say where they are.
     Tools,
+    /// Measure the operator beside a bare controller that makes the same calls.
+    Bench(bench::Arguments),
+    /// That bare controller; started by `bench`.
+    #[command(hide = true)]
+    Floor(bench::floor::Arguments),
     /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
     Demo,
 }
@@ -53,6 +59,10 @@ async fn main() -> ExitCode {
         }
         Command::Tools => show_tools().map_err(Into::into),
         Command::Demo => demo::run().await.map_err(Into::into),
+        Command::Bench(arguments) => benchmark(arguments).await.map_err(|error| error as Box<dyn StdError>),
+        Command::Floor(arguments) => {
+            bench::floor::run(arguments).await.map_err(|error| error as Box<dyn StdError>)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +89,10 @@ async fn up(options: Options) -> Result<(), Error> {
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(what),
         _ = terminated.recv() => Ok(()),
     }
+}
+
+async fn benchmark(arguments: bench::Arguments) -> Result<(), bench::Failure> {
+    Ok(say(&bench::run(arguments).await?)?)
 }
 
 fn show_tools() -> Result<(), Error> {

@@ -35,8 +35,6 @@ pub struct Remember {
     pub stamp: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
-    /// Hash of the status that was last written.
-    pub status_hash: Option<u64>,
 }
 
 /// All keys.
@@ -103,9 +101,9 @@ pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> 
     }
 }
 
-/// Whether the version that the watch shows is older than the one that this process wrote.
-pub fn is_older(watched: Option<&str>, written: Option<&str>) -> bool {
-    matches!((watched, written), (Some(watched), Some(written)) if older(watched, written))
+/// Whether the watch has not yet shown what this process wrote last.
+pub fn late(written: Option<&str>, watched: Option<&str>) -> bool {
+    written.zip(watched).is_some_and(|(written, watched)| older(watched, written))
 }
 
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.

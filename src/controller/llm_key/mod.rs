@@ -9,8 +9,8 @@ mod observe;
 mod status;
 mod views;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -24,13 +24,15 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
-use crate::controller::llm_key::memory::{Seen, is_older, newest};
+use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
 
+/// When a status is looked at again whose last write the watch has not shown yet.
+const WATCH_LAG: Duration = Duration::from_millis(500);
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
 
@@ -103,6 +105,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
             seeing = observe::observe(ctx, key, Depth::Full).await?;
         }
     }
+    // The stored status is what the next one goes on from. Where the watch still shows the one before our last write,
+    // going on from it would undo that write.
+    let late =
+        memory::late(seeing.remember.resource_version.as_deref(), key.metadata.resource_version.as_deref());
     let ended = steps(ctx, key, &mut seeing).await;
     if !seeing.observed.source_is_delivered() {
         // What was not found right is read again, by this process and by the next.
@@ -110,26 +116,25 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
-    let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
+    let written = if late { Ok(()) } else { write_status(ctx, key, &mut seeing, &plan, &now).await };
     // A status that was not written is lost to a glance: the next pass reads everything again.
-    let whole = written.is_ok() && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
+    let owed = written.is_err() || late && !matches!(seeing.observed.ledger, LedgerView::Unread(_));
+    let whole = !owed && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
     remember(ctx, key, seeing, whole);
     let outcome = ended?;
     written?;
     let action = match outcome {
         Ended::Changed => Action::requeue(ctx.timings.retry_base),
-        Ended::Unfinished => Action::requeue(std::time::Duration::ZERO),
+        Ended::Unfinished => Action::requeue(Duration::ZERO),
+        Ended::Done { .. } if late && plan.wake.is_none() => Action::requeue(WATCH_LAG),
         Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
             // A little later rather than a little earlier: times count in whole seconds.
-            let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
-            Action::requeue(wait + std::time::Duration::from_millis(20))
+            let wait =
+                (at - ctx.clock.now_precise()).to_std().unwrap_or_default() + Duration::from_millis(20);
+            Action::requeue(if late { wait.min(WATCH_LAG) } else { wait })
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
-}
-
-fn is_late(key: &LLMKey, seeing: &Seeing) -> bool {
-    is_older(key.resource_version().as_deref(), seeing.remember.resource_version.as_deref())
 }
 
 /// How the steps of a reconcile ended.
@@ -237,7 +242,6 @@ async fn write_status(
     plan: &Plan,
     env: &Env,
 ) -> Result<(), ReconcileError> {
-    let late = is_late(key, seeing);
     let Seeing { observed: o, remember, .. } = seeing;
     if o.key.deleting {
         return Ok(());
@@ -251,10 +255,8 @@ async fn write_status(
     let before = key.status.clone().unwrap_or_default();
     let status = status::status(o, plan, &before, observed, env);
     gauges(ctx, o, &status);
-    let hash = hash_of(&status);
-    // What the watch shows counts, unless it is older than our own last write.
-    if (late && remember.status_hash == Some(hash)) || (!late && status == before) {
-        remember.status_hash = Some(hash);
+    // What the watch shows is not older than our own last write.
+    if status == before {
         return Ok(());
     }
     let seen = newest(remember.resource_version.as_deref(), key.resource_version());
@@ -269,7 +271,6 @@ async fn write_status(
     match api.patch_status(&o.key.name, &params, &Patch::Apply(&patch)).await {
         Ok(written) => {
             remember.resource_version = written.metadata.resource_version.map(String::into_boxed_str);
-            remember.status_hash = Some(hash);
             Ok(())
         }
         Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),
@@ -280,12 +281,6 @@ async fn write_status(
             Err(error.into())
         }
     }
-}
-
-fn hash_of(status: &LLMKeyStatus) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(status).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
 }
 
 fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {

@@ -1,23 +1,23 @@
 //! All reads of a reconcile. As few as the question needs: what the watches show unchanged is not read.
 
+mod source;
+mod target;
+
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 
 use super::act::Held;
 use super::memory::{Remember, Seen, unchanged};
 use super::model::{LedgerView, Memory, Observed, Pass, SourceView, TargetView};
 use super::views::{Resolved, key_view, policy_view, resolve, texts};
-use crate::api::{ConditionStatus, ConditionType, FIELD_MANAGER, LLMKey, Reason, from_k8s, parse_rfc3339};
+use crate::api::{ConditionStatus, ConditionType, LLMKey, Reason, parse_rfc3339};
 use crate::controller::context::Ctx;
-use crate::controller::index::owner;
 use crate::crypto::{self, Identity, SecretBytes};
 use crate::domain::health::{Health, HealthState};
 use crate::domain::names::ledger_name;
-use crate::domain::template;
 use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary};
-use crate::provider::check_shape;
+pub use target::{owner_reference, written_at};
 
 /// How much to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +38,15 @@ pub struct Seeing {
     pub remember: Remember,
 }
 
-/// Types of Secret that hold a key a person wrote down.
-const SOURCE_TYPES: [&str; 1] = ["Opaque"];
-
 /// Observes an LLMKey.
 pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, kube::Error> {
     let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await;
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
+    if texts.data.is_empty() {
+        // Their defaults are the provider's. An empty Secret must never replace the last good one.
+        view.template_problem = Some("what to deliver is not known while the provider cannot be used".into());
+    }
     if view.deleting && view.finalizer {
         view.namespace_terminating = terminating(ctx, &view.namespace).await?;
     }
@@ -127,8 +128,8 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
     } else {
         read_ledger(ctx, &namespace, &name, &mut seeing.remember).await?
     };
-    read_source(ctx, key, seeing).await?;
-    read_target(ctx, seeing).await
+    source::read_source(ctx, key, seeing).await?;
+    target::read_target(ctx, seeing).await
 }
 
 /// Reads again after another hand's write: nothing is taken from the watches.
@@ -164,66 +165,6 @@ async fn read_ledger(
     })
 }
 
-async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::Error> {
-    let Some(reference) = &key.spec.source.secret_ref else { return Ok(()) };
-    let namespace = &seeing.observed.key.namespace;
-    let problem =
-        |reason, message: String| SourceView::Problem(reason, format!("spec.source.secretRef: {message}"));
-    let place = format!("Secret {namespace}/{}", reference.name);
-    if ctx.index.is_target(namespace, &reference.name) {
-        seeing.observed.source = problem(
-            Reason::SourceIsTarget,
-            format!("{place} is the target of an LLMKey; name the Secret that you write"),
-        );
-        return Ok(());
-    }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
-    let Some(mut secret) = api.get_opt(&reference.name).await? else {
-        seeing.remember.source = None;
-        seeing.observed.source =
-            problem(Reason::SourceNotFound, format!("{place} does not exist; create it"));
-        return Ok(());
-    };
-    seeing.remember.source =
-        secret.resource_version().map(|v| Seen { resource_version: v.into_boxed_str(), first_hand: true });
-    let type_ = secret.type_.clone().unwrap_or_default();
-    if !SOURCE_TYPES.contains(&type_.as_str()) || owner(secret.owner_references()).is_some() {
-        seeing.observed.source = problem(
-            Reason::SourceTypeRefused,
-            format!(
-                "{place} has type {type_}; a key is taken only from a Secret of type Opaque that the operator does not write"
-            ),
-        );
-        return Ok(());
-    }
-    let Some(value) = secret.data.take().and_then(|mut data| data.remove(&reference.key)) else {
-        seeing.observed.source =
-            problem(Reason::SourceKeyMissing, format!("{place} has no key {}; add it", reference.key));
-        return Ok(());
-    };
-    let value = trimmed(SecretBytes::new(value.0));
-    let Some(kind) = seeing.held.endpoint.as_ref().map(crate::provider::Endpoint::provider) else {
-        // Whose key it would be is not known: it is looked at when it is.
-        seeing.remember.source = None;
-        seeing.observed.source = SourceView::Unchanged;
-        return Ok(());
-    };
-    seeing.observed.source = if let Err(error) = check_shape(kind, &value) {
-        problem(Reason::SourceShapeRefused, format!("the value of {} in {place}: {error}", reference.key))
-    } else {
-        let facts = facts(ctx, namespace, &value);
-        seeing.held.source = Some(value);
-        SourceView::Value(facts)
-    };
-    Ok(())
-}
-
-/// Tools that write files add a line break; it is never part of a key.
-fn trimmed(value: SecretBytes) -> SecretBytes {
-    let kept = value.expose().trim_ascii_end().len();
-    if kept == value.len() { value } else { SecretBytes::new(value.expose()[..kept].to_vec()) }
-}
-
 /// What may be known of a key without holding it.
 pub fn facts(ctx: &Ctx, namespace: &str, key: &SecretBytes) -> KeyFacts {
     KeyFacts {
@@ -231,86 +172,6 @@ pub fn facts(ctx: &Ctx, namespace: &str, key: &SecretBytes) -> KeyFacts {
         shown: ctx.install.key.status_fingerprint(namespace, key),
         last_four: crypto::last_four(key).unwrap_or_default(),
     }
-}
-
-async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> {
-    let Seeing { observed: o, held, remember } = seeing;
-    let (namespace, name) = (&o.key.namespace, &o.key.target_name);
-    let watched = ctx.index.secret(namespace, name);
-    let owned = remember.target.is_some()
-        || watched.as_ref().and_then(|w| w.owner.as_ref()).is_some_and(|(_, uid)| **uid == *o.key.uid);
-    // Creation times have steps of a second and clocks differ: who delivers already is not asked to yield.
-    if !owned && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
-        o.target = TargetView::Foreign(
-            Reason::TargetConflict,
-            format!("LLMKey {other} delivers to Secret {name} already; choose another target.secretName"),
-        );
-        return Ok(());
-    }
-    let first = matches!(o.ledger, LedgerView::Absent) && remember.target.is_none() && !held.look_again;
-    if first && watched.is_none_or(|w| w.gone) {
-        o.target = TargetView::Absent;
-        return Ok(());
-    }
-    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
-    let Some(secret) = api.get_opt(name).await? else {
-        held.target = None;
-        o.target = TargetView::Absent;
-        return Ok(());
-    };
-    let resource_version = secret.resource_version().unwrap_or_default();
-    let uid = secret.uid().unwrap_or_default();
-    o.target = match owner(secret.owner_references()) {
-        Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
-            let deliverable = deliverable(ctx, &o.ledger, held);
-            remember.target =
-                Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
-            TargetView::Ours {
-                carries: deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name)),
-                since: written_at(&secret),
-            }
-        }
-        Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
-        _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
-            TargetView::Offered
-        }
-        Some((owner, _)) => TargetView::Foreign(
-            Reason::TargetConflict,
-            format!("Secret {name} belongs to LLMKey {owner}; choose another target.secretName"),
-        ),
-        None => TargetView::Foreign(
-            Reason::TargetForeign,
-            format!(
-                "Secret {name} is not the operator's; choose another target.secretName, or let it be taken over: \
-                 kubectl annotate secret {name} {}={}",
-                crate::api::ADOPT_BY,
-                o.key.name
-            ),
-        ),
-    };
-    if secret.type_.as_deref() != Some("Opaque") && !matches!(o.target, TargetView::Foreign(..)) {
-        o.target = TargetView::Foreign(
-            Reason::TargetForeign,
-            format!(
-                "Secret {name} has a type that cannot be changed; delete it, or choose another target.secretName"
-            ),
-        );
-    }
-    held.target = Some((resource_version, uid));
-    Ok(())
-}
-
-/// The versions that the target may carry, with their keys opened into `held`: the delivered one, and before it the one
-/// on its way, which may have been written already.
-fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
-    let LedgerView::Present(ledger) = ledger else { return Vec::new() };
-    let record = &ledger.record;
-    let on_its_way = record.in_flight().filter(|v| v.sealed.is_some());
-    let numbers: Vec<i32> = on_its_way.into_iter().chain(record.delivered()).map(|v| v.version).collect();
-    for number in &numbers {
-        open(ctx, ledger, *number, held);
-    }
-    numbers
 }
 
 /// Opens a version's key into `held`. What does not open is not held, and its target not touched.
@@ -341,35 +202,6 @@ pub fn identity(record: &Record, number: i32) -> Identity<'_> {
         lineage: &record.lineage,
         version: u32::try_from(number).unwrap_or_default(),
     }
-}
-
-/// Whether the Secret is exactly what delivering the version would write.
-fn carries(secret: &Secret, held: &Held, version: i32, key: &str) -> bool {
-    let Some(bytes) = held.keys.get(&version) else { return false };
-    let Ok(rendered) = template::render(&held.texts.data, bytes, &held.texts.values(version)) else {
-        return false;
-    };
-    let data = secret.data.as_ref();
-    let labels = secret.labels();
-    data.is_some_and(|d| d.len() == rendered.len())
-        && rendered.iter().all(|(entry, value)| {
-            data.and_then(|d| d.get(entry)).is_some_and(|found| found.0 == value.expose())
-        })
-        && labels.get(crate::api::MANAGED_BY_LABEL).map(String::as_str) == Some(crate::api::MANAGED_BY)
-        && labels.get(crate::api::KEY_LABEL).is_some_and(|l| *l == super::act::key_label(key))
-}
-
-/// When the operator last wrote the Secret, by the API server's clock: whole seconds, rounded up.
-pub fn written_at(secret: &Secret) -> Option<DateTime<Utc>> {
-    secret
-        .metadata
-        .managed_fields
-        .iter()
-        .flatten()
-        .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
-        .filter_map(|f| f.time.as_ref())
-        .map(|t| from_k8s(t) + chrono::Duration::seconds(1))
-        .max()
 }
 
 fn from_status(key: &LLMKey) -> Remember {
@@ -421,11 +253,4 @@ pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc
         last: None,
         first_asked: None,
     });
-}
-
-/// The LLMKey as an owner of its target.
-pub fn owner_reference(
-    key: &LLMKey,
-) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
-    kube::Resource::controller_owner_ref(key, &())
 }

@@ -49,10 +49,6 @@ impl Texts {
     }
 
     fn problem(&self) -> Option<String> {
-        if self.data.is_empty() {
-            // An empty Secret must never replace the last good one.
-            return Some("what to deliver is not known while the provider cannot be used".to_owned());
-        }
         if self.config.as_ref().is_some_and(|c| c.len() > MAX_CONFIG) {
             return Some(format!("spec.config: at most {MAX_CONFIG} bytes as JSON text"));
         }
@@ -75,7 +71,7 @@ pub fn texts(key: &LLMKey, endpoint: Option<&Endpoint>) -> Texts {
     }
 }
 
-/// The LLMKey, parsed. `texts` may be empty while the provider is not known; then nothing is rendered.
+/// The LLMKey, parsed. Texts that are not known yet are not judged.
 pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
     let status = key.status.as_ref();
     let minted = key.spec.source.mint.is_some();
@@ -106,7 +102,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         validation: key.spec.validation.mode,
         interval: duration(key.spec.validation.interval, timings.validation_interval),
         threshold: key.spec.validation.failure_threshold.unwrap_or(3).clamp(1, 10),
-        template_problem: texts.problem(),
+        template_problem: if texts.data.is_empty() { None } else { texts.problem() },
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
     }

@@ -168,11 +168,10 @@ impl Place {
     pub fn way_in(&self) -> Vec<String> {
         match &self.ground {
             Ground::Own(cluster) => {
-                let kubectl = cluster.binaries().kubectl.as_deref().unwrap_or(Path::new("kubectl"));
-                vec![
-                    format!("export KUBECONFIG={}", cluster.admin_kubeconfig().display()),
-                    format!("alias kubectl={}", kubectl.display()),
-                ]
+                let alias = cluster.binaries().kubectl.as_deref();
+                let alias = alias.map(|kubectl| format!("alias kubectl={}", kubectl.display()));
+                let export = format!("export KUBECONFIG={}", cluster.admin_kubeconfig().display());
+                std::iter::once(export).chain(alias).collect()
             }
             Ground::Current { .. } => Vec::new(),
         }

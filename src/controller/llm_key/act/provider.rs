@@ -1,0 +1,182 @@
+//! Effects at the provider.
+
+use std::sync::Arc;
+
+use chrono::Timelike;
+
+use super::{Actor, NotDone, failure, record};
+use crate::api::Reason;
+use crate::controller::llm_key::decide::strays;
+use crate::controller::llm_key::fold::{Failure, Learned};
+use crate::controller::llm_key::model::{Minted, Observed, Subject};
+use crate::controller::llm_key::observe::facts;
+use crate::crypto::SecretBytes;
+use crate::domain::backoff::Class;
+use crate::domain::health::Verdict;
+use crate::provider::{Account, CallError, Endpoint, ErrorClass, MintError, ProviderKeyId};
+use crate::telemetry::metrics::Completion;
+
+impl Actor<'_> {
+    fn account(&self) -> Result<Arc<Account>, NotDone> {
+        self.held.account.clone().ok_or_else(|| {
+            let message = "the account cannot be used".to_owned();
+            NotDone::Failed(failure(Reason::AdminCredentialMissing, message, Class::User))
+        })
+    }
+
+    pub(super) async fn mint(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let record = record(o)?;
+        let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
+        let account = self.account()?;
+        match self.ctx.providers.mint(&account, &name).await {
+            Ok(made) => {
+                let facts = facts(self.ctx, &record.namespace, &made.secret);
+                self.held.minted = Some(made.secret);
+                Ok(Learned::Minted(Minted {
+                    attempt: record.attempt,
+                    id: made.id.as_str().to_owned(),
+                    facts,
+                }))
+            }
+            Err(error) => {
+                self.ctx.metrics.rotated(Completion::Failed);
+                let message = format!("version {version} could not be made: {error}");
+                self.announce(true, Reason::MintFailed, &message).await;
+                let mut failure = call_failure(Reason::MintFailed, message, error.call());
+                if matches!(error, MintError::UnknownOutcome(_)) {
+                    // The key may be there and not yet listed: looked for too early, it would be missed.
+                    failure.retry_after = failure.retry_after.max(Some(self.ctx.timings.list_visibility_lag));
+                }
+                Err(NotDone::Failed(failure))
+            }
+        }
+    }
+
+    pub(super) async fn find_strays(&mut self, o: &Observed, below: u32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        let listed = self.ctx.providers.list(&account).await.map_err(|error| {
+            let message = format!("the account's keys could not be listed: {error}");
+            NotDone::Failed(call_failure(Reason::MintFailed, message, &error))
+        })?;
+        let listed = listed.into_iter().map(|key| (key.id, key.name));
+        Ok(Learned::Strays(strays(record(o)?, listed, below)))
+    }
+
+    pub(super) async fn revoke_stray(&mut self, id: &str) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
+        match self.ctx.providers.revoke(&account, &key).await {
+            Ok(_) => {
+                let note = format!("the key {id} of an attempt whose answer was lost is revoked");
+                self.announce(false, Reason::StrayRevoked, &note).await;
+                Ok(Learned::StrayRevoked(id.to_owned()))
+            }
+            Err(error) => {
+                let message = format!("the key {id} of a lost attempt could not be revoked: {error}");
+                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+            }
+        }
+    }
+
+    pub(super) async fn validate(&mut self, o: &Observed, subject: Subject) -> Result<Learned, NotDone> {
+        let Some(endpoint) = self.held.endpoint.clone() else { return Err(NotDone::Changed) };
+        let key = match subject {
+            Subject::Source => self.held.source.clone(),
+            Subject::Candidate(version) | Subject::Delivered(version) => self.key_of(o, version),
+        };
+        let Some(key) = key else {
+            let message =
+                "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
+            return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
+        };
+        let verdict = self.ask(&endpoint, &key).await;
+        let fingerprint = self.ctx.install.key.status_fingerprint(&o.key.namespace, &key);
+        Ok(Learned::Answer { subject, fingerprint, verdict })
+    }
+
+    async fn ask(&self, endpoint: &Endpoint, key: &SecretBytes) -> Verdict {
+        let begin = self.ctx.clock.monotonic();
+        let answer = self.ctx.providers.validate(endpoint, key).await;
+        let took = self.ctx.clock.monotonic().saturating_sub(begin);
+        self.ctx.metrics.validated(endpoint.provider(), answer.verdict, took);
+        if !answer.verdict.accepts() {
+            tracing::info!(
+                provider = endpoint.provider().as_str(),
+                code = answer.code,
+                status = answer.http_status,
+                request_id = answer.request_id,
+                "a key was not accepted"
+            );
+        }
+        answer.verdict
+    }
+
+    fn key_id(o: &Observed, version: i32) -> Result<ProviderKeyId, NotDone> {
+        let id =
+            record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(NotDone::Changed)?;
+        ProviderKeyId::parse(&id).map_err(|_| NotDone::Changed)
+    }
+
+    pub(super) async fn read_last_use(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        match self.ctx.providers.last_used(&account, &Self::key_id(o, version)?).await {
+            Ok(answer) => {
+                let used =
+                    answer.at.map(|t| t.with_nanosecond(0).unwrap_or(t) + chrono::Duration::seconds(1));
+                Ok(Learned::LastUse { version, used })
+            }
+            // The provider does not know the key any more: nobody uses it.
+            Err(error) if error.class == ErrorClass::NotFound => Ok(Learned::LastUse { version, used: None }),
+            Err(error) => {
+                let message = format!("the last use of version {version} could not be read: {error}");
+                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+            }
+        }
+    }
+
+    pub(super) async fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        match self.ctx.providers.revoke(&account, &Self::key_id(o, version)?).await {
+            Ok(_) => Ok(Learned::RevokeAnswered(version)),
+            Err(error) => {
+                let message = format!("version {version} could not be revoked: {error}");
+                self.announce(true, Reason::RevokeFailed, &message).await;
+                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+            }
+        }
+    }
+
+    /// Gone from the list, and refused: only both together are a revocation.
+    pub(super) async fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account()?;
+        let id = Self::key_id(o, version)?;
+        let listed = self.ctx.providers.list(&account).await.map_err(|error| {
+            let message = format!("the revocation of version {version} could not be confirmed: {error}");
+            NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error))
+        })?;
+        if listed.iter().any(|key| key.id.same_handle(&id)) {
+            return Ok(Learned::Confirmed { version, gone: false });
+        }
+        let gone = match self.key_of(o, version) {
+            Some(key) => self.ask(account.endpoint(), &key).await.refuses(),
+            // Its bytes cannot be had: the list is all the evidence there is.
+            None => true,
+        };
+        if gone {
+            let basis = record(o)?.version(version).and_then(|v| v.basis).map_or("none", |b| b.as_str());
+            self.ctx.metrics.revoked(basis, Completion::Succeeded);
+        }
+        Ok(Learned::Confirmed { version, gone })
+    }
+}
+
+fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
+    let (reason, class) = match error.class {
+        ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
+            (Reason::AdminCredentialInvalid, Class::User)
+        }
+        ErrorClass::RefusedAddress => (Reason::AddressRefused, Class::User),
+        _ => (reason, Class::Transient),
+    };
+    Failure { reason, message, class, retry_after: error.retry_after() }
+}

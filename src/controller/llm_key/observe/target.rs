@@ -1,0 +1,131 @@
+//! The target Secret: whose it is, and which version it carries.
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use kube::api::Api;
+
+use super::{Seeing, open};
+use crate::api::{FIELD_MANAGER, LLMKey, Reason, from_k8s};
+use crate::controller::context::Ctx;
+use crate::controller::index::owner;
+use crate::controller::llm_key::act::{Held, key_label};
+use crate::controller::llm_key::memory::Seen;
+use crate::controller::llm_key::model::{LedgerView, TargetView};
+use crate::domain::template;
+
+pub(super) async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), kube::Error> {
+    let Seeing { observed: o, held, remember } = seeing;
+    let (namespace, name) = (&o.key.namespace, &o.key.target_name);
+    let watched = ctx.index.secret(namespace, name);
+    let delivering = remember.target.is_some()
+        || watched.as_ref().and_then(|w| w.owner.as_ref()).is_some_and(|(_, uid)| **uid == *o.key.uid);
+    // Creation times have steps of a second and clocks differ: who delivers already is not asked to yield.
+    if !delivering && let Some(other) = ctx.index.earlier_claimant(namespace, &o.key.name) {
+        o.target = TargetView::Foreign(
+            Reason::TargetConflict,
+            format!("LLMKey {other} delivers to Secret {name} already; choose another target.secretName"),
+        );
+        return Ok(());
+    }
+    let first = matches!(o.ledger, LedgerView::Absent) && remember.target.is_none() && !held.look_again;
+    if first && watched.is_none_or(|w| w.gone) {
+        o.target = TargetView::Absent;
+        return Ok(());
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
+    let Some(secret) = api.get_opt(name).await? else {
+        held.target = None;
+        o.target = TargetView::Absent;
+        return Ok(());
+    };
+    let resource_version = secret.resource_version().unwrap_or_default();
+    let uid = secret.uid().unwrap_or_default();
+    o.target = match owner(secret.owner_references()) {
+        Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
+            let deliverable = deliverable(ctx, &o.ledger, held);
+            remember.target =
+                Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
+            TargetView::Ours {
+                carries: deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name)),
+                since: written_at(&secret),
+            }
+        }
+        Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
+        _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
+            TargetView::Offered
+        }
+        Some((owner, _)) => TargetView::Foreign(
+            Reason::TargetConflict,
+            format!("Secret {name} belongs to LLMKey {owner}; choose another target.secretName"),
+        ),
+        None => TargetView::Foreign(
+            Reason::TargetForeign,
+            format!(
+                "Secret {name} is not the operator's; choose another target.secretName, or let it be taken over: \
+                 kubectl annotate secret {name} {}={}",
+                crate::api::ADOPT_BY,
+                o.key.name
+            ),
+        ),
+    };
+    if secret.type_.as_deref() != Some("Opaque") && !matches!(o.target, TargetView::Foreign(..)) {
+        o.target = TargetView::Foreign(
+            Reason::TargetForeign,
+            format!(
+                "Secret {name} has a type that cannot be changed; delete it, or choose another target.secretName"
+            ),
+        );
+    }
+    held.target = Some((resource_version, uid));
+    Ok(())
+}
+
+/// The versions that the target may carry, with their keys opened into `held`: the delivered one, and before it the one
+/// on its way, which may have been written already.
+fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
+    let LedgerView::Present(ledger) = ledger else { return Vec::new() };
+    let record = &ledger.record;
+    let on_its_way = record.in_flight().filter(|v| v.sealed.is_some());
+    let numbers: Vec<i32> = on_its_way.into_iter().chain(record.delivered()).map(|v| v.version).collect();
+    for number in &numbers {
+        open(ctx, ledger, *number, held);
+    }
+    numbers
+}
+
+/// Whether the Secret is exactly what delivering the version would write.
+fn carries(secret: &Secret, held: &Held, version: i32, key: &str) -> bool {
+    let Some(bytes) = held.keys.get(&version) else { return false };
+    let Ok(rendered) = template::render(&held.texts.data, bytes, &held.texts.values(version)) else {
+        return false;
+    };
+    let data = secret.data.as_ref();
+    let labels = secret.labels();
+    data.is_some_and(|d| d.len() == rendered.len())
+        && rendered.iter().all(|(entry, value)| {
+            data.and_then(|d| d.get(entry)).is_some_and(|found| found.0 == value.expose())
+        })
+        && labels.get(crate::api::MANAGED_BY_LABEL).map(String::as_str) == Some(crate::api::MANAGED_BY)
+        && labels.get(crate::api::KEY_LABEL).is_some_and(|l| *l == key_label(key))
+}
+
+/// When the operator last wrote the Secret, by the API server's clock: whole seconds, rounded up.
+pub fn written_at(secret: &Secret) -> Option<DateTime<Utc>> {
+    secret
+        .metadata
+        .managed_fields
+        .iter()
+        .flatten()
+        .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
+        .filter_map(|f| f.time.as_ref())
+        .map(|t| from_k8s(t) + chrono::Duration::seconds(1))
+        .max()
+}
+
+/// The LLMKey as an owner of its target.
+pub fn owner_reference(
+    key: &LLMKey,
+) -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+    kube::Resource::controller_owner_ref(key, &())
+}
