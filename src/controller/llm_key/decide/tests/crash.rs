@@ -204,6 +204,7 @@ fn every_single_fault_converges() {
             }
         }
     }
+    eprintln!("RUNS {runs}");
     none(&problems, runs);
 }
 
@@ -222,6 +223,7 @@ fn every_pair_of_faults_of_a_rotation_converges() {
             }
         }
     }
+    eprintln!("RUNS {runs}");
     none(&problems, runs);
 }
 
@@ -259,5 +261,6 @@ fn every_crash_with_a_slow_provider_loses_no_key() {
             }
         }
     }
+    eprintln!("RUNS {runs}");
     none(&problems, runs);
 }

@@ -317,6 +317,9 @@ impl World {
         if !self.history.retired.contains_key(&version) {
             return broken(format!("I9: version {version} is revoked without L4"));
         }
+        if record(o)?.version(version).and_then(|v| v.account.clone()) != self.account() {
+            return broken(format!("version {version} is revoked at another account than it was made at"));
+        }
         self.end(&id)?;
         Ok(Learned::RevokeAnswered(version))
     }
