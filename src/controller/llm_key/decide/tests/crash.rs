@@ -204,7 +204,6 @@ fn every_single_fault_converges() {
             }
         }
     }
-    eprintln!("RUNS {runs}");
     none(&problems, runs);
 }
 
@@ -223,7 +222,6 @@ fn every_pair_of_faults_of_a_rotation_converges() {
             }
         }
     }
-    eprintln!("RUNS {runs}");
     none(&problems, runs);
 }
 
@@ -261,6 +259,5 @@ fn every_crash_with_a_slow_provider_loses_no_key() {
             }
         }
     }
-    eprintln!("RUNS {runs}");
     none(&problems, runs);
 }

@@ -178,6 +178,9 @@ impl World {
         if *calls > 1 {
             return broken(format!("I9: {name} is minted a second time"));
         }
+        if self.provider.full {
+            return Err(failed(Reason::MintFailed));
+        }
         let attempt = record.attempt;
         let key = self.make(&name);
         held.minted = Some(key.bytes.clone());

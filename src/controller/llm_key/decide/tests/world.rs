@@ -55,6 +55,8 @@ pub struct Provider {
     pub keys: Vec<ProviderKey>,
     /// What it says of keys that people supply.
     pub supplied: BTreeMap<String, Verdict>,
+    /// It makes no more keys.
+    pub full: bool,
     /// What it says of every key instead of the truth.
     pub answers: Option<Verdict>,
     /// New keys are refused for so long.
