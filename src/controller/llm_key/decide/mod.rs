@@ -107,7 +107,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     ];
     for step in steps {
         step(o, record, env, plan);
-        if !plan.effects.is_empty() {
+        if !plan.effects.is_empty() || plan.hold {
             return;
         }
     }
@@ -145,7 +145,7 @@ fn repair_before_revocation(o: &Observed, record: &Record, env: &Env, plan: &mut
 }
 
 /// The target must carry the delivered version, whatever happened to it.
-fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
+fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(delivered) = record.delivered() else { return };
     let right = match &o.target {
         TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
@@ -154,6 +154,19 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
         TargetView::Foreign(..) => return,
     };
     if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
+        return;
+    }
+    let again = o.memory.repaired.map(|at| at + gate::delta(env.timings.drift_repair_gap));
+    if let Some(again) = again.filter(|again| env.now < *again) {
+        // Somebody writes it as well: no race, and nothing is revoked while it is not right.
+        plan.find(
+            ConditionType::Reconciling,
+            ConditionStatus::True,
+            Reason::TargetContested,
+            format!("Secret {} is changed by another hand again and again; find out whose, and stop it", o.key.target_name),
+        );
+        plan.wake_at(again);
+        plan.hold = true;
         return;
     }
     plan.effects.push(Effect::WriteTarget { version: delivered.version });
