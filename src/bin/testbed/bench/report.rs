@@ -36,6 +36,7 @@ pub struct Burst {
 }
 
 /// Latencies of a trickle, from sending the create, in milliseconds.
+#[expect(clippy::struct_field_names, reason = "units stand in the names that tools read")]
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Latency {

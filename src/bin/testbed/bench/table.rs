@@ -5,6 +5,12 @@ use std::fmt::Write as _;
 use super::measure::Requests;
 use super::report::{Burst, Report, Run, Size, Trickle};
 
+/// A figure of a run.
+type Of<T> = fn(&Run) -> T;
+
+/// A burst of a run.
+type BurstOf = for<'a> fn(&'a Run) -> &'a Burst;
+
 /// What the project set itself to reach.
 const RATIO: f64 = 1.3;
 const TRICKLE: f64 = 3.0;
@@ -25,16 +31,20 @@ fn preface(page: &mut String, report: &Report) {
     let versions: Vec<String> =
         report.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let runs = report.sizes.iter().map(|size| size.runs.len()).max().unwrap_or_default();
-    page.push_str(&format!(
+    let told = writeln!(
+        page,
         "Measured {} with `make bench` (`make bench N=1000` for one size), {runs} runs of each number of keys on one control \
          plane, in one go. Figures are **min / median**. How it is measured, and what differs between the two sides: \
          [docs/performance.md](../docs/performance.md). All figures, and those of each run: [results.json](results.json).\n\n\
          Machine: {}. Versions: {}. API server, etcd (no fsync), load generator, provider and controller share the \
-         machine; audit log on.\n\n",
+         machine; audit log on.\n",
         report.date.format("%-d %B %Y, %H:%M UTC"),
         report.machine,
         versions.join(", "),
-    ));
+    );
+    if let Err(error) = told {
+        tracing::error!(%error, "the preface is incomplete");
+    }
 }
 
 fn tables(page: &mut String, report: &Report) -> std::fmt::Result {
@@ -119,7 +129,7 @@ fn reaches(page: &mut String, report: &Report) -> std::fmt::Result {
 fn bursts(page: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(page, "## Burst: first create to the last `Ready=True`, seconds\n")?;
     head(page, report)?;
-    let rows: [(&str, fn(&Run) -> &Burst); 4] = [
+    let rows: [(&str, BurstOf); 4] = [
         ("Floor", |r| &r.floor),
         ("Operator, validation off", |r| &r.unvalidated),
         ("Floor that asks the provider", |r| &r.floor_asking),
@@ -131,7 +141,7 @@ fn bursts(page: &mut String, report: &Report) -> std::fmt::Result {
     row(page, report, "of which creating the LLMKeys (validation on)", 2, |run| {
         run.validated.creating_seconds
     })?;
-    let ratios: [(&str, fn(&Run) -> f64, fn(&Run) -> f64); 3] = [
+    let ratios: [(&str, Of<f64>, Of<f64>); 3] = [
         ("Ratio, validation off", |r| r.unvalidated.seconds, |r| r.floor.seconds),
         ("Ratio, validation on, both ask", |r| r.validated.seconds, |r| r.floor_asking.seconds),
         ("Ratio, validation on, only the operator asks", |r| r.validated.seconds, |r| r.floor.seconds),

@@ -163,7 +163,10 @@ fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
             ConditionType::Reconciling,
             ConditionStatus::True,
             Reason::TargetContested,
-            format!("Secret {} is changed by another hand again and again; find out whose, and stop it", o.key.target_name),
+            format!(
+                "Secret {} is changed by another hand again and again; find out whose, and stop it",
+                o.key.target_name
+            ),
         );
         plan.wake_at(again);
         plan.hold = true;
