@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::{Controller, controller};
 use kube::{Client, Config as KubeConfig, Resource};
@@ -248,11 +248,21 @@ async fn lead(
             secrets_ready.send_replace(true);
         },
     );
-    tasks.spawn(async move {
-        secrets.await;
-        Err(RunError::Ended("the watch of Secrets"))
-    });
     let stop = shutdown.clone();
+    // Both watches load at the same time. Whoever they wake waits until everything is known.
+    let loading = [
+        ("the watch of Secrets", secrets.boxed()),
+        ("the watch of LLMKeys", watches::wake_each(keys_stream, wake.clone()).boxed()),
+    ];
+    for (what, watching) in loading {
+        let mut stopping = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = watching => Err(RunError::Ended(what)),
+                _ = stopping.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+    }
     let settings = || controller::Config::default().concurrency(config.concurrency).debounce(DEBOUNCE);
     spawn(
         tasks,
@@ -293,7 +303,7 @@ async fn lead(
     spawn(
         tasks,
         "LLMKeys",
-        Controller::for_stream(keys_stream, stores.keys.clone())
+        Controller::for_stream(futures::stream::pending(), stores.keys.clone())
             .with_config(settings())
             .reconcile_on(woken.keys)
             .graceful_shutdown_on(stopped(stop.clone()))

@@ -218,6 +218,17 @@ impl Setup {
     }
 }
 
+/// Wakes each LLMKey that the watch shows. Never ends.
+pub async fn wake_each(keys: impl Stream<Item = watcher::Result<DeserializeGuard<LLMKey>>>, wake: Wake) {
+    let mut keys = std::pin::pin!(keys);
+    while let Some(shown) = keys.next().await {
+        match shown {
+            Ok(key) => wake.key(&name_of(&key)),
+            Err(error) => tracing::debug!(error = %error, "the watch of LLMKeys was interrupted"),
+        }
+    }
+}
+
 /// Whether an LLMKey follows the policy.
 pub fn follows(key: &LLMKey, policy: &DeserializeGuard<RotationPolicy>) -> bool {
     key.namespace() == policy.namespace()

@@ -101,11 +101,6 @@ pub fn newest(written: Option<&str>, watched: Option<String>) -> Option<String> 
     }
 }
 
-/// Whether the watch has not yet shown what this process wrote last.
-pub fn late(written: Option<&str>, watched: Option<&str>) -> bool {
-    written.zip(watched).is_some_and(|(written, watched)| older(watched, written))
-}
-
 /// Resource versions of one server are comparable as numbers; where they are not, nothing is older.
 fn older(a: &str, b: &str) -> bool {
     matches!((a.parse::<u128>(), b.parse::<u128>()), (Ok(a), Ok(b)) if a < b)

@@ -31,13 +31,11 @@ use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
 
-/// When a status is looked at again whose last write the watch has not shown yet.
-const WATCH_LAG: Duration = Duration::from_millis(500);
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
 
 /// How long to wait for a watch that is behind our own write.
-const LATE_WATCH: std::time::Duration = std::time::Duration::from_millis(20);
+const LATE_WATCH: Duration = Duration::from_millis(20);
 
 /// One reconcile.
 pub async fn reconcile(
@@ -105,10 +103,6 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
             seeing = observe::observe(ctx, key, Depth::Full).await?;
         }
     }
-    // The stored status is what the next one goes on from. Where the watch still shows the one before our last write,
-    // going on from it would undo that write.
-    let late =
-        memory::late(seeing.remember.resource_version.as_deref(), key.metadata.resource_version.as_deref());
     let ended = steps(ctx, key, &mut seeing).await;
     if !seeing.observed.source_is_delivered() {
         // What was not found right is read again, by this process and by the next.
@@ -116,22 +110,19 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
-    let written = if late { Ok(()) } else { write_status(ctx, key, &mut seeing, &plan, &now).await };
+    let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
     // A status that was not written is lost to a glance: the next pass reads everything again.
-    let owed = written.is_err() || late && !matches!(seeing.observed.ledger, LedgerView::Unread(_));
-    let whole = !owed && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
+    let whole = written.is_ok() && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
     remember(ctx, key, seeing, whole);
     let outcome = ended?;
     written?;
     let action = match outcome {
         Ended::Changed => Action::requeue(ctx.timings.retry_base),
         Ended::Unfinished => Action::requeue(Duration::ZERO),
-        Ended::Done { .. } if late && plan.wake.is_none() => Action::requeue(WATCH_LAG),
         Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
             // A little later rather than a little earlier: times count in whole seconds.
-            let wait =
-                (at - ctx.clock.now_precise()).to_std().unwrap_or_default() + Duration::from_millis(20);
-            Action::requeue(if late { wait.min(WATCH_LAG) } else { wait })
+            let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
+            Action::requeue(wait + Duration::from_millis(20))
         }),
     };
     Ok((action, outcome.as_outcome(&plan)))
