@@ -42,7 +42,7 @@ use super::{GoDuration, ProviderType};
 #[x_kube(
     validation = Rule::new("has(self.provider) != has(self.providerRef)").message("set exactly one of provider (a public endpoint, validation only) and providerRef (an LLMProvider)"),
     validation = Rule::new("!has(self.source.mint) || has(self.providerRef)").message("source.mint needs providerRef: an LLMProvider with an admin credential"),
-    validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider)").message("provider: a key's provider does not change; create another LLMKey"),
+    validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider) && (!has(self.providerRef) || self.providerRef.name == oldSelf.providerRef.name)").message("provider: a key's provider does not change; create another LLMKey"),
     validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint)").message("desiredState: Revoked needs source.mint: a supplied key is revoked at the provider by who made it"),
     validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it")
 )]

@@ -21,9 +21,9 @@ pub(crate) use strays::strays;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
-use crate::domain::lifecycle::VersionState;
+use crate::domain::lifecycle::{Origin, VersionState};
 use crate::domain::names::{AttemptId, MintName};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{Ledger, Record, Version};
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
@@ -111,7 +111,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
             return;
         }
     }
-    steady::finalizer(o, record, plan);
+    steady::finalizer(o, record, env, plan);
 }
 
 /// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.
@@ -145,8 +145,13 @@ fn repair_before_revocation(o: &Observed, record: &Record, env: &Env, plan: &mut
 }
 
 /// The target must carry the delivered version, whatever happened to it.
+/// Whether a minted key belongs to the account at hand. Elsewhere it is neither shown nor delivered with that URL.
+fn at_home(o: &Observed, version: &Version) -> bool {
+    version.origin == Origin::Supplied || version.account == o.provider.account
+}
+
 fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
-    let Some(delivered) = record.delivered() else { return };
+    let Some(delivered) = record.delivered().filter(|v| at_home(o, v)) else { return };
     let right = match &o.target {
         TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
         TargetView::Unread => true,
