@@ -204,7 +204,7 @@ async fn lead(
     let (cluster_policies, cluster_writer) = watches::store::<ClusterRotationPolicy>();
     let (providers, providers_writer) = watches::store::<LLMProvider>();
     let stores = Stores { keys, policies, cluster_policies, providers };
-    let index = Arc::new(Index::default());
+    let index = Arc::new(Index::new(&config.operator_namespace));
     let (wake, woken) = Wake::channel();
     let setup = Setup { client: client.clone(), streaming: config.streaming_lists };
     let ctx = Arc::new(Ctx {

@@ -33,14 +33,15 @@ pub struct SecretMeta {
 }
 
 impl SecretMeta {
-    fn of(secret: &PartialObjectMeta<Secret>, gone: bool) -> Self {
+    /// `ledgers`: the Secret stands where ledgers do; a summary elsewhere is nobody's.
+    fn of(secret: &PartialObjectMeta<Secret>, gone: bool, ledgers: bool) -> Self {
         let annotation = |key: &str| secret.annotations().get(key).map(|v| v.as_str().into());
         Self {
             resource_version: secret.resource_version().unwrap_or_default().into(),
             gone,
             owner: owner(secret.owner_references()),
             adopt_by: annotation(ADOPT_BY),
-            summary: annotation(LEDGER_SUMMARY),
+            summary: annotation(LEDGER_SUMMARY).filter(|_| ledgers),
         }
     }
 }
@@ -78,16 +79,23 @@ struct Inner {
 }
 
 /// The index, shared by the watches that fill it and the controllers that ask it.
-#[derive(Default)]
-pub struct Index(RwLock<Inner>);
+pub struct Index {
+    inner: RwLock<Inner>,
+    operator_namespace: Box<str>,
+}
 
 impl Index {
+    /// An empty index; ledgers stand in the operator's namespace.
+    pub fn new(operator_namespace: &str) -> Self {
+        Self { inner: RwLock::default(), operator_namespace: operator_namespace.into() }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A Secret's metadata, deleted ones included while somebody refers to them.
@@ -98,7 +106,7 @@ impl Index {
     /// Takes in a Secret as the watch shows it. Returns the LLMKeys of its namespace to look at.
     pub fn apply(&self, secret: &PartialObjectMeta<Secret>) -> Vec<Name> {
         let id = id_of(secret);
-        let meta = SecretMeta::of(secret, false);
+        let meta = SecretMeta::of(secret, false, id.0 == self.operator_namespace);
         let mut inner = self.write();
         let known = inner.secrets.get(&id);
         if known == Some(&meta) {
@@ -115,7 +123,7 @@ impl Index {
     /// Takes in that a Secret was deleted. Returns the LLMKeys of its namespace to look at.
     pub fn delete(&self, secret: &PartialObjectMeta<Secret>) -> Vec<Name> {
         let id = id_of(secret);
-        let meta = SecretMeta::of(secret, true);
+        let meta = SecretMeta::of(secret, true, id.0 == self.operator_namespace);
         let mut inner = self.write();
         let affected = inner.affected(&id, &meta);
         if affected.iter().any(|key| inner.keys.contains_key(key)) || meta.summary.is_some() {
