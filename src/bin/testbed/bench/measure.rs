@@ -151,7 +151,7 @@ impl<'a> Snapshot<'a> {
     /// CPU since then.
     pub fn cpu(&self) -> Cpu {
         let (now, machine) = (self.processes.seconds(), machine_seconds());
-        let elapsed = (self.clock.monotonic() - self.at).as_secs_f64();
+        let elapsed = self.clock.monotonic().saturating_sub(self.at).as_secs_f64();
         let cores = std::thread::available_parallelism()
             .map_or(1.0, |n| f64::from(u32::try_from(n.get()).unwrap_or(1)));
         let mut cpu = Cpu {

@@ -124,12 +124,12 @@ impl Operator {
     /// Waits for `/readyz`; returns how long after the spawn it answered.
     pub async fn ready(&mut self) -> Result<Duration, Failure> {
         while !self.is_ready().await? {
-            if self.clock.monotonic() - self.spawned > READY_WITHIN {
+            if self.clock.monotonic().saturating_sub(self.spawned) > READY_WITHIN {
                 return Err(self.process.failure("is not ready").into());
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(self.clock.monotonic() - self.spawned)
+        Ok(self.clock.monotonic().saturating_sub(self.spawned))
     }
 
     /// The sum of the series that begin so.
@@ -149,7 +149,7 @@ impl Operator {
         self.process.signal("TERM")?;
         let asked = self.clock.monotonic();
         while self.process.exited()?.is_none() {
-            if self.clock.monotonic() - asked > ENDED_WITHIN {
+            if self.clock.monotonic().saturating_sub(asked) > ENDED_WITHIN {
                 return Err(self.process.failure("does not end").into());
             }
             tokio::time::sleep(POLL).await;
@@ -167,7 +167,7 @@ impl Operator {
         let (mut ready, mut busy) = (None, operator.spawned);
         let reconciles = loop {
             let now = bed.clock.monotonic();
-            if now - operator.spawned > READY_WITHIN {
+            if now.saturating_sub(operator.spawned) > READY_WITHIN {
                 return Err(operator.process.failure("does not come to rest").into());
             }
             if ready.is_none() && operator.is_ready().await? {
@@ -175,12 +175,15 @@ impl Operator {
             }
             let used = run_seconds(pid);
             samples.push((now, used));
-            let before =
-                samples.iter().rev().find(|(at, _)| now - *at >= WINDOW).map_or(0.0, |(_, used)| *used);
+            let before = samples
+                .iter()
+                .rev()
+                .find(|(at, _)| now.saturating_sub(*at) >= WINDOW)
+                .map_or(0.0, |(_, used)| *used);
             if used - before >= BUSY_SHARE * WINDOW.as_secs_f64() {
                 busy = now;
             }
-            if ready.is_some() && now - busy > CALM {
+            if ready.is_some() && now.saturating_sub(busy) > CALM {
                 let reconciles = operator.reconciles().await?;
                 if usize::try_from(reconciles)? >= load.count {
                     break reconciles;
@@ -192,7 +195,7 @@ impl Operator {
         let mut cpu = snapshot.cpu();
         cpu.controller = super::measure::cpu_seconds(pid);
         let (provider_calls, provider_calls_outside_slots) = outside_slots(bed, load, calls).await?;
-        let since = |at: Duration| (at - operator.spawned).as_secs_f64();
+        let since = |at: Duration| at.saturating_sub(operator.spawned).as_secs_f64();
         let restart = Restart {
             ready_seconds: ready.map_or(0.0, since),
             idle_seconds: since(busy),
