@@ -221,6 +221,7 @@ async fn lead(
         leader: guard.clone(),
         operator_namespace: config.operator_namespace.clone(),
         remembered: llm_key::memory::Remembered::default(),
+        loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),
         clock,
         client,
@@ -314,6 +315,7 @@ async fn lead(
             return Ok(());
         }
     }
+    ctx.loaded.store(true, std::sync::atomic::Ordering::Release);
     synced();
     watches::wake_released(&index, &stores.keys, &config.operator_namespace, &wake);
     let released = released::run(Arc::clone(&ctx), woken.released);

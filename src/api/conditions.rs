@@ -231,8 +231,6 @@ reasons! {
     Rotating,
     /// Not due.
     NotDue,
-    /// No schedule is set: rotation is by hand.
-    NoSchedule,
     /// The policy only reminds.
     RemindOnly,
     /// A due rotation waits for the end of the overlap.
@@ -245,8 +243,6 @@ reasons! {
     StillInUse,
     /// The older key is being revoked.
     Revoking,
-    /// The older key is kept: the operator does not revoke what it did not make.
-    Retained,
     /// No older key works.
     NoOverlap,
     /// Workloads are not looked at.
@@ -261,6 +257,8 @@ reasons! {
     Published,
     /// A rotation is finished: the new version is published.
     Rotated,
+    /// Another hand changes the target Secret again and again.
+    TargetContested,
     /// The target Secret was put right.
     TargetRepaired,
     /// An older key was revoked.

@@ -42,9 +42,9 @@ use super::{GoDuration, ProviderType};
 #[x_kube(
     validation = Rule::new("has(self.provider) != has(self.providerRef)").message("set exactly one of provider (a public endpoint, validation only) and providerRef (an LLMProvider)"),
     validation = Rule::new("!has(self.source.mint) || has(self.providerRef)").message("source.mint needs providerRef: an LLMProvider with an admin credential"),
-    validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider)").message("provider: a key's provider does not change; create another LLMKey"),
-    validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.providerRef)").message("desiredState: Revoked needs providerRef: without an account nothing can be revoked"),
-    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.providerRef)").message("deletionPolicy: Revoke needs providerRef: without an account nothing can be revoked")
+    validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider) && (!has(self.providerRef) || self.providerRef.name == oldSelf.providerRef.name)").message("provider: a key's provider does not change; create another LLMKey"),
+    validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint)").message("desiredState: Revoked needs source.mint: a supplied key is revoked at the provider by who made it"),
+    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it")
 )]
 pub struct LLMKeySpec {
     /// The provider's public endpoint, for keys that you supply: they are checked there, nothing is made or revoked.
@@ -76,11 +76,11 @@ pub struct LLMKeySpec {
     #[serde(default)]
     pub validation: Validation,
     /// `Active` (default) or `Revoked`: revoke all keys of this resource at the provider now, without overlap, then take the
-    /// target Secret away. Going back to Active needs a new key.
+    /// target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
     #[serde(default)]
     pub desired_state: DesiredState,
-    /// What happens to the provider's key when the LLMKey is deleted. Default: `Revoke` for minted keys, `Retain` for
-    /// supplied ones.
+    /// What happens to the provider's key when the LLMKey is deleted. Default: `Revoke` for minted keys; supplied ones are
+    /// always retained, since the operator did not make them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DeletionPolicy")]
     pub deletion_policy: Option<DeletionPolicy>,

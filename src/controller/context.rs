@@ -73,6 +73,8 @@ pub struct Ctx {
     pub leader: LeaderGuard,
     /// Namespace of ledgers and admin credentials.
     pub operator_namespace: String,
+    /// Everything was listed once: what is counted before would be too little.
+    pub loaded: std::sync::atomic::AtomicBool,
     /// What earlier reconciles of LLMKeys learned.
     pub remembered: super::llm_key::memory::Remembered,
 }
@@ -86,6 +88,11 @@ pub type AccountResult = Result<Arc<Account>, (Reason, String)>;
 pub struct Accounts(Mutex<HashMap<String, (String, AccountResult)>>);
 
 impl Ctx {
+    /// Whether everything was listed once.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// The account of an LLMProvider with an admin credential, or what keeps it from being used.
     pub async fn account(&self, provider: &LLMProvider, endpoint: &Endpoint) -> AccountResult {
         let name = provider.name_any();

@@ -42,6 +42,9 @@ impl From<kube::Error> for ReconcileError {
     }
 }
 
+/// How long a count waits for the first full lists.
+pub const LOADING: Duration = Duration::from_millis(100);
+
 /// A kube error in one line; its own text prints whole objects.
 pub fn brief(error: &kube::Error) -> String {
     match error {

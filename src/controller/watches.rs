@@ -199,12 +199,14 @@ impl Setup {
                     lost
                 }
                 Ok(Event::Apply(secret)) => {
+                    let affected = index.apply(&secret);
                     credential(&stores, &wake, &secret, &operator_namespace);
-                    index.apply(&secret)
+                    affected
                 }
                 Ok(Event::Delete(secret)) => {
+                    let affected = index.delete(&secret);
                     credential(&stores, &wake, &secret, &operator_namespace);
-                    index.delete(&secret)
+                    affected
                 }
                 Err(error) => {
                     tracing::debug!(error = %error, "the watch of Secrets was interrupted");

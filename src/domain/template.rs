@@ -40,6 +40,9 @@ pub enum TemplateError {
         /// The field that gives it one.
         set: &'static str,
     },
+    /// More than a Secret may hold.
+    #[error("spec.target.data: rendered, the entries have more than 512 KiB; repeat $(CONFIG) less often")]
+    TooLarge,
     /// A variable that does not end.
     #[error("spec.target.data[{entry}]: \"$(\" without \")\"; write $$( for the characters themselves")]
     Unclosed {
@@ -48,13 +51,28 @@ pub enum TemplateError {
     },
 }
 
+/// Longest key that is ever taken, in bytes.
+const LONGEST_KEY: usize = 512;
+
+/// A Secret's own bound is 1 MiB; what is rendered stays well below, whatever a text repeats.
+const MAX_RENDERED: usize = 512 * 1024;
+
 /// Longest name that an error repeats: a longer one is hardly a mistyped variable.
 const SHOWN_NAME: usize = 32;
 
 /// Whether all texts can be rendered, without the key.
 pub fn validate(texts: &BTreeMap<String, String>, values: &Values<'_>) -> Result<(), TemplateError> {
     let version = values.version.to_string();
-    texts.iter().try_for_each(|(entry, text)| pieces(entry, text, b"", values, &version).map(drop))
+    // The longest key that is ever taken stands in for the one that is not known here.
+    let key = [0; LONGEST_KEY];
+    let mut total = 0;
+    for (entry, text) in texts {
+        total += pieces(entry, text, &key, values, &version)?.iter().map(|piece| piece.len()).sum::<usize>();
+        if total > MAX_RENDERED {
+            return Err(TemplateError::TooLarge);
+        }
+    }
+    Ok(())
 }
 
 /// The Secret's data. Values are put in as they are and not looked at again: a key with `$(` in it stays as it is.
@@ -141,6 +159,15 @@ mod tests {
     fn rendered(text: &str, key: &str) -> String {
         let data = render(&texts(text), &key.into(), &ALL).unwrap();
         data["E"].expose_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_text_that_grows_beyond_a_secret_is_refused_before_it_is_rendered() {
+        let config = "x".repeat(8 * 1024);
+        let values = Values { base_url: None, model: None, config: Some(&config), version: 1 };
+        let texts = |times: usize| BTreeMap::from([("a".to_owned(), "$(CONFIG)".repeat(times))]);
+        assert_eq!(validate(&texts(60), &values), Ok(()));
+        assert_eq!(validate(&texts(400), &values), Err(TemplateError::TooLarge));
     }
 
     #[test]

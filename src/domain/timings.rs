@@ -71,9 +71,6 @@ timings! {
         rejection_confirmation_gap = 10;
         /// A first version that is still Unknown is published this long after its first validation.
         publish_unknown_after = 2 * 60;
-        /// A published key is replaced without a spare this long after it was confirmed invalid; a replacement that is
-        /// still Unknown goes over it after the same time.
-        replace_invalid_after = 2 * 60;
         /// Least overlap of the older and the newer key, where the policy says nothing.
         overlap = 24 * 60 * 60;
         /// The provider must not have seen the older key for this long, where the policy says nothing.
@@ -92,24 +89,12 @@ timings! {
         user_error_resync = 10 * 60;
         /// Time between two looks at whether a revoked key is refused.
         revoke_confirm_interval = 5;
-        /// A revocation that is not confirmed after this is reported; the looks go on.
-        revoke_confirm_deadline = 30 * 60;
         /// Time between two sweeps of a provider account for strays.
         sweep_interval = 5 * 60;
         /// Least time between two repairs of one target Secret.
         drift_repair_gap = 10;
         /// Time between two checks of a provider account.
         provider_check_interval = 5 * 60;
-        /// Least time between two writes of a policy's status.
-        policy_status_interval = 30;
-        /// Least time between two lists of pods in one namespace while an overlap is open.
-        consumers_interval = 30;
-        /// Volume users that re-read their files are presumed current this long after the new key was published.
-        reload_presumed_after = 5 * 60;
-        /// A provider account is frozen when too many of its keys are deleted or turn invalid within this time.
-        mass_change_window = 10 * 60;
-        /// Least time between two writes of usage to a status.
-        usage_interval = 60 * 60;
         /// Time between two looks at a key that could not be checked and is not delivered yet.
         recheck = 10;
         /// Time between two looks at a key that was just minted and is refused.
@@ -120,17 +105,10 @@ timings! {
         outage_recheck = 60;
         /// A provider's word on the last use of a key counts this long.
         last_use_fresh = 30;
-        /// Most time between two visits to a resource on which nothing is due.
-        resync = 10 * 60;
     }
     margins {
-        /// A pod counts as current only if it was created this long after the new key was published: kubelets may
-        /// hold the older value until then. Automatic restarts begin after it.
-        evidence_margin = 60;
         /// How long a key that was just minted may be missing from the provider's list.
         list_visibility_lag = 30;
-        /// Most that the clocks of operator, API server and provider may differ before revocations wait.
-        clock_skew = 60;
     }
 }
 
@@ -159,17 +137,15 @@ mod tests {
         assert_eq!(fast.overlap, Duration::from_secs(24));
         assert_eq!(fast.deletion_grace, Duration::from_secs(1));
         assert_eq!(fast.scale(Duration::from_secs(720 * 3600)), Duration::from_secs(720));
-        for margin in [fast.evidence_margin, fast.list_visibility_lag, fast.clock_skew] {
-            assert_eq!(margin, Duration::from_secs(2));
-        }
-        assert_eq!(Timings::divided_by(10).evidence_margin, Duration::from_secs(6));
+        assert_eq!(fast.list_visibility_lag, Duration::from_secs(2));
+        assert_eq!(Timings::divided_by(10).list_visibility_lag, Duration::from_secs(3));
         assert_eq!(fast.sweep_clean_count, 2);
     }
 
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 31);
+        assert_eq!(table.len(), 21);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

@@ -168,3 +168,112 @@ pub fn decode(
     }
     Ok(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::record::tests::{record, version};
+    use super::*;
+    use crate::crypto::{SecretBytes, SystemEntropy};
+    use crate::domain::lifecycle::Origin;
+
+    fn keyring() -> Keyring {
+        let seed = SecretBytes::new((0..32).collect());
+        Keyring::from_secret_data(&BTreeMap::from([
+            ("kek-a".to_owned(), seed),
+            ("primary".to_owned(), "a".into()),
+        ]))
+        .unwrap()
+    }
+
+    fn some() -> Record {
+        record(vec![
+            version(1, VersionState::Revoked, Origin::Minted),
+            version(2, VersionState::Current, Origin::Minted),
+        ])
+    }
+
+    fn stored() -> Secret {
+        encode(&some(), "llmkey-system", &keyring()).unwrap()
+    }
+
+    fn read(secret: &Secret) -> Result<Record, DecodeError> {
+        decode(secret, "team-a", "chat", &keyring())
+    }
+
+    #[test]
+    fn a_record_reads_back_and_bears_a_label_for_each_live_key() {
+        let secret = stored();
+        assert_eq!(read(&secret), Ok(some()));
+        let labels = secret.metadata.labels.unwrap();
+        let live = some().versions[1].key.clone().unwrap().fingerprint;
+        assert!(labels.contains_key(&fingerprint_label(&live)));
+        assert_eq!(labels.len(), 2, "{labels:?}");
+    }
+
+    #[test]
+    fn each_refusal_has_its_own_reason() {
+        let with = |change: fn(&mut Secret)| {
+            let mut secret = stored();
+            change(&mut secret);
+            read(&secret).unwrap_err()
+        };
+        assert_eq!(with(|s| s.type_ = Some("Opaque".into())), DecodeError::NotALedger);
+        assert_eq!(with(|s| s.data = None), DecodeError::Garbled);
+        assert_eq!(with(|s| drop(s.data.as_mut().unwrap().remove(RECORD))), DecodeError::Garbled);
+        assert_eq!(with(|s| drop(s.data.as_mut().unwrap().remove(MAC))), DecodeError::Tampered);
+        assert_eq!(
+            with(|s| {
+                let bytes = br#"{"format":2,"new":true}"#.to_vec();
+                s.data.as_mut().unwrap().insert(RECORD.into(), ByteString(bytes));
+            }),
+            DecodeError::Newer(2)
+        );
+        let elsewhere = decode(&stored(), "team-b", "chat", &keyring());
+        assert_eq!(elsewhere, Err(DecodeError::Tampered));
+        let stranger = Keyring::from_secret_data(&Keyring::generate(&mut SystemEntropy).unwrap()).unwrap();
+        assert!(matches!(decode(&stored(), "team-a", "chat", &stranger), Err(DecodeError::KeyMissing(_))));
+    }
+
+    #[test]
+    fn a_summary_says_when_the_record_itself_must_be_read() {
+        use VersionState::{Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked};
+        for (states, open) in [
+            (vec![Publishing], false),
+            (vec![Current], false),
+            (vec![Revoked, Current], false),
+            (vec![Retained, Current], false),
+            (vec![Retained, Publishing], true),
+            (vec![Intent], true),
+            (vec![Current, Pending], true),
+            (vec![Overlap, Current], true),
+            (vec![Retiring, Current], true),
+            (vec![Revoked], true),
+        ] {
+            let versions = states.iter().zip(1..).map(|(s, n)| version(n, *s, Origin::Minted)).collect();
+            assert_eq!(Summary::of(&record(versions)).open, open, "{states:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_changed_byte_is_ever_read_as_a_record(at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let mut secret = stored();
+            let bytes = &mut secret.data.as_mut().unwrap().get_mut(RECORD).unwrap().0;
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(read(&secret).is_err());
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_without_a_panic(record in any::<Vec<u8>>(), mac in any::<Vec<u8>>()) {
+            let mut secret = stored();
+            secret.data = Some(BTreeMap::from([
+                (RECORD.to_owned(), ByteString(record)),
+                (MAC.to_owned(), ByteString(mac)),
+            ]));
+            prop_assert!(read(&secret).is_err());
+        }
+    }
+}

@@ -278,7 +278,7 @@ impl Actor<'_> {
     fn refused(error: kube::Error, what: &str) -> NotDone {
         match conflict_or(error) {
             NotDone::Kube(error) => match &*error {
-                kube::Error::Api(status) if matches!(status.code, 403 | 422) => {
+                kube::Error::Api(status) if (400..600).contains(&status.code) => {
                     let said: String = status.message.chars().take(300).collect();
                     NotDone::Failed(failure(
                         Reason::RefusedByKubernetes,

@@ -109,6 +109,9 @@ impl Observed {
                 self.learn_answer(subject, &fingerprint, verdict, env);
             }
             Learned::TargetWritten { version, since } => {
+                if self.state_of(version) == Some(VersionState::Current) {
+                    self.memory.repaired = Some(env.now);
+                }
                 self.target = TargetView::Ours { carries: Some(version), since };
                 self.pass.wrote_target = Some(version);
                 self.memory.failing.take_if(|f| !f.at_provider());

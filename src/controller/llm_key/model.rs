@@ -189,6 +189,8 @@ pub struct Memory {
     pub still_accepted: Option<DateTime<Utc>>,
     /// The due time and the reminder that was last told of.
     pub reminded: Option<(DateTime<Utc>, Duration)>,
+    /// When a target that another hand had changed was last put right.
+    pub repaired: Option<DateTime<Utc>>,
     /// When the provider was last asked whether the old key is in use, and what it said.
     pub last_use: Option<(i32, DateTime<Utc>, Option<DateTime<Utc>>)>,
 }
@@ -365,6 +367,8 @@ pub struct Plan {
     pub wake: Option<DateTime<Utc>>,
     /// When the next rotation is due.
     pub next_rotation: Option<DateTime<Utc>>,
+    /// No later step may follow in this decision.
+    pub hold: bool,
     /// Something is due that a glance does not show: read everything and decide again.
     pub look: bool,
 }

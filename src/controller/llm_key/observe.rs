@@ -122,7 +122,10 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
     let name = seeing.observed.key.name.clone();
     // A new LLMKey of which no watch shows a ledger has none; if it has, the POST says so.
     let watched = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&namespace, &name));
-    let nothing_known = seeing.remember.ledger.is_none() && !seeing.observed.key.had_versions;
+    // On deletion nothing is left to a watch that may be late.
+    let nothing_known = seeing.remember.ledger.is_none()
+        && !seeing.observed.key.had_versions
+        && !seeing.observed.key.deleting;
     seeing.observed.ledger = if nothing_known && watched.is_none_or(|w| w.gone) && !seeing.held.look_again {
         LedgerView::Absent
     } else {

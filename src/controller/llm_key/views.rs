@@ -97,7 +97,8 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         minted,
         target_name: key.spec.target.secret_name.clone().unwrap_or_else(|| key.name_any()),
         revoke_all: key.spec.desired_state == DesiredState::Revoked,
-        retain_on_delete: key.spec.deletion_policy.map_or(!minted, |p| p == DeletionPolicy::Retain),
+        // What a person supplied is retained anyway: that goes by each version's origin, which outlives the spec.
+        retain_on_delete: key.spec.deletion_policy == Some(DeletionPolicy::Retain),
         grace: duration(key.spec.deletion_grace_period, timings.deletion_grace),
         validation: key.spec.validation.mode,
         interval: duration(key.spec.validation.interval, timings.validation_interval),

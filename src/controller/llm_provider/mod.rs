@@ -46,6 +46,9 @@ pub async fn reconcile(
     if !ctx.leader.is_leader() {
         return Ok(Action::await_change());
     }
+    if !ctx.is_loaded() {
+        return Ok(Action::requeue(super::LOADING));
+    }
     let pass = ctx.metrics.begin(Controller::LLMProvider, ctx.clock);
     let observed = observe(&ctx, &provider).await;
     let before = provider.0.as_ref().ok().and_then(|p| p.status.clone()).unwrap_or_default();

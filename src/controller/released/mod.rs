@@ -20,7 +20,7 @@ use super::llm_key::model::{
     KeyView, LedgerView, Memory, Observed, Pass, Plan, PolicyView, ProviderView, SourceView, TargetView,
 };
 use super::llm_key::{Actor, Held, NotDone, env};
-use crate::api::{Reason, RotationMode, ValidationMode};
+use crate::api::{ConditionType, Reason, RotationMode, ValidationMode};
 use crate::ledger::{AccountRef, LedgerError, Record};
 use crate::provider::Endpoint;
 
@@ -121,6 +121,10 @@ async fn pass(
         let env = env(ctx)?;
         last = decide::decide(&o, &env);
         if last.effects.is_empty() {
+            for finding in last.findings.iter().filter(|f| f.condition == ConditionType::Stalled) {
+                let reason = finding.reason.as_str();
+                tracing::warn!(namespace = %name.0, name = %name.1, reason, "a deleted LLMKey's key waits: {}", finding.message);
+            }
             break;
         }
         for effect in &last.effects {

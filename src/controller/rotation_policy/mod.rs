@@ -129,6 +129,9 @@ where
     if !ctx.leader.is_leader() {
         return Ok(Action::await_change());
     }
+    if !ctx.is_loaded() {
+        return Ok(Action::requeue(super::LOADING));
+    }
     let pass = ctx.metrics.begin(Controller::RotationPolicy, ctx.clock);
     let status = status(observed, &before.conditions, ctx.clock.now());
     if status == *before {

@@ -36,9 +36,9 @@ pub struct Burst {
 }
 
 /// Latencies of a trickle, from sending the create, in milliseconds.
+#[expect(clippy::struct_field_names, reason = "units stand in the names that tools read")]
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "the unit belongs into the names in the JSON")]
 pub struct Latency {
     /// To the target Secret.
     pub secret_p50_ms: f64,

@@ -27,9 +27,6 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
 }
 
 fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
-    if !record.versions.iter().any(|v| v.state == VersionState::Current) {
-        plan.progress(Reason::Progressing, "the key is being made");
-    }
     if let Some(minted) = &o.pass.minted {
         let next = minted_record(record, version.version, minted, env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
@@ -43,8 +40,10 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         || retire::waiting(&o.memory, env, plan)
         || retire::unlisted(record, &o.pass, &o.memory, env, plan)
     {
+        progressing(record, plan);
         return;
     }
+    progressing(record, plan);
     if o.pass.fenced != Some(record.attempt) {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
         // cannot make it live between our reading and our revoking.
@@ -55,6 +54,13 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         plan.effects.push(Effect::RevokeStray { id: id.clone() });
     } else {
         plan.effects.push(Effect::Mint { version: version.version });
+    }
+}
+
+/// Said last, so that a failure is told first.
+fn progressing(record: &Record, plan: &mut Plan) {
+    if !record.versions.iter().any(|v| v.state == VersionState::Current) {
+        plan.progress(Reason::Progressing, "the key is being made");
     }
 }
 
@@ -93,6 +99,10 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         return;
     }
     let Some(facts) = &version.key else { return };
+    if !super::at_home(o, version) {
+        plan.stall(Reason::AdminCredentialMissing, retire::elsewhere(version));
+        return;
+    }
     if made_long_ago_and_refused(o, facts.shown.as_str(), version, env) {
         let mut next = successor(record, env);
         if next.advance(version.version, VersionState::Retiring)

@@ -21,9 +21,9 @@ pub(crate) use strays::strays;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
-use crate::domain::lifecycle::VersionState;
+use crate::domain::lifecycle::{Origin, VersionState};
 use crate::domain::names::{AttemptId, MintName};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{Ledger, Record, Version};
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
@@ -107,11 +107,11 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     ];
     for step in steps {
         step(o, record, env, plan);
-        if !plan.effects.is_empty() {
+        if !plan.effects.is_empty() || plan.hold {
             return;
         }
     }
-    steady::finalizer(o, record, plan);
+    steady::finalizer(o, record, env, plan);
 }
 
 /// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.
@@ -145,8 +145,13 @@ fn repair_before_revocation(o: &Observed, record: &Record, env: &Env, plan: &mut
 }
 
 /// The target must carry the delivered version, whatever happened to it.
-fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
-    let Some(delivered) = record.delivered() else { return };
+/// Whether a minted key belongs to the account at hand. Elsewhere it is neither shown nor delivered with that URL.
+fn at_home(o: &Observed, version: &Version) -> bool {
+    version.origin == Origin::Supplied || version.account == o.provider.account
+}
+
+fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    let Some(delivered) = record.delivered().filter(|v| at_home(o, v)) else { return };
     let right = match &o.target {
         TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
         TargetView::Unread => true,
@@ -154,6 +159,22 @@ fn repair(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
         TargetView::Foreign(..) => return,
     };
     if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
+        return;
+    }
+    let again = o.memory.repaired.map(|at| at + gate::delta(env.timings.drift_repair_gap));
+    if let Some(again) = again.filter(|again| env.now < *again) {
+        // Somebody writes it as well: no race, and nothing is revoked while it is not right.
+        plan.find(
+            ConditionType::Reconciling,
+            ConditionStatus::True,
+            Reason::TargetContested,
+            format!(
+                "Secret {} is changed by another hand again and again; find out whose, and stop it",
+                o.key.target_name
+            ),
+        );
+        plan.wake_at(again);
+        plan.hold = true;
         return;
     }
     plan.effects.push(Effect::WriteTarget { version: delivered.version });

@@ -138,6 +138,10 @@ fn quiet(o: &Observed, old: &Version, env: &Env, plan: &mut Plan) -> Option<Revo
 
 /// The new key must work now, or the older one is the only one that does.
 fn delivered_works(o: &Observed, delivered: &Version, env: &Env, plan: &mut Plan) -> bool {
+    if !super::at_home(o, delivered) {
+        hold(plan, Reason::AdminCredentialMissing, super::retire::elsewhere(delivered));
+        return false;
+    }
     if o.key.validation == ValidationMode::Disabled {
         return true;
     }

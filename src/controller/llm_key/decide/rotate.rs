@@ -73,6 +73,13 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
     if !o.key.revoke_all || !o.key.minted {
         return;
     }
+    if o.key.paused && record.versions.iter().any(|v| v.state.protects_key()) {
+        plan.progress(
+            Reason::Paused,
+            "the keys are to be revoked; the annotation llmkeys.dev/paused holds it",
+        );
+        return;
+    }
     if record.versions.iter().any(|v| v.state == VersionState::Intent) {
         super::retire::abandon_intents(&super::view(o, record), env, plan);
         return;

@@ -29,7 +29,7 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
 
 /// The delivered key is checked at its slots, and at once again after a rejection.
 pub(super) fn probe(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
-    let Some(delivered) = record.delivered() else { return };
+    let Some(delivered) = record.delivered().filter(|v| super::at_home(o, v)) else { return };
     let Some(mut at) = next_probe(o, &record.lineage, env) else { return };
     let shown = delivered.key.as_ref().map(|k| &k.shown);
     if o.memory.health.as_ref().is_none_or(|h| Some(&h.fingerprint) != shown) {
@@ -71,7 +71,14 @@ pub fn next_probe(o: &Observed, lineage: &str, env: &Env) -> Option<chrono::Date
 }
 
 /// The finalizer goes when deletion has nothing to revoke.
-pub(super) fn finalizer(o: &Observed, record: &Record, plan: &mut Plan) {
+pub(super) fn finalizer(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    if record.retain_on_delete != o.key.retain_on_delete && record.minted_alive().next().is_some() {
+        // The ledger outlives the LLMKey: what deletion means must stand there before the finalizer goes.
+        let mut next = super::successor(record, env);
+        next.retain_on_delete = o.key.retain_on_delete;
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        return;
+    }
     let intents = record.versions.iter().any(|v| v.state == VersionState::Intent);
     let needed = (record.minted_alive().next().is_some() || intents) && !o.key.retain_on_delete;
     if needed != o.key.finalizer {

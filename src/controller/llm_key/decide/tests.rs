@@ -5,6 +5,7 @@ mod crash;
 mod deliver;
 mod driver;
 mod judge;
+mod learned;
 mod perform;
 mod retire;
 mod world;

@@ -81,7 +81,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     o.key.validation = [ValidationMode::Required, ValidationMode::Advisory, ValidationMode::Disabled]
         [usize::from(seeds[13] % 3)];
     if seeds[14].is_multiple_of(3) {
-        let mut health = Health::unknown("shown-sk-9", env.now);
+        let mut health = Health::unknown(&super::world::facts("sk-9").shown, env.now);
         let verdict =
             [Verdict::Valid, Verdict::Rejected, Verdict::ProviderDown][usize::from(seeds[14] / 3 % 3)];
         health.observe(verdict, env.now, 3);

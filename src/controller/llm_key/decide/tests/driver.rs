@@ -129,7 +129,7 @@ impl Run {
         }
         let env = self.world.env();
         let plan = decide(&o, &env);
-        let Some(written) = self.write_status(&o, &held, &plan) else { return Ok(Ended::Crashed) };
+        let Some(written) = self.write_status(&o, &held, &plan)? else { return Ok(Ended::Crashed) };
         self.memory.1 = o.memory;
         if !written {
             return Ok(Ended::Again);
@@ -257,9 +257,12 @@ impl Run {
         }
     }
 
-    /// Another replica reconciles the same key, from observation alone.
+    /// Another replica, which has been up for an hour, reconciles the same key.
     fn another(&mut self) -> Result<(), String> {
         let mut other = Self::new(self.world.clone());
+        let uid = self.world.key.as_ref().and_then(|k| k.metadata.uid.clone()).unwrap_or_default();
+        let started = Some(self.world.now - chrono::Duration::hours(1));
+        other.memory = (uid, Memory { started, ..Memory::default() });
         let ended = other.reconcile();
         for line in &other.story {
             self.story.push(format!("      another: {}", line.trim_start()));
@@ -269,15 +272,16 @@ impl Run {
     }
 
     /// The status counts as an effect: the process may die around it. False: it is not written; none: the process is dead.
-    fn write_status(&mut self, o: &Observed, held: &Held, plan: &Plan) -> Option<bool> {
+    fn write_status(&mut self, o: &Observed, held: &Held, plan: &Plan) -> Result<Option<bool>, String> {
         let env = self.world.env();
         let Some(key) = self.world.key.clone().filter(|_| !o.key.deleting) else {
-            return Some(true);
+            return Ok(Some(true));
         };
         let before = key.status.clone().unwrap_or_default();
         let after = status(o, plan, &before, ObservedVersions::default(), &env);
+        self.world.judge_status(&after, plan).map_err(|broken| format!("status: {broken}"))?;
         if after == before {
-            return Some(true);
+            return Ok(Some(true));
         }
         self.effects += 1;
         self.names.push("status");
@@ -292,7 +296,7 @@ impl Run {
             fault.map_or(String::new(), |f| format!("   <-- {f:?}")),
         ));
         if fault == Some(Fault::CrashBefore) {
-            return None;
+            return Ok(None);
         }
         let current = super::world::version_of(&key) == held.key_version;
         if current && fault != Some(Fault::NotDone) {
@@ -301,8 +305,8 @@ impl Run {
                 key.status = Some(after);
             }
         }
-        (fault != Some(Fault::CrashAfter))
-            .then_some(current && !matches!(fault, Some(Fault::NotDone | Fault::ReplyLost)))
+        let told = current && !matches!(fault, Some(Fault::NotDone | Fault::ReplyLost));
+        Ok((fault != Some(Fault::CrashAfter)).then_some(told))
     }
 
     pub fn story(&self) -> String {

@@ -1,8 +1,9 @@
 //! The invariants: what must hold at every moment, and before each write of the ledger.
 
 use super::perform::{Undone, broken};
-use super::world::{ProviderKey, World, delta};
-use crate::api::ValidationMode;
+use super::world::{ProviderKey, World, delta, facts};
+use crate::api::{ConditionType, LLMKeyStatus, ValidationMode};
+use crate::controller::llm_key::model::Plan;
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::domain::names::{MintName, lineage_code};
 use crate::ledger::Record;
@@ -109,5 +110,42 @@ impl World {
             })
             .map(|k| k.id.clone())
             .collect()
+    }
+
+    /// I11 and I5: what status says is true, of this generation, and without key material.
+    pub fn judge_status(&self, status: &LLMKeyStatus, plan: &Plan) -> Result<(), String> {
+        let key = self.key.as_ref().ok_or("there is no LLMKey")?;
+        if status.observed_generation != key.metadata.generation
+            || status.conditions.len() != ConditionType::ALL.len()
+            || status.conditions.iter().any(|c| c.observed_generation != key.metadata.generation)
+        {
+            return Err("I11: a condition is missing or of another generation".into());
+        }
+        if status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
+            let Some(target) = &self.target else { return Err("I11: Ready without a target".into()) };
+            // While the answer to a write is lost, status is one version behind; it is never ahead of the ledger.
+            let held = facts(&target.bytes);
+            let record = self.ledger.as_ref().map(|l| &l.record);
+            if !record.is_some_and(|r| r.versions.iter().any(|v| v.key.as_ref() == Some(&held))) {
+                return Err("I11: Ready, and the target holds a key of no version".into());
+            }
+            let judged = key.spec.validation.mode == ValidationMode::Required
+                && self.provider.answers.is_none()
+                && self.provider.spreading.is_zero();
+            if judged && !self.verdict(&target.bytes).accepts() {
+                return Err("I11: Ready, and the provider refuses the key".into());
+            }
+        }
+        for version in status.versions.iter().filter(|v| v.state == "Revoked") {
+            if self.live_keys().any(|k| Some(&k.id) == version.provider_key_id.as_ref()) {
+                return Err(format!("I11: version {} is called revoked and lives", version.version));
+            }
+        }
+        let said = format!("{status:?} {plan:?}");
+        let bytes = self.provider.keys.iter().map(|k| &k.bytes).chain(self.source.as_ref());
+        match bytes.into_iter().find(|bytes| bytes.len() > 8 && said.contains(*bytes)) {
+            Some(_) => Err("I5: status or plan holds key material".into()),
+            None => Ok(()),
+        }
     }
 }

@@ -178,6 +178,9 @@ impl World {
         if *calls > 1 {
             return broken(format!("I9: {name} is minted a second time"));
         }
+        if self.provider.full {
+            return Err(failed(Reason::MintFailed));
+        }
         let attempt = record.attempt;
         let key = self.make(&name);
         held.minted = Some(key.bytes.clone());
@@ -316,6 +319,9 @@ impl World {
         let id = Self::id_of(o, version)?;
         if !self.history.retired.contains_key(&version) {
             return broken(format!("I9: version {version} is revoked without L4"));
+        }
+        if record(o)?.version(version).and_then(|v| v.account.clone()) != self.account() {
+            return broken(format!("version {version} is revoked at another account than it was made at"));
         }
         self.end(&id)?;
         Ok(Learned::RevokeAnswered(version))

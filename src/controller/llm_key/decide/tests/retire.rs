@@ -10,7 +10,7 @@ use super::world::{World, facts};
 use crate::api::{ConditionType, DeletionPolicy, PAUSED, Reason};
 use crate::domain::health::Verdict;
 use crate::domain::lifecycle::RevocationBasis;
-use crate::domain::lifecycle::VersionState::{Current, Overlap, Retiring, Revoked};
+use crate::domain::lifecycle::VersionState::{Abandoned, Current, Intent, Overlap, Retiring, Revoked};
 
 /// A minted key, rotated ten minutes after its creation.
 fn in_overlap() -> Run {
@@ -102,6 +102,20 @@ fn a_shared_key_is_kept_before_and_after_l4() {
 }
 
 #[test]
+fn a_secret_that_was_set_back_after_l4_is_repaired_before_the_revocation() {
+    let mut run = in_overlap();
+    let l4 = run.effects + 4;
+    run.faults.insert(l4, super::driver::Fault::CrashAfter);
+    run.until(&[], 4202).unwrap();
+    assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
+    let old = run.world.provider.keys[0].bytes.clone();
+    run.world.target.as_mut().unwrap().bytes.clone_from(&old);
+    run.until(&[], 9000).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_ne!(run.world.target.as_ref().unwrap().bytes, old);
+    assert_eq!(states(&run.world), [Revoked, Current]);
+}
+
+#[test]
 fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
     let mut run = in_overlap();
     let l4 = run.effects + 4;
@@ -117,6 +131,20 @@ fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
     run.world.project = "proj_1".into();
     run.until(&[], 15_000).unwrap();
     assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
+}
+
+#[test]
+fn a_lost_attempt_is_not_given_up_by_a_search_at_another_account() {
+    let mut run = Run::faulty(World::minting(), &[(3, super::driver::Fault::CrashAfter)]);
+    run.until(&[], 1).unwrap();
+    run.world.project = "proj_2".into();
+    run.world.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
+    run.until(&[], 3600).unwrap();
+    assert_eq!(states(&run.world), [Intent], "{}", run.story());
+    assert!(says(&plan(&run.world), ConditionType::Stalled, Reason::AdminCredentialMissing));
+    run.world.project = "proj_1".into();
+    run.until(&[], 7200).unwrap();
+    assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Abandoned], 0), "{}", run.story());
 }
 
 #[test]

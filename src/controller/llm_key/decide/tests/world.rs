@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::api::{
     FINALIZER, GoDuration, LLMKey, ProviderType, ROTATE, Reason, RotationMode, RotationPolicySpec, Schedule,
@@ -54,6 +55,8 @@ pub struct Provider {
     pub keys: Vec<ProviderKey>,
     /// What it says of keys that people supply.
     pub supplied: BTreeMap<String, Verdict>,
+    /// It makes no more keys.
+    pub full: bool,
     /// What it says of every key instead of the truth.
     pub answers: Option<Verdict>,
     /// New keys are refused for so long.
@@ -121,10 +124,11 @@ pub struct Held {
 }
 
 pub fn facts(bytes: &str) -> KeyFacts {
+    let digits = |text: &str| data_encoding::HEXLOWER.encode(&Sha256::digest(text));
     KeyFacts {
-        fingerprint: format!("whole-{bytes}"),
-        shown: format!("shown-{bytes}"),
-        last_four: bytes.chars().rev().take(4).collect(),
+        fingerprint: digits(bytes),
+        shown: digits(&format!("team-a/{bytes}"))[..12].to_owned(),
+        last_four: bytes[bytes.len().saturating_sub(4)..].to_owned(),
     }
 }
 
