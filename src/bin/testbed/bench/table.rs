@@ -5,33 +5,31 @@ use std::fmt::Write as _;
 use super::measure::Requests;
 use super::report::{Burst, Report, Run, Size, Trickle};
 
-/// A figure of a run.
-type Of<T> = fn(&Run) -> T;
-
-/// A burst of a run.
-type BurstOf = for<'a> fn(&'a Run) -> &'a Burst;
-
 /// What the project set itself to reach.
 const RATIO: f64 = 1.3;
 const TRICKLE: f64 = 3.0;
 const IDLE_SECONDS: f64 = 2.0;
 const STEADY_MIB: f64 = 64.0;
 
+/// One of a run's bursts.
+type Which = fn(&Run) -> &Burst;
+/// A figure of a run.
+type Figure = fn(&Run) -> f64;
+
 /// The whole page.
 pub fn markdown(report: &Report) -> String {
     let mut page = String::from("# The operator beside a bare controller\n\n");
-    preface(&mut page, report);
-    if let Err(error) = tables(&mut page, report) {
+    if let Err(error) = preface(&mut page, report).and_then(|()| tables(&mut page, report)) {
         tracing::error!(%error, "a table is incomplete");
     }
     page
 }
 
-fn preface(page: &mut String, report: &Report) {
+fn preface(page: &mut String, report: &Report) -> std::fmt::Result {
     let versions: Vec<String> =
         report.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let runs = report.sizes.iter().map(|size| size.runs.len()).max().unwrap_or_default();
-    let told = writeln!(
+    writeln!(
         page,
         "Measured {} with `make bench` (`make bench N=1000` for one size), {runs} runs of each number of keys on one control \
          plane, in one go. Figures are **min / median**. How it is measured, and what differs between the two sides: \
@@ -41,10 +39,7 @@ fn preface(page: &mut String, report: &Report) {
         report.date.format("%-d %B %Y, %H:%M UTC"),
         report.machine,
         versions.join(", "),
-    );
-    if let Err(error) = told {
-        tracing::error!(%error, "the preface is incomplete");
-    }
+    )
 }
 
 fn tables(page: &mut String, report: &Report) -> std::fmt::Result {
@@ -65,25 +60,25 @@ fn mark(met: bool) -> &'static str {
 fn reaches(page: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(page, "## What was to be reached\n\n| Reach | Found | |\n|---|---|---|")?;
     for size in report.sizes.iter().filter(|size| size.n >= 1000) {
-        let n = size.n;
-        let same = size.ratio(|r| r.unvalidated.seconds, |r| r.floor.seconds);
-        writeln!(
-            page,
-            "| {n} keys, validation off: ≤ {RATIO} × the floor | {same:.2} | {} |",
-            mark(same <= RATIO)
-        )?;
-        let asking = size.ratio(|r| r.validated.seconds, |r| r.floor_asking.seconds);
-        writeln!(
-            page,
-            "| {n} keys, validation on: ≤ {RATIO} × the floor that asks the provider too | {asking:.2} | {} |",
-            mark(asking <= RATIO)
-        )?;
-        let strict = size.ratio(|r| r.validated.seconds, |r| r.floor.seconds);
-        writeln!(
-            page,
-            "| {n} keys, validation on: ≤ {RATIO} × the floor without provider | {strict:.2} | {} |",
-            mark(strict <= RATIO)
-        )?;
+        let ratios: [(&str, Which, Which); 3] = [
+            ("off: ≤ 1.3 × the floor", |r| &r.unvalidated, |r| &r.floor),
+            ("on: ≤ 1.3 × the floor that asks the provider too", |r| &r.validated, |r| &r.floor_asking),
+            ("on: ≤ 1.3 × the floor without provider", |r| &r.validated, |r| &r.floor),
+        ];
+        for (name, measured, floor) in ratios {
+            let ratio = size.ratio(|r| measured(r).seconds, |r| floor(r).seconds);
+            let others =
+                |burst: fn(&Run) -> &Burst| size.spread(|r| burst(r).cpu.foreign_share * 100.0).median;
+            writeln!(
+                page,
+                "| {} keys, validation {name} | {ratio:.2}; other programs took {:.0} % of the machine here, {:.0} % under the \
+                 floor | {} |",
+                size.n,
+                others(measured),
+                others(floor),
+                mark(ratio <= RATIO)
+            )?;
+        }
     }
     if let Some(trickle) = &report.trickle {
         let ratio = trickle.unvalidated.secret_p99_ms / trickle.floor.secret_p99_ms;
@@ -106,11 +101,15 @@ fn reaches(page: &mut String, report: &Report) -> std::fmt::Result {
         let most = |value: fn(&Run) -> u64| size.runs.iter().map(value).max().unwrap_or_default();
         let written = most(|r| writes(&r.restart.requests));
         writeln!(page, "| … 0 writes (the Lease apart) | {written} | {} |", mark(written == 0))?;
-        let read = most(|r| reads(&r.restart.requests));
+        // The keyring and the install's Secret, and what a probe at its slot reads of its key.
+        let read = most(|r| {
+            let probes = u64::try_from(r.restart.provider_calls).unwrap_or(u64::MAX);
+            reads(&r.restart.requests).saturating_sub(2 + 3 * probes)
+        });
         writeln!(
             page,
-            "| … no reads of single objects (keyring, Lease and the like apart) | {read} | {} |",
-            mark(read < 20)
+            "| … no reads of single objects (but for keys whose slot has come: 3) | {read} | {} |",
+            mark(read == 0)
         )?;
         let astray = most(|r| u64::try_from(r.restart.provider_calls_outside_slots).unwrap_or(u64::MAX));
         writeln!(page, "| … no provider call outside its slot | {astray} | {} |", mark(astray == 0))?;
@@ -129,7 +128,7 @@ fn reaches(page: &mut String, report: &Report) -> std::fmt::Result {
 fn bursts(page: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(page, "## Burst: first create to the last `Ready=True`, seconds\n")?;
     head(page, report)?;
-    let rows: [(&str, BurstOf); 4] = [
+    let rows: [(&str, Which); 4] = [
         ("Floor", |r| &r.floor),
         ("Operator, validation off", |r| &r.unvalidated),
         ("Floor that asks the provider", |r| &r.floor_asking),
@@ -141,7 +140,7 @@ fn bursts(page: &mut String, report: &Report) -> std::fmt::Result {
     row(page, report, "of which creating the LLMKeys (validation on)", 2, |run| {
         run.validated.creating_seconds
     })?;
-    let ratios: [(&str, Of<f64>, Of<f64>); 3] = [
+    let ratios: [(&str, Figure, Figure); 3] = [
         ("Ratio, validation off", |r| r.unvalidated.seconds, |r| r.floor.seconds),
         ("Ratio, validation on, both ask", |r| r.validated.seconds, |r| r.floor_asking.seconds),
         ("Ratio, validation on, only the operator asks", |r| r.validated.seconds, |r| r.floor.seconds),
