@@ -27,14 +27,7 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
         return;
     };
     let number = version.version;
-    if let Some((reason, message)) = view.account_problem {
-        plan.stall(*reason, format!("version {number} waits for its revocation: {message}"));
-        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
-        return;
-    }
-    if version.account.as_ref() != view.account {
-        plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
-        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+    if unreachable(view, version, "waits for its revocation", env, plan) {
         return;
     }
     if waiting(view.memory, env, plan) {
@@ -137,6 +130,19 @@ pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
     true
 }
 
+/// The version's account is not the one at hand, or cannot be used: a call elsewhere would find nothing and prove nothing.
+fn unreachable(view: &View<'_>, version: &Version, what: &str, env: &Env, plan: &mut Plan) -> bool {
+    if let Some((reason, message)) = view.account_problem {
+        plan.stall(*reason, format!("version {} {what}: {message}", version.version));
+    } else if version.account.as_ref() != view.account {
+        plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
+    } else {
+        return false;
+    }
+    plan.wake_at(env.now + delta(env.timings.provider_check_interval));
+    true
+}
+
 /// Which account a version's key is at, for a person.
 pub(super) fn elsewhere(version: &Version) -> String {
     version.account.as_ref().map_or_else(
@@ -155,18 +161,10 @@ pub(super) fn elsewhere(version: &Version) -> String {
 pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     let View { record, pass, memory, .. } = *view;
     let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent) else { return };
-    if let Some((reason, message)) = view.account_problem {
-        plan.stall(*reason, format!("version {} may have been made: {message}", version.version));
-        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
-        return;
-    }
-    if version.account.as_ref() != view.account {
-        // The search would be at the wrong account, and would find nothing.
-        plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
-        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
-        return;
-    }
-    if waiting(memory, env, plan) || unlisted(record, pass, memory, env, plan) {
+    if unreachable(view, version, "may have been made", env, plan)
+        || waiting(memory, env, plan)
+        || unlisted(record, pass, memory, env, plan)
+    {
         return;
     }
     if let Some(minted) = &pass.minted {
