@@ -86,12 +86,10 @@ fn hang(t: &Tenant, operation: Operation, after: bool) -> u64 {
 }
 
 async fn all_struck(stage: &Stage, faults: &[u64]) {
-    wait("every call hangs", async || {
-        let reports = stage.sandbox.faults();
-        let struck = |id: &u64| reports.iter().any(|report| report.id == *id && report.fired > 0);
-        faults.iter().all(struck).then_some(())
-    })
-    .await;
+    for fault in faults {
+        let report = || stage.sandbox.faults().into_iter().find(|report| report.id == *fault);
+        wait(&format!("{:?} is struck", report()), async || report().filter(|r| r.fired > 0).map(drop)).await;
+    }
 }
 
 /// Where the operator is killed: while this call hangs, after its effect or before.
