@@ -199,6 +199,8 @@ reasons! {
     AdminCredentialInvalid,
     /// The admin credential is for another host than the `LLMProvider`'s URL.
     AdminCredentialHostMismatch,
+    /// The key is at another account than the `LLMProvider` names now.
+    AccountChanged,
     /// The provider cannot do what the spec asks for.
     NotSupported,
     /// The `LLMProvider`'s URL is not one that may be called.

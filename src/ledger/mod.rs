@@ -8,5 +8,5 @@ mod record;
 mod store;
 
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label};
-pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, Record, Released, Version};
-pub use store::{Ledger, LedgerError, Store};
+pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
+pub use store::{Holder, Ledger, LedgerError, Store};

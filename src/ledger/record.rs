@@ -91,6 +91,9 @@ pub struct Version {
     /// When a newer version took its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_at: Option<DateTime<Utc>>,
+    /// What the policy in force asked of the overlap when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<OverlapTerms>,
     /// L4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring_at: Option<DateTime<Utc>>,
@@ -126,6 +129,26 @@ pub struct AccountRef {
     pub host: String,
     /// Project, for OpenAI.
     pub project: String,
+}
+
+impl AccountRef {
+    /// Whether one admin credential reaches both.
+    pub fn same_but_for_the_project(&self, other: &Self) -> bool {
+        self.provider == other.provider && self.r#type == other.r#type && self.host == other.host
+    }
+}
+
+/// What a policy asks of an overlap: kept for the case that the policy goes before the overlap is over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OverlapTerms {
+    /// The policy as status showed it; none if there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// `overlap.minimum`.
+    pub minimum_seconds: u64,
+    /// `overlap.evidence.quietFor`.
+    pub quiet_for_seconds: u64,
 }
 
 /// The LLMKey is gone.
@@ -172,6 +195,13 @@ impl Record {
             .iter()
             .rev()
             .find(|v| matches!(v.state, VersionState::Publishing | VersionState::Current))
+    }
+
+    /// Whether a version that needs its key has the one with this fingerprint.
+    pub fn protects(&self, fingerprint: &str) -> bool {
+        self.versions
+            .iter()
+            .any(|v| v.state.protects_key() && v.key.as_ref().is_some_and(|k| k.fingerprint == fingerprint))
     }
 
     /// Fingerprints of keys that may still work.
@@ -255,6 +285,7 @@ pub(super) mod tests {
             created_at: at(i64::from(number)),
             published_at: None,
             superseded_at: None,
+            overlap: None,
             retiring_at: None,
             revoked_at: None,
             basis: None,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
-use kube::core::PartialObjectMeta;
 
-use super::codec::{DecodeError, decode, encode, fingerprint_label};
+use super::codec::{DecodeError, Summary, decode, encode, fingerprint_label};
 use super::record::Record;
+use crate::api::LEDGER_SUMMARY;
 use crate::crypto::Keyring;
 use crate::domain::names::ledger_name;
 
@@ -55,11 +55,19 @@ impl From<kube::Error> for LedgerError {
     }
 }
 
+/// A ledger that needs a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Name of its Secret.
+    pub ledger: String,
+    /// Namespace and name of its LLMKey, if it can be read.
+    pub key: Option<(String, String)>,
+}
+
 /// All ledgers of this install.
 #[derive(Clone)]
 pub struct Store {
     secrets: Api<Secret>,
-    metadata: Api<PartialObjectMeta<Secret>>,
     namespace: Arc<str>,
     keyring: Arc<Keyring>,
 }
@@ -67,12 +75,7 @@ pub struct Store {
 impl Store {
     /// The ledgers in the operator's namespace.
     pub fn new(client: &kube::Client, namespace: &str, keyring: Arc<Keyring>) -> Self {
-        Self {
-            secrets: Api::namespaced(client.clone(), namespace),
-            metadata: Api::namespaced(client.clone(), namespace),
-            namespace: namespace.into(),
-            keyring,
-        }
+        Self { secrets: Api::namespaced(client.clone(), namespace), namespace: namespace.into(), keyring }
     }
 
     /// Quorum read.
@@ -133,15 +136,27 @@ impl Store {
         Ok(())
     }
 
-    /// Names of the ledgers that hold a key that may still work: one quorum LIST.
-    pub async fn holders(&self, fingerprint: &str) -> Result<Vec<String>, LedgerError> {
+    /// The ledgers with a version that needs the key: one quorum LIST. One that cannot be read counts as well, since nobody
+    /// can tell what it needs.
+    pub async fn holders(&self, fingerprint: &str) -> Result<Vec<Holder>, LedgerError> {
         let label = fingerprint_label(fingerprint);
         let found = self
-            .metadata
+            .secrets
             .list(&ListParams::default().labels(&label))
             .await
             .map_err(|e| LedgerError::Kube(Box::new(e)))?;
-        Ok(found.items.into_iter().filter_map(|s| s.metadata.name).collect())
+        Ok(found.items.iter().filter_map(|secret| self.holder(secret, fingerprint)).collect())
+    }
+
+    fn holder(&self, secret: &Secret, fingerprint: &str) -> Option<Holder> {
+        let ledger = secret.metadata.name.clone()?;
+        let summary = secret.metadata.annotations.as_ref().and_then(|a| a.get(LEDGER_SUMMARY));
+        let place = summary.and_then(|text| serde_json::from_str::<Summary>(text).ok());
+        match place.map(|s| decode(secret, &s.namespace, &s.name, &self.keyring)) {
+            Some(Ok(record)) if !record.protects(fingerprint) => None,
+            Some(Ok(record)) => Some(Holder { ledger, key: Some((record.namespace, record.name)) }),
+            _ => Some(Holder { ledger, key: None }),
+        }
     }
 
     fn ledger(&self, secret: &Secret, namespace: &str, name: &str) -> Result<Ledger, LedgerError> {

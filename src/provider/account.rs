@@ -88,6 +88,14 @@ impl Account {
         Ok(Self { endpoint, project: project.to_owned(), credential: credential.credential })
     }
 
+    /// Another project of the same account.
+    pub fn in_project(&self, project: &str) -> Result<Self, AccountError> {
+        if !is_object_id(project) {
+            return Err(AccountError::BadProject);
+        }
+        Ok(Self { project: project.to_owned(), ..self.clone() })
+    }
+
     /// The API it belongs to.
     pub const fn endpoint(&self) -> &Endpoint {
         &self.endpoint

@@ -3,6 +3,7 @@
 // Clippy's leave for tests covers functions marked as tests, not the helpers beside them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod accounts;
 mod architecture;
 mod bad_account;
 mod bad_input;

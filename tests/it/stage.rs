@@ -107,6 +107,18 @@ impl Operator {
     }
 }
 
+/// A test that fails shows what its own operator did last.
+impl Drop for Operator {
+    #[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the operator's last lines:\n{}", lines[lines.len().saturating_sub(400)..].join("\n"));
+        }
+    }
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -110,8 +110,8 @@ impl Actor<'_> {
             Effect::SwapLedger(record) => self.swap_ledger(o, record).await,
             Effect::DeleteLedger => self.delete_ledger(o).await,
             Effect::Mint { version } => self.mint(o, *version).await,
-            Effect::FindStrays { below } => self.find_strays(o, *below).await,
-            Effect::RevokeStray { id } => self.revoke_stray(id).await,
+            Effect::FindStrays { project, below } => self.find_strays(o, project, *below).await,
+            Effect::RevokeStray { project, id } => self.revoke_stray(project, id).await,
             Effect::Validate(subject) => self.validate(o, *subject).await,
             Effect::WriteTarget { version } => self.write_target(o, *version).await,
             Effect::DeleteTarget => self.delete_target(o).await,
@@ -318,7 +318,25 @@ impl Actor<'_> {
         let own = ledger_name(&record.namespace, &record.name);
         let key = record.version(version).and_then(|v| v.key.as_ref()).ok_or(NotDone::Changed)?;
         let holders = self.ctx.ledgers.holders(&key.fingerprint).await?;
-        Ok(Learned::Shared { version, shared: holders.iter().any(|holder| *holder != own) })
+        let holder = holders.into_iter().find(|holder| holder.ledger != own).map(|holder| {
+            tracing::warn!(
+                namespace = record.namespace,
+                name = record.name,
+                version,
+                ledger = holder.ledger,
+                holder = holder.key.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
+                "a key is not revoked: another LLMKey has the same"
+            );
+            match holder.key {
+                // What other namespaces hold is told to administrators, in the log.
+                Some((namespace, name)) if namespace == record.namespace => {
+                    format!("LLMKey {namespace}/{name}")
+                }
+                Some(_) => "an LLMKey of another namespace".to_owned(),
+                None => "a ledger that cannot be read".to_owned(),
+            }
+        });
+        Ok(Learned::Shared { version, holder })
     }
 
     async fn announce(&self, warning: bool, reason: Reason, note: &str) {

@@ -20,8 +20,10 @@ pub enum Learned {
     LedgerDeleted,
     /// The provider made a key.
     Minted(Minted),
-    /// Keys of earlier attempts: id and name.
-    Strays(Vec<(String, String)>),
+    /// The provider refused to make a key, and made none.
+    MintRefused(Failure),
+    /// Ids of keys of earlier attempts in a project.
+    Strays(Vec<String>),
     /// A key that nobody's version holds is gone.
     StrayRevoked(String),
     /// The provider's word on a key.
@@ -46,8 +48,8 @@ pub enum Learned {
     Shared {
         /// The version.
         version: i32,
-        /// The answer.
-        shared: bool,
+        /// Who holds it, in words.
+        holder: Option<String>,
     },
     /// When the version's key was last used.
     LastUse {
@@ -95,12 +97,22 @@ impl Observed {
                 self.pass.minted = Some(minted);
                 self.memory.failing = None;
             }
+            Learned::MintRefused(failure) => {
+                self.fail(failure, env);
+                self.pass.refused = match &self.ledger {
+                    LedgerView::Present(ledger) => Some(ledger.record.attempt),
+                    _ => None,
+                };
+            }
             Learned::Strays(strays) => {
-                self.pass.names_searched = true;
-                self.pass.strays = strays;
+                if let Effect::FindStrays { project, .. } = effect {
+                    self.pass.strays.retain(|(known, _)| known != project);
+                    self.pass.strays.extend(strays.into_iter().map(|id| (project.clone(), id)));
+                    self.pass.searched.insert(project.clone());
+                }
             }
             Learned::StrayRevoked(id) => {
-                self.pass.strays.retain(|(stray, _)| *stray != id);
+                self.pass.strays.retain(|(_, stray)| *stray != id);
                 if self.pass.minted.as_ref().is_some_and(|m| m.id == id) {
                     self.pass.minted = None;
                 }
@@ -121,20 +133,22 @@ impl Observed {
                 self.target = TargetView::Absent;
                 self.pass.deleted_target = true;
             }
-            Learned::Shared { version, shared } => {
-                self.pass.shared = Some((version, shared));
+            Learned::Shared { version, holder } => {
+                self.pass.shared.insert(version, holder);
                 if self.state_of(version) == Some(VersionState::Retiring) {
-                    self.pass.checked_after_l4 = Some(version);
+                    self.pass.checked_after_l4.insert(version);
                 }
             }
             Learned::LastUse { version, used } => {
                 self.memory.last_use = Some((version, env.now, used));
                 self.mended(&[Reason::RevokeFailed]);
             }
-            Learned::RevokeAnswered(version) => self.pass.revoke_answered = Some(version),
+            Learned::RevokeAnswered(version) => {
+                self.pass.revoke_answered.insert(version);
+            }
             // The answer to a revocation is not yet its success: the account may still not list its keys.
             Learned::Confirmed { version, gone } => {
-                self.pass.confirmed = Some((version, gone));
+                self.pass.confirmed.insert(version, gone);
                 self.memory.failing = None;
             }
             Learned::Reminded => {
@@ -190,10 +204,14 @@ impl Observed {
         if before.as_ref().is_none_or(|b| b.attempt < record.attempt)
             && let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent)
         {
-            let begun = before.as_ref().is_none_or(|b| b.version(version.version).is_none());
+            // Nothing can be left of an attempt that was never made, nor of one that was refused.
+            let earlier = before.as_ref().and_then(|b| b.version(version.version));
             self.pass.fenced = Some(record.attempt);
-            self.pass.names_searched = begun;
-            self.pass.strays = Vec::new();
+            self.pass.strays.clear();
+            self.pass.searched.clear();
+            if earlier.is_none_or(|v| v.account.is_none()) {
+                self.pass.searched.extend(version.account.as_ref().map(|a| a.project.clone()));
+            }
         }
         if record.versions.iter().all(|v| v.state != VersionState::Intent) {
             self.pass.minted = None;
@@ -202,8 +220,8 @@ impl Observed {
         if !record.versions.iter().any(|v| v.state.open()) {
             self.memory.failing = None;
         }
-        self.pass.confirmed = None;
-        self.pass.revoke_answered = None;
+        self.pass.confirmed.clear();
+        self.pass.revoke_answered.clear();
         self.ledger = LedgerView::Present(Box::new(ledger));
     }
 

@@ -1,5 +1,6 @@
 //! What is observed, and what is planned. Plain data, no key material.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -226,26 +227,36 @@ impl Failing {
 pub struct Pass {
     /// The mint attempt that this reconcile has put on record and not yet made.
     pub fenced: Option<u32>,
-    /// The account holds no key of an earlier attempt.
-    pub names_searched: bool,
-    /// Keys of earlier attempts: id and name.
+    /// Projects that were searched for keys of earlier attempts.
+    pub searched: BTreeSet<String>,
+    /// Keys of earlier attempts: project and id.
     pub strays: Vec<(String, String)>,
     /// The key that was made.
     pub minted: Option<Minted>,
-    /// Whether another ledger or version holds the key: version, answer.
-    pub shared: Option<(i32, bool)>,
-    /// L4 was written by this reconcile, and `shared` was asked again after it.
-    pub checked_after_l4: Option<i32>,
-    /// The provider was told to revoke the version's key, and answered.
-    pub revoke_answered: Option<i32>,
-    /// Whether the provider still knows the version's key.
-    pub confirmed: Option<(i32, bool)>,
+    /// The mint attempt that the provider refused: it made no key.
+    pub refused: Option<u32>,
+    /// Versions that were asked about, and who else holds the same key, in words.
+    pub shared: BTreeMap<i32, Option<String>>,
+    /// Versions for which `shared` was asked after their L4 was on record.
+    pub checked_after_l4: BTreeSet<i32>,
+    /// Versions whose revocation the provider answered.
+    pub revoke_answered: BTreeSet<i32>,
+    /// Versions that the provider was asked about after that: whether their keys are gone and refused.
+    pub confirmed: BTreeMap<i32, bool>,
     /// The delivered key was checked in this reconcile.
     pub checked_delivered: bool,
     /// The target was written in this reconcile.
     pub wrote_target: Option<i32>,
     /// The target was deleted in this reconcile.
     pub deleted_target: bool,
+}
+
+impl Pass {
+    /// Another hand wrote: who holds a key is asked again.
+    pub fn forget_holders(&mut self) {
+        self.shared.clear();
+        self.checked_after_l4.clear();
+    }
 }
 
 /// The provider's answer to a mint.
@@ -286,13 +297,17 @@ pub enum Effect {
         /// The version.
         version: i32,
     },
-    /// List the account for keys of earlier attempts of this lineage.
+    /// List a project for keys of earlier attempts of this lineage.
     FindStrays {
+        /// The project.
+        project: String,
         /// Only names with a lower attempt.
         below: u32,
     },
     /// Revoke a key that no version of the ledger holds.
     RevokeStray {
+        /// Its project.
+        project: String,
         /// Its id.
         id: String,
     },

@@ -138,8 +138,7 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
 /// Reads again after another hand's write: nothing is taken from the watches.
 pub async fn look_again(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::Error> {
     seeing.held.look_again = true;
-    seeing.observed.pass.shared = None;
-    seeing.observed.pass.checked_after_l4 = None;
+    seeing.observed.pass.forget_holders();
     read(ctx, key, seeing).await
 }
 

@@ -112,12 +112,19 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
 /// The policy in force.
 pub fn policy_view(ctx: &Ctx, key: &LLMKey) -> PolicyView {
     let namespace = key.namespace().unwrap_or_default();
+    let unreadable = |shown: String, defaulted| PolicyView {
+        problem: Some((
+            Reason::Malformed,
+            format!("{shown} cannot be read: apply it again in the CRD's form"),
+        )),
+        ..policy(&RotationPolicySpec::default(), shown, defaulted, &ctx.timings)
+    };
     let Some(reference) = &key.spec.rotation_policy_ref else {
+        let shown = "ClusterRotationPolicy/default (Defaulted)".to_owned();
         return match cluster_policy(ctx, "default") {
-            Some(Ok(spec)) => {
-                policy(&spec, "ClusterRotationPolicy/default (Defaulted)".into(), true, &ctx.timings)
-            }
-            _ => policy(&RotationPolicySpec::default(), String::new(), false, &ctx.timings),
+            Some(Ok(spec)) => policy(&spec, shown, true, &ctx.timings),
+            Some(Err(())) => unreadable(shown, true),
+            None => policy(&RotationPolicySpec::default(), String::new(), false, &ctx.timings),
         };
     };
     let shown = format!("{}/{}", reference.kind.as_str(), reference.name);
@@ -131,14 +138,7 @@ pub fn policy_view(ctx: &Ctx, key: &LLMKey) -> PolicyView {
     };
     match found {
         Some(Ok(spec)) => policy(&spec, shown, false, &ctx.timings),
-        Some(Err(())) => {
-            let problem =
-                (Reason::Malformed, format!("{shown} cannot be read: apply it again in the CRD's form"));
-            PolicyView {
-                problem: Some(problem),
-                ..policy(&RotationPolicySpec::default(), shown, false, &ctx.timings)
-            }
-        }
+        Some(Err(())) => unreadable(shown, false),
         None => {
             let problem = (
                 Reason::PolicyNotFound,

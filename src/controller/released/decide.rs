@@ -4,7 +4,7 @@ use crate::api::rfc3339;
 use crate::controller::llm_key::decide::{give_up, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::lifecycle::VersionState;
-use crate::ledger::{Record, Released};
+use crate::ledger::{Record, Released, Version};
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
@@ -50,9 +50,7 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let end = last + interval(env.timings.sweep_interval * env.timings.sweep_clean_count);
     if env.now < end {
         plan.wake_at(end);
-    } else if view.account.is_some() && !retire::searched(&view, plan) {
-        // A key of a lost attempt was found.
-    } else {
+    } else if searched(&view, plan) {
         tracing::info!(
             namespace = record.namespace,
             name = record.name,
@@ -61,6 +59,13 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         );
         plan.effects.push(Effect::DeleteLedger);
     }
+}
+
+/// Whether no project that keys were made in holds one of a lost attempt, as far as the account at hand reaches.
+fn searched(view: &retire::View<'_>, plan: &mut Plan) -> bool {
+    let reached = |v: &&Version| matches!((&v.account, view.account), (Some(of), Some(at_hand)) if of.same_but_for_the_project(at_hand));
+    let minted = view.record.versions.iter().filter(|v| v.mint_name.is_some());
+    minted.filter(reached).all(|version| retire::searched_after(view, version, plan))
 }
 
 /// The LLMKey went without a word: it had nothing to revoke, or its finalizer was taken off by another hand.

@@ -1,7 +1,5 @@
 //! Effects at the provider.
 
-use std::sync::Arc;
-
 use chrono::Timelike;
 
 use super::{Actor, NotDone, failure, record};
@@ -13,21 +11,38 @@ use crate::controller::llm_key::observe::facts;
 use crate::crypto::SecretBytes;
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
-use crate::provider::{Account, CallError, Endpoint, ErrorClass, MintError, ProviderKeyId};
+use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
 impl Actor<'_> {
-    fn account(&self) -> Result<Arc<Account>, NotDone> {
-        self.held.account.clone().ok_or_else(|| {
+    /// The account at hand, in the given project of it.
+    fn account_in(&self, project: &str) -> Result<Account, NotDone> {
+        let account = self.held.account.as_ref().ok_or_else(|| {
             let message = "the account cannot be used".to_owned();
             NotDone::Failed(failure(Reason::AdminCredentialMissing, message, Class::User))
-        })
+        })?;
+        account.in_project(project).map_err(|_| NotDone::Changed)
+    }
+
+    /// The account that a version's key is at: the decision made sure that it is the one at hand but for the project.
+    fn account_of(&self, o: &Observed, version: i32) -> Result<Account, NotDone> {
+        let of = record(o)?.version(version).and_then(|v| v.account.as_ref()).ok_or(NotDone::Changed)?;
+        self.account_in(&of.project)
+    }
+
+    /// The keys in a project. One that the LLMProvider does not name any more may be gone: then it holds none.
+    async fn list(&self, account: &Account) -> Result<Vec<ListedKey>, CallError> {
+        let named = self.held.account.as_ref().is_some_and(|a| a.project() == account.project());
+        match self.ctx.providers.list(account).await {
+            Err(error) if error.class == ErrorClass::NotFound && !named => Ok(Vec::new()),
+            listed => listed,
+        }
     }
 
     pub(super) async fn mint(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let record = record(o)?;
         let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
-        let account = self.account()?;
+        let account = self.account_of(o, version)?;
         match self.ctx.providers.mint(&account, &name).await {
             Ok(made) => {
                 let facts = facts(self.ctx, &record.namespace, &made.secret);
@@ -46,15 +61,28 @@ impl Actor<'_> {
                 if matches!(error, MintError::UnknownOutcome(_)) {
                     // The key may be there and not yet listed: looked for too early, it would be missed.
                     failure.retry_after = failure.retry_after.max(Some(self.ctx.timings.list_visibility_lag));
+                    return Err(NotDone::Failed(failure));
                 }
-                Err(NotDone::Failed(failure))
+                tracing::warn!(
+                    namespace = record.namespace,
+                    name = record.name,
+                    reason = failure.reason.as_str(),
+                    "{}",
+                    failure.message
+                );
+                Ok(Learned::MintRefused(failure))
             }
         }
     }
 
-    pub(super) async fn find_strays(&mut self, o: &Observed, below: u32) -> Result<Learned, NotDone> {
-        let account = self.account()?;
-        let listed = self.ctx.providers.list(&account).await.map_err(|error| {
+    pub(super) async fn find_strays(
+        &mut self,
+        o: &Observed,
+        project: &str,
+        below: u32,
+    ) -> Result<Learned, NotDone> {
+        let account = self.account_in(project)?;
+        let listed = self.list(&account).await.map_err(|error| {
             let message = format!("the account's keys could not be listed: {error}");
             NotDone::Failed(call_failure(Reason::MintFailed, message, &error))
         })?;
@@ -62,8 +90,8 @@ impl Actor<'_> {
         Ok(Learned::Strays(strays(record(o)?, listed, below)))
     }
 
-    pub(super) async fn revoke_stray(&mut self, id: &str) -> Result<Learned, NotDone> {
-        let account = self.account()?;
+    pub(super) async fn revoke_stray(&mut self, project: &str, id: &str) -> Result<Learned, NotDone> {
+        let account = self.account_in(project)?;
         let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
         match self.ctx.providers.revoke(&account, &key).await {
             Ok(_) => {
@@ -118,7 +146,7 @@ impl Actor<'_> {
     }
 
     pub(super) async fn read_last_use(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
-        let account = self.account()?;
+        let account = self.account_of(o, version)?;
         match self.ctx.providers.last_used(&account, &Self::key_id(o, version)?).await {
             Ok(answer) => {
                 let used =
@@ -135,7 +163,7 @@ impl Actor<'_> {
     }
 
     pub(super) async fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
-        let account = self.account()?;
+        let account = self.account_of(o, version)?;
         match self.ctx.providers.revoke(&account, &Self::key_id(o, version)?).await {
             Ok(_) => Ok(Learned::RevokeAnswered(version)),
             Err(error) => {
@@ -148,9 +176,9 @@ impl Actor<'_> {
 
     /// Gone from the list, and refused: only both together are a revocation.
     pub(super) async fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
-        let account = self.account()?;
+        let account = self.account_of(o, version)?;
         let id = Self::key_id(o, version)?;
-        let listed = self.ctx.providers.list(&account).await.map_err(|error| {
+        let listed = self.list(&account).await.map_err(|error| {
             let message = format!("the revocation of version {version} could not be confirmed: {error}");
             NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error))
         })?;

@@ -8,7 +8,7 @@ use crate::controller::llm_key::model::{
     Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView,
 };
 use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
-use crate::ledger::{Record, Version};
+use crate::ledger::{AccountRef, OverlapTerms, Record, Version};
 
 pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(version) = record.in_flight() else { return };
@@ -32,28 +32,38 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
-    if !same_account(o, version) {
-        plan.stall(Reason::AdminCredentialMissing, retire::elsewhere(version));
+    let open = version.account.is_some();
+    if open && o.pass.refused == Some(record.attempt) {
+        plan.effects.push(Effect::SwapLedger(Box::new(closed(record, version.version, env))));
+        return;
+    }
+    let account = o.provider.account.as_ref();
+    if open && !super::within_reach(version, account) {
+        plan.stall(Reason::AccountChanged, retire::elsewhere(version));
         return;
     }
     if plan.stalled()
         || retire::waiting(&o.memory, env, plan)
-        || retire::unlisted(record, &o.pass, &o.memory, env, plan)
+        || open && retire::unlisted(record, &o.pass, &o.memory, env, plan)
     {
         progressing(record, plan);
         return;
     }
     progressing(record, plan);
-    if o.pass.fenced != Some(record.attempt) {
+    if !open || o.pass.fenced != Some(record.attempt) {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
         // cannot make it live between our reading and our revoking.
-        plan.effects.push(Effect::SwapLedger(Box::new(refenced(record, version.version, env))));
-    } else if !o.pass.names_searched {
-        plan.effects.push(Effect::FindStrays { below: record.attempt });
-    } else if let Some((id, _)) = o.pass.strays.first() {
-        plan.effects.push(Effect::RevokeStray { id: id.clone() });
-    } else {
-        plan.effects.push(Effect::Mint { version: version.version });
+        let next = refenced(record, version.version, account, env);
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+    } else if let Some(of) = &version.account
+        && retire::searched(of, record.attempt, &o.pass, plan)
+    {
+        if Some(of) == account {
+            plan.effects.push(Effect::Mint { version: version.version });
+        } else {
+            // The LLMProvider names another project now, and nothing is left in this one.
+            plan.effects.push(Effect::SwapLedger(Box::new(closed(record, version.version, env))));
+        }
     }
 }
 
@@ -64,12 +74,25 @@ fn progressing(record: &Record, plan: &mut Plan) {
     }
 }
 
-pub(super) fn refenced(record: &Record, number: i32, env: &Env) -> Record {
+/// The next attempt, at the account of the one before; one that was refused binds nobody to its account.
+pub(super) fn refenced(record: &Record, number: i32, account: Option<&AccountRef>, env: &Env) -> Record {
     let mut next = successor(record, env);
     next.attempt += 1;
     let name = mint_name(&next, number, env);
     if let Some(version) = next.version_mut(number) {
         version.mint_name = name;
+        version.account = version.account.take().or_else(|| account.cloned());
+    }
+    next
+}
+
+/// No attempt so far has left a key behind: the last one was refused, or is fenced and was searched for. So the next one may
+/// be made at whatever account there is then.
+fn closed(record: &Record, number: i32, env: &Env) -> Record {
+    let mut next = successor(record, env);
+    if let Some(version) = next.version_mut(number) {
+        version.mint_name = None;
+        version.account = None;
     }
     next
 }
@@ -85,10 +108,6 @@ fn minted_record(record: &Record, number: i32, minted: &Minted, env: &Env) -> Re
     next
 }
 
-fn same_account(o: &Observed, version: &Version) -> bool {
-    version.account.is_some() && version.account == o.provider.account
-}
-
 fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
     if carried(o, version.version) {
         plan.effects.push(Effect::SwapLedger(Box::new(current(o, record, version.version, env))));
@@ -100,7 +119,7 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
     }
     let Some(facts) = &version.key else { return };
     if !super::at_home(o, version) {
-        plan.stall(Reason::AdminCredentialMissing, retire::elsewhere(version));
+        plan.stall(Reason::AccountChanged, retire::elsewhere(version));
         return;
     }
     if made_long_ago_and_refused(o, facts.shown.as_str(), version, env) {
@@ -189,6 +208,11 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
             && let Some(version) = next.version_mut(old)
         {
             version.superseded_at = Some(since);
+            version.overlap = (state == VersionState::Overlap).then(|| OverlapTerms {
+                policy: o.policy.shown.clone(),
+                minimum_seconds: o.policy.overlap_minimum.as_secs(),
+                quiet_for_seconds: o.policy.quiet_for.as_secs(),
+            });
         }
     }
     if next.advance(number, VersionState::Current)

@@ -23,7 +23,7 @@ use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
 use crate::domain::lifecycle::{Origin, VersionState};
 use crate::domain::names::{AttemptId, MintName};
-use crate::ledger::{Ledger, Record, Version};
+use crate::ledger::{AccountRef, Ledger, Record, Version};
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
@@ -87,8 +87,8 @@ fn blockers(o: &Observed, plan: &mut Plan) {
 /// The record was read: the first step that is due is the plan.
 fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     let record = &ledger.record;
-    if let Some(id) = nobodys(o, record) {
-        plan.effects.push(Effect::RevokeStray { id });
+    if let (Some(id), Some(account)) = (nobodys(o, record), &o.provider.account) {
+        plan.effects.push(Effect::RevokeStray { project: account.project.clone(), id });
         return;
     }
     if record.owner.as_deref() != Some(o.key.uid.as_str()) {
@@ -144,12 +144,17 @@ fn repair_before_revocation(o: &Observed, record: &Record, env: &Env, plan: &mut
     }
 }
 
-/// The target must carry the delivered version, whatever happened to it.
 /// Whether a minted key belongs to the account at hand. Elsewhere it is neither shown nor delivered with that URL.
 fn at_home(o: &Observed, version: &Version) -> bool {
-    version.origin == Origin::Supplied || version.account == o.provider.account
+    version.origin == Origin::Supplied || within_reach(version, o.provider.account.as_ref())
 }
 
+/// Whether the admin credential at hand is for the account that the version's key is at, whichever its project.
+fn within_reach(version: &Version, at_hand: Option<&AccountRef>) -> bool {
+    matches!((&version.account, at_hand), (Some(of), Some(at_hand)) if of.same_but_for_the_project(at_hand))
+}
+
+/// The target must carry the delivered version, whatever happened to it.
 fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(delivered) = record.delivered().filter(|v| at_home(o, v)) else { return };
     let right = match &o.target {

@@ -1,7 +1,9 @@
 //! Two keys work: what must be known before the older one is revoked.
 
+use std::time::Duration;
+
 use super::gate::delta;
-use super::retire::{protected_here, shared};
+use super::retire::holder;
 use super::successor;
 use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView};
@@ -36,7 +38,8 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         }
     };
     let Some(since) = since else { return };
-    let over = since + delta(env.timings.scale(o.policy.overlap_minimum));
+    let (minimum, quiet_for) = terms(o, old);
+    let over = since + delta(env.timings.scale(minimum));
     if env.now < over {
         hold(
             plan,
@@ -55,23 +58,16 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         hold(plan, failing.reason, failing.message.clone());
         return;
     }
-    let Some(basis) = quiet(o, old, env, plan) else { return };
+    let Some(basis) = quiet(o, old, env.timings.scale(quiet_for), env, plan) else { return };
     if !delivered_works(o, delivered, env, plan) {
         return;
     }
-    match o.pass.shared {
-        Some((number, _)) if number == old.version => {}
-        _ => {
-            plan.effects.push(Effect::CheckShared { version: old.version });
-            return;
-        }
+    if !o.pass.shared.contains_key(&old.version) {
+        plan.effects.push(Effect::CheckShared { version: old.version });
+        return;
     }
-    if shared(&o.pass, old.version) || protected_here(record, old) {
-        hold(
-            plan,
-            Reason::KeyShared,
-            format!("version {} is kept: another version or LLMKey holds the same key", old.version),
-        );
+    if let Some(holder) = holder(&o.pass, record, old) {
+        hold(plan, Reason::KeyShared, format!("version {} is kept: {holder} has the same key", old.version));
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
@@ -82,6 +78,16 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         version.retiring_at = Some(env.now);
         version.basis = Some(basis);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
+    }
+}
+
+/// What is asked of the overlap: by the policy in force, or, if there is none any more, by the one under which it began.
+fn terms(o: &Observed, old: &Version) -> (Duration, Duration) {
+    match (&o.policy.shown, &old.overlap) {
+        (None, Some(begun)) if begun.policy.is_some() => {
+            (Duration::from_secs(begun.minimum_seconds), Duration::from_secs(begun.quiet_for_seconds))
+        }
+        _ => (o.policy.overlap_minimum, o.policy.quiet_for),
     }
 }
 
@@ -99,13 +105,18 @@ fn held(o: &Observed, old: &Version) -> Option<(Reason, String)> {
     if let Some((reason, message)) = o.provider.problem.as_ref().or(o.provider.account_problem.as_ref()) {
         return Some((*reason, format!("version {} is kept: {message}", old.version)));
     }
-    (old.account.is_none() || old.account != o.provider.account)
-        .then(|| (Reason::AdminCredentialMissing, super::retire::elsewhere(old)))
+    (!super::within_reach(old, o.provider.account.as_ref()))
+        .then(|| (Reason::AccountChanged, super::retire::elsewhere(old)))
 }
 
 /// The basis, once the provider has not seen the older key for long enough.
-fn quiet(o: &Observed, old: &Version, env: &Env, plan: &mut Plan) -> Option<RevocationBasis> {
-    let quiet_for = env.timings.scale(o.policy.quiet_for);
+fn quiet(
+    o: &Observed,
+    old: &Version,
+    quiet_for: Duration,
+    env: &Env,
+    plan: &mut Plan,
+) -> Option<RevocationBasis> {
     if quiet_for.is_zero() || !o.provider.reports_last_use {
         return Some(RevocationBasis::MinimumElapsed);
     }
@@ -139,7 +150,7 @@ fn quiet(o: &Observed, old: &Version, env: &Env, plan: &mut Plan) -> Option<Revo
 /// The new key must work now, or the older one is the only one that does.
 fn delivered_works(o: &Observed, delivered: &Version, env: &Env, plan: &mut Plan) -> bool {
     if !super::at_home(o, delivered) {
-        hold(plan, Reason::AdminCredentialMissing, super::retire::elsewhere(delivered));
+        hold(plan, Reason::AccountChanged, super::retire::elsewhere(delivered));
         return false;
     }
     if o.key.validation == ValidationMode::Disabled {

@@ -61,7 +61,8 @@ fn keeps_keys(o: &Observed, record: &Record, env: &Env) -> bool {
         .as_ref()
         .is_none_or(|r| r.hand_over && (!o.key.minted || env.now < r.revoke_not_before));
     let same_source = record.delivered().is_none_or(|v| (v.origin == Origin::Minted) == o.key.minted);
-    let same_account = !o.key.minted || record.minted_alive().all(|v| v.account == o.provider.account);
+    let same_account = !o.key.minted
+        || record.minted_alive().all(|v| v.account.is_none() || v.account == o.provider.account);
     in_time && same_source && same_account && !record.revoked_by_spec
 }
 

@@ -4,7 +4,7 @@ use super::gate::delta;
 use super::successor;
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, Memory, Pass, Plan};
-use crate::domain::lifecycle::VersionState;
+use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{AccountRef, Record, Version};
 
 /// What revocation needs to know.
@@ -21,46 +21,68 @@ pub struct View<'a> {
     pub pass: &'a Pass,
 }
 
-/// One step for the first version that is being revoked.
+/// One step for the versions that are being revoked: one that cannot go on holds up no other.
 pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
-    let Some(version) = view.record.versions.iter().find(|v| v.state == VersionState::Retiring) else {
+    let retiring: Vec<&Version> =
+        view.record.versions.iter().filter(|v| v.state == VersionState::Retiring).collect();
+    if retiring.is_empty() {
         return;
-    };
+    }
+    if waiting(view.memory, env, plan) {
+        revoking(retiring[0].version, plan);
+        return;
+    }
+    // A failure ends a reconcile: in the next one it is another version's turn.
+    let failures = view.memory.failing.as_ref().map_or(0, |f| f.count);
+    let first = usize::try_from(failures).unwrap_or_default() % retiring.len();
+    for version in retiring.iter().cycle().skip(first).take(retiring.len()) {
+        revoke(view, version, env, plan);
+        revoking(version.version, plan);
+        if !plan.effects.is_empty() {
+            return;
+        }
+    }
+}
+
+fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
     let number = version.version;
     if unreachable(view, version, "waits for its revocation", env, plan) {
         return;
     }
-    if waiting(view.memory, env, plan) {
-        revoking(number, plan);
-        return;
+    match view.pass.confirmed.get(&number) {
+        Some(true) => return record_revoked(view, number, env, plan),
+        Some(false) => {
+            // The provider still accepts it somewhere: asked again until it does not.
+            plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
+            return;
+        }
+        None => {}
     }
-    if let Some((confirmed, true)) = view.pass.confirmed
-        && confirmed == number
-    {
-        record_revoked(view, number, env, plan);
-        return;
-    }
-    if view.pass.checked_after_l4 != Some(number) {
+    if !view.pass.checked_after_l4.contains(&number) {
         plan.effects.push(Effect::CheckShared { version: number });
-    } else if shared(view.pass, number) || protected_here(view.record, version) {
-        plan.find(
-            ConditionType::OverlapActive,
-            ConditionStatus::True,
-            Reason::KeyShared,
-            format!("version {number} is not revoked: another version or LLMKey holds the same key"),
-        );
-        plan.wake_at(env.now + delta(env.timings.provider_check_interval));
-    } else if !open_attempt(view.record) && !searched(view, plan) {
+    } else if let Some(holder) = holder(view.pass, view.record, version) {
+        shared(version, &holder, env, plan);
+    } else if !open_attempt(view.record) && !searched_after(view, version, plan) {
         // A key that the provider made twice goes first.
-    } else if view.pass.revoke_answered != Some(number) {
-        plan.effects.push(Effect::Revoke { version: number });
-    } else if view.pass.confirmed.is_none() {
+    } else if view.pass.revoke_answered.contains(&number) {
         plan.effects.push(Effect::ConfirmRevoked { version: number });
     } else {
-        // The provider still accepts it somewhere: asked again until it does not.
-        plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
+        plan.effects.push(Effect::Revoke { version: number });
     }
-    revoking(number, plan);
+}
+
+/// Somebody else needs the key. What a person asked for and does not get is told as a stall.
+fn shared(version: &Version, holder: &str, env: &Env, plan: &mut Plan) {
+    let number = version.version;
+    let message = format!("version {number} is not revoked: {holder} has the same key");
+    if version.basis == Some(RevocationBasis::Explicit) {
+        plan.stall(
+            Reason::KeyShared,
+            format!("{message}; give that one a key of its own, or delete the key at the provider"),
+        );
+    }
+    plan.find(ConditionType::OverlapActive, ConditionStatus::True, Reason::KeyShared, message);
+    plan.wake_at(env.now + delta(env.timings.provider_check_interval));
 }
 
 /// Said unless there is more to say.
@@ -81,7 +103,7 @@ fn record_revoked(view: &View<'_>, number: i32, env: &Env, plan: &mut Plan) {
     let mut basis = "";
     if let Some(v) = next.version_mut(number) {
         v.revoked_at = Some(env.now);
-        basis = v.basis.map_or("", crate::domain::lifecycle::RevocationBasis::as_str);
+        basis = v.basis.map_or("", RevocationBasis::as_str);
     }
     next.prune();
     plan.effects.push(Effect::SwapLedger(Box::new(next)));
@@ -92,18 +114,17 @@ fn record_revoked(view: &View<'_>, number: i32, env: &Env, plan: &mut Plan) {
     });
 }
 
-/// Whether the last answer said that another ledger holds the key.
-pub(super) fn shared(pass: &Pass, number: i32) -> bool {
-    pass.shared == Some((number, true))
-}
-
-/// Another version of the same ledger points to the same key and needs it.
-pub(super) fn protected_here(record: &Record, version: &Version) -> bool {
-    let Some(key) = &version.key else { return false };
-    record.versions.iter().any(|v| {
-        v.version != version.version
-            && v.state.protects_key()
-            && v.key.as_ref().is_some_and(|k| k.fingerprint == key.fingerprint)
+/// Who else needs the version's key, in words: as the ledgers last said, or another version of the same ledger.
+pub(super) fn holder(pass: &Pass, record: &Record, version: &Version) -> Option<String> {
+    let told = pass.shared.get(&version.version).cloned().flatten();
+    told.or_else(|| {
+        let key = version.key.as_ref()?;
+        let other = record.versions.iter().find(|v| {
+            v.version != version.version
+                && v.state.protects_key()
+                && v.key.as_ref().is_some_and(|k| k.fingerprint == key.fingerprint)
+        })?;
+        Some(format!("version {}", other.version))
     })
 }
 
@@ -134,8 +155,8 @@ pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
 fn unreachable(view: &View<'_>, version: &Version, what: &str, env: &Env, plan: &mut Plan) -> bool {
     if let Some((reason, message)) = view.account_problem {
         plan.stall(*reason, format!("version {} {what}: {message}", version.version));
-    } else if version.account.as_ref() != view.account {
-        plan.stall(Reason::AdminCredentialMissing, elsewhere(version));
+    } else if !super::within_reach(version, view.account) {
+        plan.stall(Reason::AccountChanged, elsewhere(version));
     } else {
         return false;
     }
@@ -161,6 +182,11 @@ pub(super) fn elsewhere(version: &Version) -> String {
 pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     let View { record, pass, memory, .. } = *view;
     let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent) else { return };
+    let Some(account) = &version.account else {
+        // No attempt is open.
+        give_up_intent(record, version.version, env, plan);
+        return;
+    };
     if unreachable(view, version, "may have been made", env, plan)
         || waiting(memory, env, plan)
         || unlisted(record, pass, memory, env, plan)
@@ -168,19 +194,19 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         return;
     }
     if let Some(minted) = &pass.minted {
-        plan.effects.push(Effect::RevokeStray { id: minted.id.clone() });
+        plan.effects.push(Effect::RevokeStray { project: account.project.clone(), id: minted.id.clone() });
     } else if pass.fenced != Some(record.attempt) {
-        let next = super::flight::refenced(record, version.version, env);
+        let next = super::flight::refenced(record, version.version, None, env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
-    } else if !pass.names_searched {
-        plan.effects.push(Effect::FindStrays { below: record.attempt });
-    } else if let Some((id, _)) = pass.strays.first() {
-        plan.effects.push(Effect::RevokeStray { id: id.clone() });
-    } else {
-        let mut next = successor(record, env);
-        if next.advance(version.version, VersionState::Abandoned) {
-            plan.effects.push(Effect::SwapLedger(Box::new(next)));
-        }
+    } else if searched(account, record.attempt, pass, plan) {
+        give_up_intent(record, version.version, env, plan);
+    }
+}
+
+fn give_up_intent(record: &Record, number: i32, env: &Env, plan: &mut Plan) {
+    let mut next = successor(record, env);
+    if next.advance(number, VersionState::Abandoned) {
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
 }
 
@@ -191,11 +217,18 @@ fn open_attempt(record: &Record) -> bool {
 /// Looks once more for keys that no version points to: the provider may have carried a mint out twice, or may have
 /// listed a lost one late. Only while no attempt is open, so that none of them can still become a version's. False while
 /// there is something to do.
-pub fn searched(view: &View<'_>, plan: &mut Plan) -> bool {
-    if !view.pass.names_searched {
-        plan.effects.push(Effect::FindStrays { below: view.record.attempt.saturating_add(1) });
-    } else if let Some((id, _)) = view.pass.strays.first() {
-        plan.effects.push(Effect::RevokeStray { id: id.clone() });
+pub fn searched_after(view: &View<'_>, version: &Version, plan: &mut Plan) -> bool {
+    let all = view.record.attempt.saturating_add(1);
+    version.account.as_ref().is_none_or(|account| searched(account, all, view.pass, plan))
+}
+
+/// Whether the version's project holds no key of an attempt below `below`. False while there is something to do.
+pub(super) fn searched(account: &AccountRef, below: u32, pass: &Pass, plan: &mut Plan) -> bool {
+    let project = &account.project;
+    if !pass.searched.contains(project) {
+        plan.effects.push(Effect::FindStrays { project: project.clone(), below });
+    } else if let Some((_, id)) = pass.strays.iter().find(|(of, _)| of == project) {
+        plan.effects.push(Effect::RevokeStray { project: project.clone(), id: id.clone() });
     } else {
         return true;
     }

@@ -62,6 +62,7 @@ fn version(number: i32, state: VersionState, origin: Origin, reason: RotationRea
         created_at: env.now,
         published_at: None,
         superseded_at: None,
+        overlap: None,
         retiring_at: None,
         revoked_at: None,
         basis: None,

@@ -5,12 +5,12 @@ use crate::ledger::Record;
 use crate::provider::ProviderKeyId;
 
 /// Of the listed keys, those that bear a mint name of this lineage with an attempt below `below` and that the record does
-/// not hold: id and name.
+/// not hold: their ids.
 pub(crate) fn strays(
     record: &Record,
     listed: impl IntoIterator<Item = (ProviderKeyId, String)>,
     below: u32,
-) -> Vec<(String, String)> {
+) -> Vec<String> {
     let lineage = lineage_code(&record.lineage);
     let recorded: Vec<ProviderKeyId> = record
         .versions
@@ -24,6 +24,6 @@ pub(crate) fn strays(
                 .is_ok_and(|name| name.lineage == lineage && name.attempt_number() < below)
         })
         .filter(|(id, _)| !recorded.iter().any(|known| known.same_handle(id)))
-        .map(|(id, name)| (id.as_str().to_owned(), name))
+        .map(|(id, _)| id.as_str().to_owned())
         .collect()
 }

@@ -50,7 +50,9 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         }
         if seeds[8].is_multiple_of(6) {
             o.pass.fenced = Some(ledger.record.attempt);
-            o.pass.names_searched = seeds[8].is_multiple_of(4);
+            if seeds[8].is_multiple_of(4) {
+                o.pass.searched.insert("proj_1".into());
+            }
         }
     }
     match seeds[9] % 8 {
@@ -109,11 +111,11 @@ proptest! {
             match effect {
                 Effect::Mint { version } => {
                     prop_assert_eq!(state(version), Some(VersionState::Intent));
-                    prop_assert!(o.pass.fenced == record.map(|r| r.attempt) && o.pass.names_searched);
+                    prop_assert!(o.pass.fenced == record.map(|r| r.attempt) && o.pass.searched.contains("proj_1"));
                     prop_assert!(o.key.minted && !o.key.deleting && !o.key.revoke_all);
                 }
                 Effect::Revoke { version } => prop_assert_eq!(state(version), Some(VersionState::Retiring)),
-                Effect::RevokeStray { id } => {
+                Effect::RevokeStray { id, .. } => {
                     let held = record.is_some_and(|r| {
                         r.versions.iter().any(|v| v.provider_key_id.as_ref() == Some(id))
                     });

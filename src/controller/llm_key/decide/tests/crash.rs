@@ -71,6 +71,16 @@ const SCENARIOS: &[Scenario] = &[
         end: 6 * HOUR,
     },
     Scenario {
+        name: "a wrong project is put right",
+        world: || {
+            let mut world = World::minting();
+            world.provider.refuses.insert("proj_1".into());
+            world
+        },
+        events: &[(600, |w| w.project = "proj_2".into())],
+        end: 6 * HOUR,
+    },
+    Scenario {
         name: "the source changes",
         world: || World::supplying("sk-supplied-1"),
         events: &[(600, |w| w.supply("sk-supplied-2", Verdict::Valid))],

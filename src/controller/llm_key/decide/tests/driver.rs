@@ -180,8 +180,7 @@ impl Run {
                     Some(Ok(learned)) => o.learn(effect, learned, &env),
                     Some(Err(Undone::Changed)) if looked_again < 3 => {
                         looked_again += 1;
-                        o.pass.shared = None;
-                        o.pass.checked_after_l4 = None;
+                        o.pass.forget_holders();
                         self.world.look(o, held);
                         continue 'steps;
                     }
@@ -332,8 +331,8 @@ pub fn sentence(effect: &Effect) -> String {
         }
         Effect::DeleteLedger => "delete the ledger".into(),
         Effect::Mint { version } => format!("mint version {version}"),
-        Effect::FindStrays { below } => format!("find strays below attempt {below}"),
-        Effect::RevokeStray { id } => format!("revoke the stray {id}"),
+        Effect::FindStrays { project, below } => format!("find strays below attempt {below} in {project}"),
+        Effect::RevokeStray { id, .. } => format!("revoke the stray {id}"),
         Effect::Validate(Subject::Source) => "validate the source".into(),
         Effect::Validate(Subject::Candidate(n)) => format!("validate version {n} before delivery"),
         Effect::Validate(Subject::Delivered(n)) => format!("validate the delivered version {n}"),

@@ -79,15 +79,15 @@ impl World {
             }
             Effect::DeleteLedger => self.delete_ledger(o),
             Effect::Mint { version } => self.mint(o, held, *version),
-            Effect::FindStrays { below } => self.find_strays(o, *below),
-            Effect::RevokeStray { id } => self.revoke_stray(id),
+            Effect::FindStrays { project, below } => self.find_strays(o, project, *below),
+            Effect::RevokeStray { project, id } => self.revoke_stray(project, id),
             Effect::Validate(subject) => self.validate(o, held, *subject),
             Effect::WriteTarget { version } => self.write_target(o, held, *version),
             Effect::DeleteTarget => self.delete_target(held),
             Effect::CheckShared { version } => {
                 let key = record(o)?.version(*version).and_then(|v| v.key.clone()).ok_or(Undone::Changed)?;
-                let shared = self.elsewhere.contains(&key.fingerprint);
-                Ok(Learned::Shared { version: *version, shared })
+                let holder = self.elsewhere.contains(&key.fingerprint).then(|| "another".to_owned());
+                Ok(Learned::Shared { version: *version, holder })
             }
             Effect::ReadLastUse { version } => self.read_last_use(o, *version),
             Effect::Revoke { version } => self.revoke(o, *version),
@@ -181,6 +181,10 @@ impl World {
         if self.provider.full {
             return Err(failed(Reason::MintFailed));
         }
+        if self.provider.refuses.contains(&self.project) {
+            let Undone::Failed(failure) = failed(Reason::MintFailed) else { return Err(Undone::Changed) };
+            return Ok(Learned::MintRefused(failure));
+        }
         let attempt = record.attempt;
         let key = self.make(&name);
         held.minted = Some(key.bytes.clone());
@@ -196,6 +200,7 @@ impl World {
             id: format!("svc_{n}"),
             bytes: format!("sk-minted-{n:012}"),
             project: self.project.clone(),
+            host: self.host.clone(),
             made: self.now,
             revoked: None,
             used: None,
@@ -204,34 +209,41 @@ impl World {
         key
     }
 
-    fn listed(&self) -> Vec<(String, String)> {
+    fn listed(&self, project: &str) -> Vec<(String, String)> {
         self.live_keys()
-            .filter(|k| k.project == self.project && self.now >= k.made + delta(self.provider.list_lag))
+            .filter(|k| {
+                k.project == project
+                    && k.host == self.host
+                    && self.now >= k.made + delta(self.provider.list_lag)
+            })
             .map(|k| (k.id.clone(), k.name.clone()))
             .collect()
     }
 
-    fn find_strays(&self, o: &Observed, below: u32) -> Result<Learned, Undone> {
+    fn find_strays(&self, o: &Observed, project: &str, below: u32) -> Result<Learned, Undone> {
         self.account().ok_or_else(|| failed(Reason::AdminCredentialMissing))?;
-        let listed = self.listed().into_iter().map(|(id, name)| (ProviderKeyId::parse(&id).unwrap(), name));
+        let listed =
+            self.listed(project).into_iter().map(|(id, name)| (ProviderKeyId::parse(&id).unwrap(), name));
         Ok(Learned::Strays(strays(record(o)?, listed, below)))
     }
 
-    fn revoke_stray(&mut self, id: &str) -> Result<Learned, Undone> {
+    fn revoke_stray(&mut self, project: &str, id: &str) -> Result<Learned, Undone> {
         if let Some(ledger) = &self.ledger
             && ledger.record.versions.iter().any(|v| v.provider_key_id.as_deref() == Some(id))
         {
             return broken(format!("I4: {id} is revoked as a stray and stands in the ledger"));
         }
-        self.end(id)?;
+        self.end(project, id)?;
         Ok(Learned::StrayRevoked(id.to_owned()))
     }
 
-    fn end(&mut self, id: &str) -> Result<(), Undone> {
+    fn end(&mut self, project: &str, id: &str) -> Result<(), Undone> {
         self.history.writes += 1;
-        let (now, project) = (self.now, self.project.clone());
+        let (now, host) = (self.now, self.host.clone());
         let carried = self.target.as_ref().map(|t| t.bytes.clone());
-        let Some(key) = self.provider.keys.iter_mut().find(|k| k.id == id && k.project == project) else {
+        let Some(key) =
+            self.provider.keys.iter_mut().find(|k| k.id == id && k.project == project && k.host == host)
+        else {
             return Ok(());
         };
         let explicit = self.ledger.as_ref().is_some_and(|l| {
@@ -310,7 +322,7 @@ impl World {
 
     fn read_last_use(&self, o: &Observed, version: i32) -> Result<Learned, Undone> {
         let id = Self::id_of(o, version)?;
-        let key = self.provider.keys.iter().find(|k| k.id == id && k.project == self.project);
+        let key = self.provider.keys.iter().find(|k| k.id == id && k.host == self.host);
         let used = key.and_then(|k| k.used).map(|at| at + chrono::Duration::seconds(1));
         Ok(Learned::LastUse { version, used })
     }
@@ -320,16 +332,18 @@ impl World {
         if !self.history.retired.contains_key(&version) {
             return broken(format!("I9: version {version} is revoked without L4"));
         }
-        if record(o)?.version(version).and_then(|v| v.account.clone()) != self.account() {
+        let account = record(o)?.version(version).and_then(|v| v.account.clone()).ok_or(Undone::Changed)?;
+        if account.host != self.host {
             return broken(format!("version {version} is revoked at another account than it was made at"));
         }
-        self.end(&id)?;
+        self.end(&account.project, &id)?;
         Ok(Learned::RevokeAnswered(version))
     }
 
     fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, Undone> {
         let id = Self::id_of(o, version)?;
-        let listed = self.listed().iter().any(|(listed, _)| *listed == id);
+        let account = record(o)?.version(version).and_then(|v| v.account.clone()).ok_or(Undone::Changed)?;
+        let listed = self.listed(&account.project).iter().any(|(listed, _)| *listed == id);
         let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());
         Ok(Learned::Confirmed { version, gone: !listed && refused })
     }

@@ -125,10 +125,10 @@ fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
     run.until(&[], 9000).unwrap();
     assert!(says(&plan(&run.world), ConditionType::Stalled, Reason::AdminCredentialMissing));
     run.world.account_problem = None;
-    run.world.project = "proj_2".into();
+    run.world.host = "elsewhere.example".into();
     run.until(&[], 12_000).unwrap();
     assert_eq!(states(&run.world), [Retiring, Current]);
-    run.world.project = "proj_1".into();
+    run.world.host = "api.openai.com".into();
     run.until(&[], 15_000).unwrap();
     assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
 }
@@ -137,14 +137,77 @@ fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
 fn a_lost_attempt_is_not_given_up_by_a_search_at_another_account() {
     let mut run = Run::faulty(World::minting(), &[(3, super::driver::Fault::CrashAfter)]);
     run.until(&[], 1).unwrap();
-    run.world.project = "proj_2".into();
+    run.world.host = "elsewhere.example".into();
     run.world.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
     run.until(&[], 3600).unwrap();
     assert_eq!(states(&run.world), [Intent], "{}", run.story());
-    assert!(says(&plan(&run.world), ConditionType::Stalled, Reason::AdminCredentialMissing));
-    run.world.project = "proj_1".into();
+    assert!(says(&plan(&run.world), ConditionType::Stalled, Reason::AccountChanged));
+    run.world.host = "api.openai.com".into();
     run.until(&[], 7200).unwrap();
     assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Abandoned], 0), "{}", run.story());
+}
+
+#[test]
+fn an_attempt_that_was_refused_binds_nobody_to_its_account() {
+    let mut world = World::minting();
+    world.provider.refuses.insert("proj_1".into());
+    let mut run = Run::new(world);
+    run.until(&[], 600).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!((states(&run.world), &run.world.record().versions[0].account), (vec![Intent], &None));
+    run.world.project = "proj_2".into();
+    run.until(&[], 1800).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(states(&run.world), [Current], "{}", run.story());
+    assert_eq!(run.world.live_keys().map(|k| k.project.as_str()).collect::<Vec<_>>(), ["proj_2"]);
+}
+
+#[test]
+fn the_project_of_a_provider_may_change_at_any_time() {
+    let mut run = Run::faulty(World::minting(), &[(3, super::driver::Fault::ReplyLost)]);
+    run.until(&[], 1).unwrap();
+    assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Intent], 1), "{}", run.story());
+    run.world.project = "proj_2".into();
+    run.until(&[], 600).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    let projects = |run: &Run| run.world.live_keys().map(|k| k.project.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        (states(&run.world), projects(&run)),
+        (vec![Current], vec!["proj_2".into()]),
+        "{}",
+        run.story()
+    );
+    run.world.project = "proj_3".into();
+    run.world.rotate("now");
+    run.until(&[], 9000).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
+    assert_eq!(projects(&run), ["proj_3"]);
+}
+
+#[test]
+fn a_policy_that_goes_during_an_overlap_does_not_shorten_it() {
+    let mut run = after(World::minting(), 600);
+    run.world.policy.shown = Some("ClusterRotationPolicy/default (Defaulted)".into());
+    run.world.policy.overlap_minimum = Duration::from_secs(4 * 3600);
+    run.world.rotate("now");
+    run.until(&[], 660).unwrap();
+    run.world.policy = super::world::by_hand();
+    run.world.policy.shown = None;
+    run.until(&[], 4 * 3600 + 600).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current], "{}", run.story());
+    run.until(&[], 4 * 3600 + 900).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
+}
+
+#[test]
+fn a_key_that_cannot_be_revoked_holds_up_no_other() {
+    let mut run = in_overlap();
+    let first = facts(&run.world.provider.keys[0].bytes).fingerprint;
+    run.world.elsewhere.insert(first);
+    run.world.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
+    run.until(&[], 700).unwrap();
+    assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Retiring, Revoked], 1));
+    assert_eq!(ready(&run.world), "False KeyShared", "a person asked for it");
+    run.world.elsewhere.clear();
+    run.until(&[], 9000).unwrap();
+    assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Revoked, Revoked], 0));
 }
 
 #[test]

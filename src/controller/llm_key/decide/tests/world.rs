@@ -44,6 +44,7 @@ pub struct ProviderKey {
     pub id: String,
     pub bytes: String,
     pub project: String,
+    pub host: String,
     pub made: DateTime<Utc>,
     pub revoked: Option<DateTime<Utc>>,
     pub used: Option<DateTime<Utc>>,
@@ -55,8 +56,10 @@ pub struct Provider {
     pub keys: Vec<ProviderKey>,
     /// What it says of keys that people supply.
     pub supplied: BTreeMap<String, Verdict>,
-    /// It makes no more keys.
+    /// It fails to make keys, and does not say whether it made one.
     pub full: bool,
+    /// Projects in which it refuses to make keys.
+    pub refuses: BTreeSet<String>,
     /// What it says of every key instead of the truth.
     pub answers: Option<Verdict>,
     /// New keys are refused for so long.
@@ -104,6 +107,8 @@ pub struct World {
     pub provider_problem: Option<(Reason, String)>,
     pub account_problem: Option<(Reason, String)>,
     pub project: String,
+    /// Another host is another account.
+    pub host: String,
     pub source: Option<String>,
     pub ledger: Option<Ledger>,
     /// Fingerprints that other ledgers hold.
@@ -185,6 +190,7 @@ impl World {
             provider_problem: None,
             account_problem: None,
             project: "proj_1".into(),
+            host: "api.openai.com".into(),
             source: None,
             ledger: None,
             elsewhere: BTreeSet::new(),
@@ -276,7 +282,7 @@ impl World {
         usable.then(|| AccountRef {
             provider: "openai".into(),
             r#type: ProviderType::OpenAI,
-            host: "api.openai.com".into(),
+            host: self.host.clone(),
             project: self.project.clone(),
         })
     }
