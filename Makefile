@@ -25,7 +25,11 @@ build: ## Compile everything
 lint: ## Formatting, clippy with warnings as errors, and licences and advisories if cargo-deny is installed
 	$(call stage,format,$(CARGO) fmt --check)
 	$(call stage,clippy,$(CARGO) clippy --all-targets --features testbed --locked -- -D warnings)
-	@if [ -f deny.toml ] && $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --locked check bans licenses sources && \
+	  if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny --locked check advisories; \
+	  else echo 'advisories are not checked: their database cannot be fetched'; fi; \
+	else echo 'cargo-deny is not installed: licences and advisories are not checked'; fi
 
 .PHONY: test
 test: tools lint ## Everything that must hold: lints, unit tests, and tests against a real API server
