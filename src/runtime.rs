@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use kube::client::{ClientBuilder, DynBody};
 use kube::core::DeserializeGuard;
 use kube::runtime::{Controller, controller};
 use kube::{Client, Config as KubeConfig, Resource};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tower::util::MapResponseLayer;
 
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::cli::Config;
@@ -83,7 +85,7 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
     if config.test_time_divisor > 1 {
         tasks.spawn(warn_of_test_time(config.test_time_divisor));
     }
-    let client = connect(&config).await?;
+    let client = connect(&config, clock).await?;
     let (guard, end_election) = elect(&config, &client, clock, &mut tasks)?;
     // A replica that waits is ready: being leader is not readiness.
     synced.open();
@@ -114,7 +116,7 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
     result
 }
 
-async fn connect(config: &Config) -> Result<Client, RunError> {
+async fn connect(config: &Config, clock: Clock) -> Result<Client, RunError> {
     let mut kube = match &config.kubeconfig {
         Some(path) => {
             let file =
@@ -127,7 +129,12 @@ async fn connect(config: &Config) -> Result<Client, RunError> {
     };
     // HTTPS_PROXY is for the world outside; the API server is always spoken to directly.
     kube.proxy_url = None;
-    Client::try_from(kube).map_err(|e| RunError::Client(e.to_string()))
+    let builder = ClientBuilder::try_from(kube).map_err(|e| RunError::Client(e.to_string()))?;
+    let follow = MapResponseLayer::new(move |response: http::Response<Box<DynBody>>| {
+        clock.follow(response.headers());
+        response
+    });
+    Ok(builder.with_layer(&follow).build())
 }
 
 fn elect(

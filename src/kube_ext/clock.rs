@@ -1,8 +1,19 @@
 //! The only place that reads time. Everything that decides gets it as an argument.
+//!
+//! Times are the API server's: a node whose clock is wrong must shorten no overlap and no grace.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
+use http::HeaderMap;
+use http::header::DATE;
+
+/// Seconds by which the API server's clock is ahead of this machine's.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// Differences up to so many seconds are the network's, and the header's whole seconds.
+const TOLERANCE: i64 = 2;
 
 /// Wall clock and monotonic clock of this process. All copies count from the same start.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +34,21 @@ impl Clock {
     }
 
     /// Wall clock at full precision, for logs, Leases and events.
-    #[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
     pub fn now_precise(&self) -> DateTime<Utc> {
-        Utc::now()
+        wall() + chrono::Duration::seconds(AHEAD.load(Ordering::Relaxed))
+    }
+
+    /// Follows the API server's clock, as the headers of one of its responses tell it. A response that was long on its way
+    /// sets the clock back, never forward: what waits then waits longer.
+    pub fn follow(&self, headers: &HeaderMap) {
+        let Some(ahead) = ahead(headers, wall()) else { return };
+        let before = AHEAD.swap(ahead, Ordering::Relaxed);
+        if before.abs_diff(ahead) > TOLERANCE.unsigned_abs() {
+            tracing::warn!(
+                seconds = ahead,
+                "this node's clock differs from the API server's, whose time is used; set the node's clock"
+            );
+        }
     }
 
     /// Time since this clock was started. Never goes back, and does not follow corrections of the wall clock.
@@ -34,9 +57,35 @@ impl Clock {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
+fn wall() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// How far the server's clock is ahead of `own`; nothing if the headers do not tell.
+fn ahead(headers: &HeaderMap, own: DateTime<Utc>) -> Option<i64> {
+    let date = DateTime::parse_from_rfc2822(headers.get(DATE)?.to_str().ok()?).ok()?;
+    let ahead = (date.with_timezone(&Utc) - own).num_seconds();
+    Some(if ahead.abs() <= TOLERANCE { 0 } else { ahead })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_wrong_follows_the_servers_and_one_that_is_right_stays() {
+        let own = DateTime::from_timestamp(1_800_000_000, 400_000_000).unwrap();
+        let said = |seconds: i64| {
+            let date = own + chrono::Duration::seconds(seconds);
+            let text = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            ahead(&HeaderMap::from_iter([(DATE, text.parse().unwrap())]), own)
+        };
+        assert_eq!([said(0), said(1), said(-2)], [Some(0); 3]);
+        assert_eq!((said(3600), said(-3600)), (Some(3599), Some(-3600)));
+        assert_eq!(ahead(&HeaderMap::new(), own), None);
+        assert_eq!(ahead(&HeaderMap::from_iter([(DATE, "yesterday".parse().unwrap())]), own), None);
+    }
 
     #[test]
     fn wall_time_is_whole_seconds() {
