@@ -64,7 +64,8 @@ pub fn retry<K>(_: Arc<K>, error: &ReconcileError, ctx: Arc<Ctx>) -> Action {
         ReconcileError::Kube(inner) if matches!(&**inner, kube::Error::Api(s) if s.is_conflict()) => {
             Action::requeue(Duration::from_millis(100))
         }
-        ReconcileError::NotLeader => Action::await_change(),
+        // Should the Lease be renewed after all, nothing else would bring the object back.
+        ReconcileError::NotLeader => Action::requeue(ctx.timings.retry_base.max(Duration::from_secs(1))),
         ReconcileError::Kube(_) | ReconcileError::Randomness => {
             tracing::warn!(%error, "reconcile failed");
             Action::requeue(ctx.timings.retry_base.max(Duration::from_millis(200)) * 5)

@@ -43,7 +43,7 @@ pub async fn reconcile(
     ctx: Arc<Ctx>,
 ) -> Result<Action, ReconcileError> {
     if !ctx.leader.is_leader() {
-        return Ok(Action::await_change());
+        return Err(ReconcileError::NotLeader);
     }
     let pass = ctx.metrics.begin(Controller::LLMKey, ctx.clock);
     let key = match &guarded.0 {

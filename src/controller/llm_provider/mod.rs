@@ -44,7 +44,7 @@ pub async fn reconcile(
     ctx: Arc<Ctx>,
 ) -> Result<Action, ReconcileError> {
     if !ctx.leader.is_leader() {
-        return Ok(Action::await_change());
+        return Err(ReconcileError::NotLeader);
     }
     if !ctx.is_loaded() {
         return Ok(Action::requeue(super::LOADING));

@@ -127,7 +127,7 @@ where
     K: Resource<DynamicType = ()>,
 {
     if !ctx.leader.is_leader() {
-        return Ok(Action::await_change());
+        return Err(ReconcileError::NotLeader);
     }
     if !ctx.is_loaded() {
         return Ok(Action::requeue(super::LOADING));

@@ -7,7 +7,7 @@ use crate::api::Reason;
 use crate::controller::llm_key::model::{
     Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView,
 };
-use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
+use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 use crate::ledger::{AccountRef, OverlapTerms, Record, Version};
 
 pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
@@ -130,6 +130,10 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
             v.retiring_at = Some(env.now);
             v.basis = Some(RevocationBasis::NeverPublished);
         }
+        if version.reason == RotationReason::Requested {
+            // What was asked for has not happened: the token asks again.
+            next.handled_rotate = None;
+        }
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
@@ -141,14 +145,12 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
     }
 }
 
-/// A new key that the provider still refuses after the deadline was never a key.
+/// A new key that the provider refuses after the deadline was never a key. What it said before may be out of date.
 fn made_long_ago_and_refused(o: &Observed, fingerprint: &str, version: &Version, env: &Env) -> bool {
-    let refused = o
-        .memory
-        .candidate
-        .as_ref()
-        .is_some_and(|h| h.fingerprint == fingerprint && h.last.is_some_and(|(v, _)| v.refuses()));
-    refused && env.now >= version.created_at + delta(env.timings.new_key_deadline)
+    let deadline = version.created_at + delta(env.timings.new_key_deadline);
+    o.memory.candidate.as_ref().is_some_and(|h| {
+        h.fingerprint == fingerprint && h.last.is_some_and(|(v, at)| v.refuses() && at >= deadline)
+    })
 }
 
 pub(super) fn over_good(o: &Observed, record: &Record) -> bool {

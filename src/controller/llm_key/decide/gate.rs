@@ -92,7 +92,7 @@ fn refused(
         } else {
             plan.progress(Reason::WaitingForProvider, message);
         }
-        let pause = if env.now < since + delta(env.timings.new_key_deadline) {
+        let pause = if asked < since + delta(env.timings.new_key_deadline) {
             env.timings.new_key_recheck
         } else {
             env.timings.retry_max

@@ -52,8 +52,11 @@ fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
     match view.pass.confirmed.get(&number) {
         Some(true) => return record_revoked(view, number, env, plan),
         Some(false) => {
-            // The provider still accepts it somewhere: asked again until it does not.
-            plan.wake_at(env.now + delta(env.timings.revoke_confirm_interval));
+            // The provider still accepts it somewhere: asked again until it does not, ever more seldom.
+            let elapsed = version.retiring_at.map_or(chrono::Duration::zero(), |since| env.now - since);
+            let longest = delta(env.timings.provider_check_interval);
+            let pause = (elapsed / 8).clamp(chrono::Duration::zero(), longest);
+            plan.wake_at(env.now + pause.max(delta(env.timings.revoke_confirm_interval)));
             return;
         }
         None => {}

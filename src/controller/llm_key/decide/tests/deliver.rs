@@ -1,12 +1,14 @@
 //! Rules of delivery: first versions, replacements, due times.
 
-use super::driver::{Run, sentence};
+use super::driver::Run;
 use super::world::{World, at, by_hand, every};
 use crate::api::{ConditionType, PAUSED, Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::model::{Memory, Plan};
 use crate::domain::health::Verdict;
-use crate::domain::lifecycle::VersionState::{self, Current, Overlap, Publishing, Retained};
+use crate::domain::lifecycle::VersionState::{
+    self, Current, Overlap, Pending, Publishing, Retained, Revoked,
+};
 
 /// A run that is let go for so many seconds.
 pub fn after(world: World, seconds: i64) -> Run {
@@ -276,6 +278,19 @@ fn a_pending_key_leaves_the_target_alone() {
 }
 
 #[test]
+fn a_key_is_given_up_on_what_the_provider_says_after_the_deadline() {
+    let mut run = after(World::minting(), 60);
+    run.world.policy = by_hand();
+    run.world.provider.spreading = std::time::Duration::from_secs(899);
+    run.world.rotate("now");
+    run.until(&[], 120).unwrap();
+    // Nobody looks for an hour: the refusal of then says nothing of now.
+    run.world.now += chrono::Duration::hours(1);
+    run.until(&[], 3800).unwrap();
+    assert_eq!(run.world.record().version(2).unwrap().state, Current, "{}", run.story());
+}
+
+#[test]
 fn a_new_key_that_is_never_accepted_is_revoked_and_never_delivered() {
     let mut run = after(World::minting(), 60);
     run.world.policy = by_hand();
@@ -286,14 +301,10 @@ fn a_new_key_that_is_never_accepted_is_revoked_and_never_delivered() {
     run.until(&[], 1500).unwrap();
     assert_eq!(target(&run.world), Some(good.as_str()));
     assert!(run.names.contains(&"revoke"), "{}", run.story());
-    assert!(
-        !sentence(
-            &plan(&run.world)
-                .effects
-                .first()
-                .cloned()
-                .unwrap_or(crate::controller::llm_key::model::Effect::DeleteTarget)
-        )
-        .contains("write")
-    );
+    // The token asked for a rotation that has not happened: another key is made for it.
+    assert_eq!(states(&run.world), [Current, Revoked, Pending], "{}", run.story());
+    run.world.provider.spreading = std::time::Duration::ZERO;
+    run.world.provider.supplied.clear();
+    run.until(&[], 9000).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Revoked, Current], "{}", run.story());
 }
