@@ -32,6 +32,7 @@ mod provider_faults;
 mod restart;
 mod rotation;
 mod sandbox;
+mod sandbox_faults;
 mod stage;
 mod workload;
 
