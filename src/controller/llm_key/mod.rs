@@ -17,7 +17,7 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 
-pub use act::{Actor, Held, NotDone, key_label};
+pub use act::{Actor, Held, NotDone};
 pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
 pub use views::{Resolved, allowed};
