@@ -29,6 +29,7 @@ mod malformed;
 mod needles;
 mod provider;
 mod provider_faults;
+mod released;
 mod restart;
 mod rotation;
 mod sandbox;
