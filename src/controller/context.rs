@@ -93,33 +93,15 @@ impl Ctx {
         self.loaded.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// The account of an LLMProvider with an admin credential, or what keeps it from being used.
-    pub async fn account(&self, provider: &LLMProvider, endpoint: &Endpoint) -> AccountResult {
-        let name = provider.name_any();
-        let Some(reference) = &provider.spec.admin_credential_ref else {
-            return Err((
-                Reason::AdminCredentialMissing,
-                format!(
-                    "LLMProvider {name} has no adminCredentialRef: it can check keys, not make or revoke them"
-                ),
-            ));
-        };
-        let stamp = self.stamp(provider);
-        if let Some((known, account)) = self.accounts.lock().get(&name)
-            && *known == stamp
-        {
-            return account.clone();
-        }
-        let place = format!("Secret {} in namespace {}", reference.name, self.operator_namespace);
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.operator_namespace);
-        // A failed read is no answer to remember.
-        let found = api
-            .get_opt(&reference.name)
-            .await
-            .map_err(|_| (Reason::AdminCredentialMissing, format!("{place} could not be read")))?;
-        let account = assemble(provider, endpoint, &place, found);
-        self.accounts.lock().insert(name, (stamp, account.clone()));
-        account
+    /// The account of an LLMProvider with an admin credential, or what keeps it from being used. An error says
+    /// nothing of the account: the reconcile must be tried again, since no watch will tell of it.
+    pub async fn account(
+        &self,
+        provider: &LLMProvider,
+        endpoint: &Endpoint,
+    ) -> Result<AccountResult, kube::Error> {
+        let api = Api::namespaced(self.client.clone(), &self.operator_namespace);
+        self.accounts.get(&api, provider, endpoint, self.stamp(provider)).await
     }
 
     /// What changes whenever the account may have changed: the LLMProvider or its admin credential.
@@ -173,7 +155,88 @@ fn assemble(
 }
 
 impl Accounts {
+    /// What is known for the stamp, else what the credential's Secret says now.
+    async fn get(
+        &self,
+        api: &Api<Secret>,
+        provider: &LLMProvider,
+        endpoint: &Endpoint,
+        stamp: String,
+    ) -> Result<AccountResult, kube::Error> {
+        let name = provider.name_any();
+        let Some(reference) = &provider.spec.admin_credential_ref else {
+            return Ok(Err((
+                Reason::AdminCredentialMissing,
+                format!(
+                    "LLMProvider {name} has no adminCredentialRef: it can check keys, not make or revoke them"
+                ),
+            )));
+        };
+        if let Some((known, account)) = self.lock().get(&name)
+            && *known == stamp
+        {
+            return Ok(account.clone());
+        }
+        // A failed read is no answer to remember, nor one to show.
+        let found = api.get_opt(&reference.name).await?;
+        let place = format!("Secret {} in namespace {}", reference.name, api.namespace().unwrap_or_default());
+        let account = assemble(provider, endpoint, &place, found);
+        self.lock().insert(name, (stamp, account.clone()));
+        Ok(account)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (String, AccountResult)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse;
+    use serde_json::json;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// An API server that fails once, and then has the credential.
+    async fn failing_once() -> Client {
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let calls = Arc::new(AtomicU32::new(0));
+        let answer = move || async move {
+            if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500});
+                return (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(status)).into_response();
+            }
+            // In base64: api.openai.com, sk-admin-0123456789abcdefghij
+            axum::Json(json!({
+                "kind": "Secret", "apiVersion": "v1",
+                "metadata": {"name": "acme", "labels": {ADMIN_CREDENTIAL_LABEL: "true"}},
+                "data": {"host": "YXBpLm9wZW5haS5jb20=", "credential": "c2stYWRtaW4tMDEyMzQ1Njc4OWFiY2RlZmdoaWo="},
+            }))
+            .into_response()
+        };
+        let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+        Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_credential_that_could_not_be_read_is_an_error_to_be_tried_again_and_no_verdict() {
+        let api: Api<Secret> = Api::namespaced(failing_once().await, "system");
+        let provider: LLMProvider = serde_json::from_value(json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMProvider", "metadata": {"name": "acme"},
+            "spec": {
+                "type": "OpenAI", "openAI": {"project": "proj_1"}, "adminCredentialRef": {"name": "acme"},
+                "allowedNamespaces": ["team"],
+            },
+        }))
+        .unwrap();
+        let endpoint = Endpoint::from_spec(&provider.spec).unwrap();
+        let accounts = Accounts::default();
+        assert!(accounts.get(&api, &provider, &endpoint, "1".into()).await.is_err());
+        // The same stamp: no watch has told of anything.
+        let second = accounts.get(&api, &provider, &endpoint, "1".into()).await.unwrap();
+        assert_eq!(second.unwrap().project(), "proj_1");
     }
 }

@@ -1,8 +1,7 @@
 //! The watches: what they fill, and whom they wake.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{Stream, StreamExt};
@@ -18,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::context::Stores;
 use super::index::{Index, Name, name};
-use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, PolicyKind, RotationPolicy};
+use crate::api::{LLMKey, LLMProvider, PolicyKind};
 
 /// Who wakes whom.
 #[derive(Clone)]
@@ -34,7 +33,7 @@ pub struct Woken {
     pub keys: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMKey>>>,
     /// LLMProviders to look at.
     pub providers: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMProvider>>>,
-    /// Ledgers whose LLMKey may be gone.
+    /// Ledgers that changed or whose LLMKey went; those without an LLMKey are to be looked at.
     pub released: UnboundedReceiver<Name>,
 }
 
@@ -117,6 +116,10 @@ impl Setup {
                     for lost in index.keys_except(&names(&listed)) {
                         forget(&index, &wake, &gone, lost);
                     }
+                    // Only now does the store show what the list showed: a look before was at what stood there earlier.
+                    for key in &*names(&listed) {
+                        wake.key(key);
+                    }
                 }
                 Ok(Event::Apply(key)) => refer(&index, key),
                 Ok(Event::Delete(key)) => forget(&index, &wake, &gone, name_of(key)),
@@ -135,33 +138,22 @@ impl Setup {
         writer: Writer<DeserializeGuard<K>>,
         keys: Store<DeserializeGuard<LLMKey>>,
         wake: Wake,
-        uses: fn(&LLMKey, &DeserializeGuard<K>) -> bool,
+        uses: fn(&LLMKey, &Name) -> bool,
     ) -> impl Stream<Item = watcher::Result<DeserializeGuard<K>>> + Send + use<K>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
     {
-        let generations: Mutex<std::collections::HashMap<Name, Option<i64>>> = Mutex::default();
+        let known = Mutex::new(Dependencies::default());
         self.events(writer)
             .inspect(move |event| {
-                let (object, changed) = match event {
-                    Ok(Event::Apply(object) | Event::InitApply(object)) => {
-                        let generation = object.meta().generation;
-                        let mut known = generations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        (object, known.insert(name_of(object), generation) != Some(generation))
-                    }
-                    Ok(Event::Delete(object)) => {
-                        // One that is created again begins with the same generation.
-                        let mut known = generations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        known.remove(&name_of(object));
-                        (object, true)
-                    }
-                    _ => return,
-                };
-                if changed {
-                    for key in keys.state() {
-                        if key.0.as_ref().is_ok_and(|k| uses(k, object)) {
-                            wake.key(&name_of(&*key));
-                        }
+                let Ok(event) = event else { return };
+                let changed = known.lock().unwrap_or_else(PoisonError::into_inner).changed(event);
+                if changed.is_empty() {
+                    return;
+                }
+                for key in keys.state() {
+                    if key.0.as_ref().is_ok_and(|k| changed.iter().any(|object| uses(k, object))) {
+                        wake.key(&name_of(&*key));
                     }
                 }
             })
@@ -182,41 +174,96 @@ impl Setup {
         let config = self.config().fields("type!=helm.sh/release.v1");
         let mut events = kube::runtime::watcher(api, config).default_backoff().boxed();
         let mut listed = BTreeSet::new();
+        // Before the first full list is done, nobody works on released ledgers; then all of them are looked at.
+        let mut complete = false;
         while let Some(event) = events.next().await {
-            let affected = match event {
+            let (affected, ledger) = match event {
                 Ok(Event::Init) => {
                     listed.clear();
                     continue;
                 }
                 Ok(Event::InitApply(secret)) => {
                     listed.insert(name_of(&secret));
-                    index.apply(&secret)
+                    (index.apply(&secret), complete && stands_in(&secret, &operator_namespace))
                 }
                 Ok(Event::InitDone) => {
                     let lost = index.retain(&listed);
                     listed.clear();
                     ready();
-                    lost
+                    (lost, std::mem::replace(&mut complete, true))
                 }
                 Ok(Event::Apply(secret)) => {
                     let affected = index.apply(&secret);
                     credential(&stores, &wake, &secret, &operator_namespace);
-                    affected
+                    (affected, stands_in(&secret, &operator_namespace))
                 }
                 Ok(Event::Delete(secret)) => {
                     let affected = index.delete(&secret);
                     credential(&stores, &wake, &secret, &operator_namespace);
-                    affected
+                    (affected, stands_in(&secret, &operator_namespace))
                 }
                 Err(error) => {
                     tracing::debug!(error = %error, "the watch of Secrets was interrupted");
                     continue;
                 }
             };
-            for key in &affected {
-                wake.key(key);
+            for key in affected {
+                wake.key(&key);
+                if ledger {
+                    wake.release(key);
+                }
             }
         }
+    }
+}
+
+/// What an earlier event of a watch showed, to find out what a later one changes.
+#[derive(Default)]
+struct Dependencies {
+    /// Uid and generation: one that is created again begins with the same generation.
+    known: HashMap<Name, (Option<String>, Option<i64>)>,
+    /// While a full list comes in: what it showed, and what of it had changed. The store shows it only at the end.
+    listed: BTreeSet<Name>,
+    changed: BTreeSet<Name>,
+}
+
+impl Dependencies {
+    /// The objects whose LLMKeys are to be looked at now.
+    fn changed<K: Resource>(&mut self, event: &Event<K>) -> BTreeSet<Name> {
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                BTreeSet::new()
+            }
+            Event::InitApply(object) => {
+                let name = name_of(object);
+                if self.learn(&name, object) {
+                    self.changed.insert(name.clone());
+                }
+                self.listed.insert(name);
+                BTreeSet::new()
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.listed);
+                let mut changed = std::mem::take(&mut self.changed);
+                changed.extend(self.known.extract_if(|name, _| !listed.contains(name)).map(|(name, _)| name));
+                changed
+            }
+            Event::Apply(object) => {
+                let name = name_of(object);
+                if self.learn(&name, object) { BTreeSet::from([name]) } else { BTreeSet::new() }
+            }
+            Event::Delete(object) => {
+                let name = name_of(object);
+                self.known.remove(&name);
+                BTreeSet::from([name])
+            }
+        }
+    }
+
+    fn learn<K: Resource>(&mut self, name: &Name, object: &K) -> bool {
+        let shown = (object.meta().uid.clone(), object.meta().generation);
+        self.known.insert(name.clone(), shown.clone()) != Some(shown)
     }
 }
 
@@ -231,27 +278,27 @@ pub async fn wake_each(keys: impl Stream<Item = watcher::Result<DeserializeGuard
     }
 }
 
-/// Whether an LLMKey follows the policy.
-pub fn follows(key: &LLMKey, policy: &DeserializeGuard<RotationPolicy>) -> bool {
-    key.namespace() == policy.namespace()
+/// Whether an LLMKey follows the `RotationPolicy`.
+pub fn follows(key: &LLMKey, policy: &Name) -> bool {
+    key.namespace().as_deref() == Some(&*policy.0)
         && key
             .spec
             .rotation_policy_ref
             .as_ref()
-            .is_some_and(|r| r.kind == PolicyKind::RotationPolicy && r.name == policy.name_any())
+            .is_some_and(|r| r.kind == PolicyKind::RotationPolicy && *r.name == *policy.1)
 }
 
-/// Whether an LLMKey follows the cluster policy, named or by default.
-pub fn follows_cluster(key: &LLMKey, policy: &DeserializeGuard<ClusterRotationPolicy>) -> bool {
+/// Whether an LLMKey follows the `ClusterRotationPolicy`, named or by default.
+pub fn follows_cluster(key: &LLMKey, policy: &Name) -> bool {
     match &key.spec.rotation_policy_ref {
-        Some(r) => r.kind == PolicyKind::ClusterRotationPolicy && r.name == policy.name_any(),
-        None => policy.name_any() == "default",
+        Some(r) => r.kind == PolicyKind::ClusterRotationPolicy && *r.name == *policy.1,
+        None => *policy.1 == *"default",
     }
 }
 
-/// Whether an LLMKey uses the provider.
-pub fn uses(key: &LLMKey, provider: &DeserializeGuard<LLMProvider>) -> bool {
-    key.spec.provider_ref.as_ref().is_some_and(|r| r.name == provider.name_any())
+/// Whether an LLMKey uses the `LLMProvider`.
+pub fn uses(key: &LLMKey, provider: &Name) -> bool {
+    key.spec.provider_ref.as_ref().is_some_and(|r| *r.name == *provider.1)
 }
 
 /// The ledgers that no LLMKey has, once the index is full.
@@ -277,7 +324,7 @@ where
 }
 
 fn credential(stores: &Stores, wake: &Wake, secret: &PartialObjectMeta<Secret>, operator_namespace: &str) {
-    if secret.namespace().as_deref() != Some(operator_namespace) {
+    if !stands_in(secret, operator_namespace) {
         return;
     }
     let secret = secret.name_any();
@@ -286,13 +333,18 @@ fn credential(stores: &Stores, wake: &Wake, secret: &PartialObjectMeta<Secret>, 
         if spec.admin_credential_ref.as_ref().is_none_or(|r| r.name != secret) {
             continue;
         }
-        wake.provider(&provider.name_any());
+        let name = name_of(&*provider);
+        wake.provider(&name.1);
         for key in stores.keys.state() {
-            if key.0.as_ref().is_ok_and(|k| uses(k, &provider)) {
+            if key.0.as_ref().is_ok_and(|k| uses(k, &name)) {
                 wake.key(&name_of(&*key));
             }
         }
     }
+}
+
+fn stands_in(secret: &PartialObjectMeta<Secret>, namespace: &str) -> bool {
+    secret.namespace().as_deref() == Some(namespace)
 }
 
 fn refer(index: &Index, key: &DeserializeGuard<LLMKey>) {
@@ -310,9 +362,64 @@ fn forget(index: &Index, wake: &Wake, gone: &impl Fn(&str, &str), key: Name) {
 }
 
 fn names(listed: &Mutex<BTreeSet<Name>>) -> std::sync::MutexGuard<'_, BTreeSet<Name>> {
-    listed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    listed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name_of<K: Resource>(object: &K) -> Name {
     name(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RotationPolicy;
+
+    fn policy(object: &str, uid: &str, generation: i64) -> RotationPolicy {
+        let mut policy = RotationPolicy::new(object, crate::api::RotationPolicySpec::default());
+        policy.metadata.namespace = Some("team".into());
+        policy.metadata.uid = Some(uid.into());
+        policy.metadata.generation = Some(generation);
+        policy
+    }
+
+    fn woken(known: &mut Dependencies, events: &[Event<RotationPolicy>]) -> Vec<String> {
+        let names = events.iter().flat_map(|event| known.changed(event)).map(|name| name.1.into());
+        names.collect()
+    }
+
+    fn list(objects: Vec<RotationPolicy>) -> Vec<Event<RotationPolicy>> {
+        let shown = objects.into_iter().map(Event::InitApply);
+        [Event::Init].into_iter().chain(shown).chain([Event::InitDone]).collect()
+    }
+
+    #[test]
+    fn what_a_list_lost_changed_or_shows_anew_wakes_its_keys_when_the_list_is_done() {
+        let mut known = Dependencies::default();
+        let before = ["same", "gone", "edited", "again"].map(|name| policy(name, "1", 1));
+        assert_eq!(woken(&mut known, &list(before.to_vec())), ["again", "edited", "gone", "same"]);
+        let after = || {
+            list(vec![
+                policy("same", "1", 1),
+                policy("edited", "1", 2),
+                policy("again", "2", 1),
+                policy("new", "1", 1),
+            ])
+        };
+        let mut interrupted = after();
+        interrupted.pop();
+        assert!(woken(&mut known, &interrupted).is_empty(), "the store does not show it yet");
+        assert_eq!(woken(&mut known, &after()), ["again", "edited", "gone", "new"]);
+        assert!(woken(&mut known, &after()).is_empty());
+    }
+
+    #[test]
+    fn a_change_of_status_wakes_nobody_and_a_deletion_does() {
+        let mut known = Dependencies::default();
+        let apply = |generation| [Event::Apply(policy("one", "1", generation))];
+        assert_eq!(woken(&mut known, &apply(1)), ["one"]);
+        assert!(woken(&mut known, &apply(1)).is_empty());
+        assert_eq!(woken(&mut known, &apply(2)), ["one"]);
+        assert_eq!(woken(&mut known, &[Event::Delete(policy("one", "1", 2))]), ["one"]);
+        assert_eq!(woken(&mut known, &apply(2)), ["one"]);
+    }
 }

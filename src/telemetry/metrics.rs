@@ -17,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 pub use super::key_gauges::KeyGauges;
 use super::key_gauges::KeyTable;
-use crate::api::ProviderType;
+use crate::api::{ProviderType, Reason};
 use crate::domain::health::Verdict;
 use crate::kube_ext::clock::Clock;
 
@@ -140,6 +140,7 @@ struct Families {
     provider_requests: Counters<3>,
     provider_seconds: Histograms<2>,
     leader: Gauge,
+    released_waiting: Family<Labels<1>, Gauge>,
 }
 
 impl Metrics {
@@ -180,6 +181,11 @@ impl Metrics {
                 || Histogram::new(PROVIDER_SECONDS),
             ),
             leader: added(r, "leader", "1 if this process leads; alert if no process does"),
+            released_waiting: added(
+                r,
+                "released_waiting",
+                "Deleted LLMKeys whose keys wait for somebody before they are revoked; alert on any",
+            ),
         };
         registry.register("build", "The version that runs", Info::new([("version", version)]));
         let keys = per_key.then(Arc::<KeyTable>::default);
@@ -250,6 +256,22 @@ impl Metrics {
     /// Says whether this process leads.
     pub fn set_leader(&self, leads: bool) {
         self.families.leader.set(leads.into());
+    }
+
+    /// One ledger without an LLMKey waits for another reason than before, or no more. A reason for which none waits
+    /// has no series.
+    pub fn released_waits(&self, before: Option<Reason>, after: Option<Reason>) {
+        let waiting = &self.families.released_waiting;
+        let labels = |reason: Reason| [("reason", reason.as_str())];
+        if let Some(reason) = after {
+            waiting.get_or_create(&labels(reason)).inc();
+        }
+        if let Some(reason) = before {
+            let left = waiting.get_or_create(&labels(reason)).dec() - 1;
+            if left <= 0 {
+                waiting.remove(&labels(reason));
+            }
+        }
     }
 
     /// Replaces what the gauges say of one key.

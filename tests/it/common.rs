@@ -2,13 +2,23 @@
 
 use std::time::Duration;
 
-/// Waits until the condition holds; fails the test after a minute.
-pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Longest wait of a test for one thing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer; none if it does not come in time.
+pub(crate) async fn poll<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let answer = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let met = tokio::time::timeout(Duration::from_secs(60), wait).await.is_ok();
-    assert!(met, "not within a minute: {what}");
+    tokio::time::timeout(PATIENCE, answer).await.ok()
+}
+
+/// Waits until there is an answer; fails the test if it does not come in time.
+pub(crate) async fn wait<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    poll(condition).await.unwrap_or_else(|| panic!("not within {PATIENCE:?}: {what}"))
 }

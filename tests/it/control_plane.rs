@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::common::eventually;
+use crate::common::wait;
 
 #[tokio::test]
 async fn serves_the_version_that_it_was_built_from() {
@@ -141,13 +141,17 @@ async fn runs_the_controllers() {
     });
     apply(&client, &[deployment]).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    eventually("two pods exist", async || pods.list(&ListParams::default()).await.unwrap().items.len() == 2)
-        .await;
+    wait("two pods exist", async || {
+        (pods.list(&ListParams::default()).await.unwrap().items.len() == 2).then_some(())
+    })
+    .await;
 
     let namespaces: Api<Namespace> = Api::all(client);
     namespaces.delete(&namespace, &DeleteParams::default()).await.unwrap();
-    eventually("the namespace is gone", async || namespaces.get_opt(&namespace).await.unwrap().is_none())
-        .await;
+    wait("the namespace is gone", async || {
+        namespaces.get_opt(&namespace).await.unwrap().is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -189,6 +193,6 @@ async fn leaves_nothing_behind_when_its_process_is_killed() {
     TcpStream::connect(&address).await.unwrap();
 
     testbed.kill().await.unwrap();
-    eventually("the API server is gone", async || TcpStream::connect(&address).await.is_err()).await;
-    eventually("the directory is gone", async || !dir.exists()).await;
+    wait("the API server is gone", async || TcpStream::connect(&address).await.is_err().then_some(())).await;
+    wait("the directory is gone", async || (!dir.exists()).then_some(())).await;
 }

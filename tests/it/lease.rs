@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::common::eventually;
+use crate::common::wait;
 
 const NAME: &str = "operator";
 const TIMING: Timing = Timing {
@@ -43,7 +43,7 @@ impl Replica {
     }
 
     async fn leads(&self) {
-        eventually("this replica leads", async || self.guard.is_leader()).await;
+        wait("this replica leads", async || self.guard.is_leader().then_some(())).await;
     }
 
     async fn stop(self) {
@@ -89,7 +89,8 @@ async fn the_first_leads_the_second_waits_and_follows_a_release_at_once() {
 
     let second = scene.replica("second");
     let before = scene.view().await.unwrap();
-    eventually("the first renews", async || scene.view().await.unwrap().renewed != before.renewed).await;
+    wait("the first renews", async || (scene.view().await.unwrap().renewed != before.renewed).then_some(()))
+        .await;
     assert!(first.guard.is_leader() && !second.guard.is_leader());
 
     let clock = Clock::start();
@@ -108,7 +109,7 @@ async fn a_silent_death_is_waited_out() {
     first.leads().await;
     let second = scene.replica("second");
     let renewed = scene.view().await.unwrap().renewed;
-    eventually("the first renews", async || scene.view().await.unwrap().renewed != renewed).await;
+    wait("the first renews", async || (scene.view().await.unwrap().renewed != renewed).then_some(())).await;
 
     first.task.abort();
     let clock = Clock::start();
@@ -126,10 +127,10 @@ async fn a_deleted_lease_is_written_again_by_its_holder() {
     first.leads().await;
     let second = scene.replica("second");
     let renewed = scene.view().await.unwrap().renewed;
-    eventually("the first renews", async || scene.view().await.unwrap().renewed != renewed).await;
+    wait("the first renews", async || (scene.view().await.unwrap().renewed != renewed).then_some(())).await;
 
     scene.leases.delete(NAME, &DeleteParams::default()).await.unwrap();
-    eventually("the Lease is back", async || scene.view().await.is_some()).await;
+    wait("the Lease is back", async || scene.view().await.is_some().then_some(())).await;
     assert_eq!(scene.holder().await.as_ref(), Some(&first.holder));
     assert!(first.guard.is_leader() && !second.guard.is_leader());
     first.stop().await;
@@ -145,7 +146,7 @@ async fn a_foreign_name_in_the_lease_ends_the_leadership_until_it_is_silent() {
     let usurper = json!({"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 3}});
     scene.leases.patch(NAME, &PatchParams::default(), &Patch::Merge(&usurper)).await.unwrap();
     let clock = Clock::start();
-    eventually("it stands back", async || !replica.guard.is_leader()).await;
+    wait("it stands back", async || (!replica.guard.is_leader()).then_some(())).await;
     assert!(clock.monotonic() < TIMING.renew_deadline, "found by reading, not by the deadline");
     assert_eq!(scene.holder().await.as_deref(), Some("usurper"));
     replica.leads().await;
@@ -168,9 +169,9 @@ async fn leadership_ends_while_the_api_server_is_silent_and_comes_back() {
     guard.lost().await;
     assert!(clock.monotonic() <= TIMING.renew_deadline + TIMING.retry_period, "{:?}", clock.monotonic());
     let both = || replica.guard.is_leader() && other.guard.is_leader();
-    eventually("the other follows", async || {
+    wait("the other follows", async || {
         assert!(!both());
-        other.guard.is_leader()
+        other.guard.is_leader().then_some(())
     })
     .await;
 
@@ -185,9 +186,9 @@ async fn one_of_many_leads() {
     let scene = Scene::new().await;
     let replicas: Vec<Replica> = (0..5).map(|_| scene.replica("same-name")).collect();
     let leaders = || replicas.iter().filter(|replica| replica.guard.is_leader()).count();
-    eventually("one leads", async || leaders() == 1).await;
+    wait("one leads", async || (leaders() == 1).then_some(())).await;
     let renewed = scene.view().await.unwrap().renewed;
-    eventually("it renews", async || scene.view().await.unwrap().renewed != renewed).await;
+    wait("it renews", async || (scene.view().await.unwrap().renewed != renewed).then_some(())).await;
     assert_eq!(leaders(), 1);
     for replica in replicas {
         replica.stop().await;

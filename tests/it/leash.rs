@@ -10,7 +10,7 @@ use llmkey_operator::{api, testbed};
 use serde_json::{Value, json};
 use testbed::{ControlPlane, Installation, install_chart};
 
-use crate::common::eventually;
+use crate::common::wait;
 
 /// Who asks, and where.
 struct Leash {
@@ -41,8 +41,8 @@ impl Leash {
 
     async fn rbac_allows_everything(&self) {
         let pods: Api<Pod> = Api::namespaced(self.operator.clone(), &self.tenant);
-        eventually("the operator may do everything", async || {
-            pods.list(&ListParams::default()).await.is_ok()
+        wait("the operator may do everything", async || {
+            pods.list(&ListParams::default()).await.ok().map(drop)
         })
         .await;
     }

@@ -30,9 +30,11 @@ mod malformed;
 mod needles;
 mod provider;
 mod provider_faults;
+mod released;
 mod restart;
 mod rotation;
 mod sandbox;
+mod sandbox_faults;
 mod stage;
 mod workload;
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -39,15 +38,7 @@ async fn kill(stage: &Stage, operator: Operator) {
 }
 
 async fn ended(operator: &mut Operator) -> std::process::ExitStatus {
-    let end = async {
-        loop {
-            if let Some(status) = operator.exited() {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), end).await.expect("the operator ends")
+    wait("the operator ends", async || operator.exited()).await
 }
 
 async fn tenant(stage: &'static Stage, prefix: &str) -> Tenant {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::ByteString;
@@ -16,11 +15,11 @@ use llmkey_operator::testbed::{ControlPlane, Installation, Options, install_char
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+pub(crate) use super::common::wait;
+use super::common::{PATIENCE, poll};
+
 /// All durations of the operator under test are divided by this; admission's bounds are real.
 pub(crate) const DIVISOR: u32 = 300;
-
-/// Longest wait of a test for one thing.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that runs.
 pub(crate) struct Stage {
@@ -121,19 +120,6 @@ impl Drop for Operator {
 
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Waits until there is an answer.
-pub(crate) async fn wait<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
-    let poll = async {
-        loop {
-            if let Some(found) = condition().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 /// The one stage of this test process.
@@ -351,17 +337,8 @@ impl Tenant {
 
     /// Waits until the LLMKey is as wanted; a failure shows it as it is, and the operator's last words.
     pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&LLMKey) -> bool) -> LLMKey {
-        let poll = async {
-            loop {
-                if let Ok(key) = self.keys().get(name).await
-                    && wanted(&key)
-                {
-                    return key;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        if let Ok(key) = tokio::time::timeout(PATIENCE, poll).await {
+        let found = poll(async || self.keys().get(name).await.ok().filter(|key| wanted(key))).await;
+        if let Some(key) = found {
             return key;
         }
         let status = self.keys().get(name).await.ok().and_then(|k| k.status);

@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
-use sha2::{Digest, Sha256};
 
 use super::fold::{Failure, Learned};
 use super::memory::{Remember, Seen};
@@ -87,15 +86,6 @@ pub struct Actor<'a> {
     pub held: &'a mut Held,
     /// Object versions.
     pub remember: &'a mut Remember,
-}
-
-/// The value of the label that names a target's LLMKey: the name, or a digest of one that is too long for a label.
-pub fn key_label(name: &str) -> String {
-    if name.len() <= 63 {
-        return name.to_owned();
-    }
-    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(name.as_bytes()));
-    format!("sha256-{}", &digest[..40])
 }
 
 impl Actor<'_> {
@@ -241,7 +231,7 @@ impl Actor<'_> {
                 namespace: Some(o.key.namespace.clone()),
                 labels: Some(BTreeMap::from([
                     (MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()),
-                    (KEY_LABEL.to_owned(), key_label(&o.key.name)),
+                    (KEY_LABEL.to_owned(), o.key.name.clone()),
                 ])),
                 owner_references: owner_reference(owner).map(|r| vec![r]),
                 ..ObjectMeta::default()

@@ -15,9 +15,10 @@ use std::time::Duration;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 
-pub use act::{Actor, Held, NotDone, key_label};
+pub use act::{Actor, Held, NotDone};
 pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
 pub use views::{Resolved, allowed};
@@ -58,7 +59,9 @@ pub async fn reconcile(
             return Ok(Action::await_change());
         }
     };
-    match run(&ctx, key).await {
+    let ended = run(&ctx, key).await;
+    forget_gone(&ctx, key);
+    match ended {
         Ok((action, outcome)) => {
             pass.finish(outcome);
             Ok(action)
@@ -67,6 +70,17 @@ pub async fn reconcile(
             pass.finish(Outcome::Failed);
             Err(error)
         }
+    }
+}
+
+/// A reconcile that ends after its LLMKey went leaves nothing behind: the watch, which takes it out of the store first
+/// and forgets it then, has done so before.
+fn forget_gone(ctx: &Ctx, key: &LLMKey) {
+    let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+    let shown = ctx.stores.keys.get(&ObjectRef::new(&name).within(&namespace));
+    if shown.is_none_or(|shown| shown.meta().uid != key.metadata.uid) {
+        ctx.remembered.forget(&namespace, &name);
+        ctx.metrics.forget_key(&namespace, &name);
     }
 }
 

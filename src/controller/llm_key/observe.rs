@@ -40,7 +40,7 @@ pub struct Seeing {
 
 /// Observes an LLMKey.
 pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, kube::Error> {
-    let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await;
+    let Resolved { view: provider, endpoint, account, stamp } = resolve(ctx, key).await?;
     let texts = texts(key, endpoint.as_ref());
     let mut view = key_view(key, &texts, &ctx.timings);
     if texts.data.is_empty() {

@@ -196,25 +196,27 @@ pub struct Resolved {
     pub stamp: String,
 }
 
-/// Finds the provider of an LLMKey. No call is made.
-pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
-    let unusable = |shown: String, reason, message| Resolved {
-        view: ProviderView {
-            shown,
-            problem: Some((reason, message)),
+/// Finds the provider of an LLMKey. The provider is not called; an error is the API server's.
+pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
+    let unusable = |shown: String, reason, message| {
+        Ok(Resolved {
+            view: ProviderView {
+                shown,
+                problem: Some((reason, message)),
+                account: None,
+                account_problem: None,
+                reports_last_use: false,
+            },
+            endpoint: None,
             account: None,
-            account_problem: None,
-            reports_last_use: false,
-        },
-        endpoint: None,
-        account: None,
-        stamp: String::new(),
+            stamp: String::new(),
+        })
     };
     let name = match (&key.spec.provider, &key.spec.provider_ref) {
         (Some(public), _) => {
             let kind = crate::api::ProviderType::from(*public);
             let endpoint = Endpoint::public(kind).ok();
-            return Resolved {
+            return Ok(Resolved {
                 view: ProviderView {
                     shown: kind.as_str().to_owned(),
                     problem: None,
@@ -228,7 +230,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
                 endpoint,
                 account: None,
                 stamp: String::new(),
-            };
+            });
         }
         (None, Some(reference)) => &reference.name,
         (None, None) => {
@@ -266,7 +268,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
     if endpoint.refuses_its_address() {
         return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {PRIVATE_ADDRESS}"));
     }
-    let account = ctx.account(provider, &endpoint).await;
+    let account = ctx.account(provider, &endpoint).await?;
     let capabilities = Capabilities::of(provider.spec.r#type, account.is_ok());
     let account_ref = account.as_ref().ok().map(|account| AccountRef {
         provider: name.clone(),
@@ -274,7 +276,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         host: endpoint.authority(),
         project: account.project().to_owned(),
     });
-    Resolved {
+    Ok(Resolved {
         view: ProviderView {
             shown,
             problem: None,
@@ -285,7 +287,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Resolved {
         endpoint: Some(endpoint),
         account: account.ok(),
         stamp: ctx.stamp(provider),
-    }
+    })
 }
 
 /// Whether the provider lists the namespace.

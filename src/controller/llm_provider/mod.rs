@@ -50,7 +50,7 @@ pub async fn reconcile(
         return Ok(Action::requeue(super::LOADING));
     }
     let pass = ctx.metrics.begin(Controller::LLMProvider, ctx.clock);
-    let observed = observe(&ctx, &provider).await;
+    let observed = observe(&ctx, &provider).await?;
     let before = provider.0.as_ref().ok().and_then(|p| p.status.clone()).unwrap_or_default();
     let status = status(&observed, &before.conditions, ctx.clock.now());
     let wait = ctx.timings.provider_check_interval;
@@ -68,7 +68,7 @@ pub async fn reconcile(
     Ok(Action::requeue(wait))
 }
 
-async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Observed {
+async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<Observed, kube::Error> {
     let name = guarded.name_any();
     let uses = |key: &crate::api::LLMKey| key.spec.provider_ref.as_ref().is_some_and(|r| r.name == name);
     let mut observed = Observed {
@@ -81,30 +81,30 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Observed
             "the resource as it is stored does not have the CRD's form; apply it again".into(),
         ),
     };
-    let Ok(provider) = &guarded.0 else { return observed };
+    let Ok(provider) = &guarded.0 else { return Ok(observed) };
     let endpoint = match Endpoint::from_spec(&provider.spec) {
         Ok(endpoint) => endpoint,
         Err(error) => {
             observed.finding = Finding::Stalled(Reason::AddressRefused, format!("spec.baseURL: {error}"));
-            return observed;
+            return Ok(observed);
         }
     };
     if endpoint.refuses_its_address() {
         observed.finding = Finding::Stalled(Reason::AddressRefused, PRIVATE_ADDRESS.into());
-        return observed;
+        return Ok(observed);
     }
     observed.base_url = Some(endpoint.base_url().to_owned());
     if provider.spec.admin_credential_ref.is_none() {
         observed.capabilities = capabilities(provider, false);
         observed.finding = Finding::ValidationOnly;
-        return observed;
+        return Ok(observed);
     }
-    let account = match ctx.account(provider, &endpoint).await {
+    let account = match ctx.account(provider, &endpoint).await? {
         Ok(account) => account,
         Err((reason, message)) => {
             observed.capabilities = capabilities(provider, false);
             observed.finding = Finding::Stalled(reason, message);
-            return observed;
+            return Ok(observed);
         }
     };
     observed.capabilities = capabilities(provider, true);
@@ -128,7 +128,7 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Observed
             }
         }
     };
-    observed
+    Ok(observed)
 }
 
 fn capabilities(provider: &LLMProvider, with_account: bool) -> Vec<String> {

@@ -1,10 +1,29 @@
 //! A ledger whose LLMKey is gone: wait for the grace, revoke, and go.
 
-use crate::api::rfc3339;
+use crate::api::{ConditionType, Reason, rfc3339};
 use crate::controller::llm_key::decide::{give_up, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Record, Released, Version};
+
+/// What keeps a key from its revocation, for an administrator: with the LLMKey went the place where it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Why.
+    pub reason: Reason,
+    /// What can be done about it.
+    pub message: String,
+}
+
+/// What a plan without effects waits for. Ordinary time (the grace, the last look) is no reason.
+pub fn waits(plan: &Plan) -> Option<Waits> {
+    let holds = |kind: ConditionType, reason: Reason| {
+        // A shared key is no error of an LLMKey, whose overlap just goes on. Here nobody else ends it.
+        matches!(kind, ConditionType::Stalled | ConditionType::Reconciling) || reason == Reason::KeyShared
+    };
+    let finding = plan.findings.iter().find(|f| holds(f.condition, f.reason))?;
+    Some(Waits { reason: finding.reason, message: finding.message.clone() })
+}
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
@@ -63,7 +82,9 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
 
 /// Whether no project that keys were made in holds one of a lost attempt, as far as the account at hand reaches.
 fn searched(view: &retire::View<'_>, plan: &mut Plan) -> bool {
-    let reached = |v: &&Version| matches!((&v.account, view.account), (Some(of), Some(at_hand)) if of.same_but_for_the_project(at_hand));
+    let reached = |v: &&Version| {
+        v.account.as_ref().zip(view.account).is_some_and(|(of, at_hand)| of.same_but_for_the_project(at_hand))
+    };
     let minted = view.record.versions.iter().filter(|v| v.mint_name.is_some());
     minted.filter(reached).all(|version| retire::searched_after(view, version, plan))
 }
@@ -80,6 +101,102 @@ fn release(record: &Record, env: &Env) -> Record {
     next
 }
 
-fn interval(duration: std::time::Duration) -> chrono::Duration {
+/// A duration of the operator's constants, for sums of times.
+pub fn interval(duration: std::time::Duration) -> chrono::Duration {
     chrono::Duration::from_std(duration).unwrap_or(chrono::Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::llm_key::model::{Failing, Memory, ProviderView};
+    use crate::controller::released::observed;
+    use crate::ledger::Ledger;
+    use chrono::DateTime;
+    use serde_json::json;
+
+    const ACCOUNT: &str =
+        r#"{"provider": "acme", "type": "OpenAI", "host": "api.openai.com", "project": "proj_1"}"#;
+
+    fn env() -> Env {
+        let timings = crate::domain::timings::Timings::default();
+        Env {
+            now: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+            timings,
+            install: "install-1".into(),
+            nonce: 7,
+        }
+    }
+
+    /// A ledger without an LLMKey, whose only version is in the state, and whose account can be used.
+    fn ledger(state: &str, grace: i64) -> Observed {
+        let account: serde_json::Value = serde_json::from_str(ACCOUNT).unwrap();
+        let released = env().now;
+        let record: Record = serde_json::from_value(json!({
+            "format": 1, "install": "install-1", "namespace": "team", "name": "chat", "lineage": "uid-1",
+            "epoch": 3, "writer": "w", "attempt": 1,
+            "released": {"at": released, "revokeNotBefore": released + chrono::Duration::seconds(grace), "handOver": true},
+            "versions": [{
+                "version": 1, "state": state, "origin": "Minted", "reason": "Initial", "account": account,
+                "mintName": "lk1-x", "providerKeyID": "key", "createdAt": released, "retiringAt": released,
+                "key": {"fingerprint": "f", "shown": "s", "lastFour": "1234"},
+            }],
+        }))
+        .unwrap();
+        let provider = ProviderView {
+            shown: String::new(),
+            problem: None,
+            account: record.versions[0].account.clone(),
+            account_problem: None,
+            reports_last_use: false,
+        };
+        let mut o = observed(&record, provider, Memory::default());
+        o.ledger =
+            LedgerView::Present(Box::new(Ledger { record, resource_version: "1".into(), uid: "u".into() }));
+        o
+    }
+
+    fn reason(o: &Observed) -> Option<Reason> {
+        let plan = decide(o, &env());
+        assert!(plan.effects.is_empty() && plan.wake.is_some(), "{plan:?}");
+        waits(&plan).map(|w| w.reason)
+    }
+
+    #[test]
+    fn time_that_passes_as_planned_is_no_waiting() {
+        assert_eq!(reason(&ledger("Current", 60)), None, "the grace");
+        assert_eq!(reason(&ledger("Revoked", 0)), None, "the last look");
+        let mut confirming = ledger("Retiring", 0);
+        confirming.pass.checked_after_l4.insert(1);
+        confirming.pass.searched.insert("proj_1".into());
+        confirming.pass.revoke_answered.insert(1);
+        confirming.pass.confirmed.insert(1, false);
+        assert_eq!(reason(&confirming), None, "the provider has not yet forgotten the key");
+    }
+
+    #[test]
+    fn what_keeps_a_key_from_its_revocation_has_a_reason() {
+        let mut missing = ledger("Retiring", 0);
+        missing.provider.account = None;
+        missing.provider.account_problem = Some((Reason::AdminCredentialHostMismatch, "hosts differ".into()));
+        assert_eq!(reason(&missing), Some(Reason::AdminCredentialHostMismatch));
+
+        let mut elsewhere = ledger("Retiring", 0);
+        elsewhere.provider.account = None;
+        assert_eq!(reason(&elsewhere), Some(Reason::AccountChanged));
+
+        let mut shared = ledger("Retiring", 0);
+        shared.pass.checked_after_l4.insert(1);
+        shared.pass.shared.insert(1, Some("another".into()));
+        assert_eq!(reason(&shared), Some(Reason::KeyShared));
+
+        let mut failing = ledger("Retiring", 0);
+        failing.memory.failing = Some(Failing {
+            reason: Reason::RevokeFailed,
+            message: "the provider does not answer".into(),
+            count: 1,
+            not_before: env().now + chrono::Duration::seconds(5),
+        });
+        assert_eq!(reason(&failing), Some(Reason::RevokeFailed));
+    }
 }

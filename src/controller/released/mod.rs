@@ -17,12 +17,14 @@ use super::context::Ctx;
 use super::index::Name;
 use super::llm_key::memory::Remember;
 use super::llm_key::model::{
-    KeyView, LedgerView, Memory, Observed, Pass, Plan, PolicyView, ProviderView, SourceView, TargetView,
+    KeyView, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
 use super::llm_key::{Actor, Held, NotDone, env};
-use crate::api::{ConditionType, Reason, RotationMode, ValidationMode};
+use crate::api::{Reason, RotationMode, ValidationMode};
+use crate::domain::names::ledger_name;
 use crate::ledger::{AccountRef, LedgerError, Record};
 use crate::provider::Endpoint;
+use decide::Waits;
 
 /// Steps of one pass at most.
 const MAX_STEPS: usize = 64;
@@ -33,10 +35,34 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// What is known of one ledger between two passes.
+#[derive(Clone, Default)]
+struct Known {
+    memory: Memory,
+    /// Why it waits for somebody, as it was told.
+    waits: Option<Waits>,
+    /// Version of the ledger that was last read or written.
+    resource_version: Option<String>,
+}
+
+/// How a pass ended.
+struct Looked {
+    /// When to look again; none if the ledger is gone or an LLMKey's own.
+    wake: Option<DateTime<Utc>>,
+    known: Known,
+}
+
+impl Looked {
+    /// There is nothing more to do with the name.
+    fn over() -> Self {
+        Self { wake: None, known: Known::default() }
+    }
+}
+
 /// Works through the names that arrive, each at most once at a time, again when its own time comes.
 pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
     let mut due: HashMap<Name, Duration> = HashMap::new();
-    let mut memory: HashMap<Name, Memory> = HashMap::new();
+    let mut ledgers: HashMap<Name, Known> = HashMap::new();
     let mut working = FuturesUnordered::new();
     let mut busy: Vec<Name> = Vec::new();
     loop {
@@ -50,7 +76,7 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
         for name in ready {
             due.remove(&name);
             busy.push(name.clone());
-            let known = memory.remove(&name).unwrap_or_default();
+            let known = ledgers.get(&name).cloned().unwrap_or_default();
             let ctx = Arc::clone(&ctx);
             working.push(async move {
                 let outcome = pass(&ctx, &name, known).await;
@@ -66,20 +92,35 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
             .unwrap_or(IDLE);
         tokio::select! {
             name = names.next() => match name {
-                Some(name) => { due.insert(name, ctx.clock.monotonic()); }
+                Some(name) => {
+                    let known = ledgers.get(&name);
+                    let ours = known.is_some() || !alive(&ctx, &name);
+                    if busy.contains(&name) || ours && changed(&ctx, &name, known) {
+                        due.insert(name, ctx.clock.monotonic());
+                    }
+                }
                 None => return,
             },
             Some((name, outcome)) = working.next(), if !working.is_empty() => {
                 busy.retain(|b| *b != name);
+                let before = ledgers.remove(&name).unwrap_or_default();
                 let (wait, known) = match outcome {
-                    Ok((wake, known)) => (wake.map(|at| until(&ctx, at)), known),
+                    Ok(Looked { wake, known }) => {
+                        tell(&ctx, &name, before.waits.as_ref(), known.waits.as_ref());
+                        (wake.map(|at| until(&ctx, at)), known)
+                    }
                     Err(error) => {
                         tracing::warn!(namespace = %name.0, name = %name.1, %error, "a released ledger waits");
-                        (Some(RETRY), Memory::default())
+                        // Whatever it waited for, it still does as far as anybody knows.
+                        (Some(RETRY), Known { waits: before.waits, ..Known::default() })
                     }
                 };
+                // What came while it was being looked at may be our own write.
+                if due.contains_key(&name) && !changed(&ctx, &name, Some(&known)) {
+                    due.remove(&name);
+                }
                 if let Some(wait) = wait {
-                    memory.insert(name.clone(), known);
+                    ledgers.insert(name.clone(), known);
                     let at = ctx.clock.monotonic() + wait;
                     due.entry(name).and_modify(|known| *known = at.min(*known)).or_insert(at);
                 }
@@ -89,65 +130,100 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
     }
 }
 
+/// Whether the watch shows another ledger than the one that was last read or written.
+fn changed(ctx: &Ctx, name: &Name, known: Option<&Known>) -> bool {
+    let Some(seen) = known.and_then(|k| k.resource_version.as_deref()) else { return true };
+    let shown = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&name.0, &name.1));
+    shown.is_none_or(|shown| shown.gone || *shown.resource_version != *seen)
+}
+
+/// Tells an administrator, who has no LLMKey to look at: once for each reason, and when the waiting is over.
+fn tell(ctx: &Ctx, name: &Name, before: Option<&Waits>, after: Option<&Waits>) {
+    let reason = |waits: Option<&Waits>| waits.map(|w| w.reason);
+    if reason(before) == reason(after) {
+        return;
+    }
+    ctx.metrics.released_waits(reason(before), reason(after));
+    if let Some(Waits { reason, message }) = after {
+        let reason = reason.as_str();
+        tracing::warn!(namespace = %name.0, name = %name.1, reason, "a deleted LLMKey's key waits: {message}");
+    } else {
+        tracing::info!(namespace = %name.0, name = %name.1, "a deleted LLMKey's key waits no more");
+    }
+}
+
 fn until(ctx: &Ctx, at: DateTime<Utc>) -> Duration {
     (at - ctx.clock.now_precise()).to_std().unwrap_or_default() + Duration::from_millis(20)
 }
 
 /// One ledger, as far as it goes now.
-async fn pass(
-    ctx: &Ctx,
-    name: &Name,
-    known: Memory,
-) -> Result<(Option<DateTime<Utc>>, Memory), ReconcileError> {
-    if !ctx.leader.is_leader() || alive(ctx, name) {
-        return Ok((None, known));
+async fn pass(ctx: &Ctx, name: &Name, known: Known) -> Result<Looked, ReconcileError> {
+    if !ctx.leader.is_leader() {
+        return Err(ReconcileError::NotLeader);
+    }
+    if alive(ctx, name) {
+        return Ok(Looked::over());
     }
     let ledger = match ctx.ledgers.get(&name.0, &name.1).await {
         Ok(Some(ledger)) => ledger,
-        Ok(None) => return Ok((None, known)),
+        Ok(None) => return Ok(Looked::over()),
         Err(LedgerError::Kube(error)) => return Err(ReconcileError::Kube(error)),
         Err(error) => {
-            tracing::warn!(namespace = %name.0, name = %name.1, %error, "a ledger cannot be read");
-            return Ok((None, known));
+            let message = format!("its ledger {}: {error}", ledger_name(&name.0, &name.1));
+            return Ok(Looked {
+                wake: Some(later(ctx)),
+                known: Known { waits: Some(Waits { reason: Reason::LedgerUnreadable, message }), ..known },
+            });
         }
     };
     let mut held = Held::default();
-    let provider = account(ctx, &ledger.record, &mut held).await;
-    let mut o = observed(&ledger.record, provider, known);
+    let provider = account(ctx, &ledger.record, &mut held).await?;
+    let mut o = observed(&ledger.record, provider, known.memory);
     o.ledger = LedgerView::Present(Box::new(ledger));
     let mut remember = Remember::default();
-    let mut last = Plan::default();
     for _ in 0..MAX_STEPS {
         let env = env(ctx)?;
-        last = decide::decide(&o, &env);
-        if last.effects.is_empty() {
-            for finding in last.findings.iter().filter(|f| f.condition == ConditionType::Stalled) {
-                let reason = finding.reason.as_str();
-                tracing::warn!(namespace = %name.0, name = %name.1, reason, "a deleted LLMKey's key waits: {}", finding.message);
-            }
-            break;
-        }
-        for effect in &last.effects {
+        let plan = decide::decide(&o, &env);
+        for effect in &plan.effects {
             let mut actor = Actor { ctx, key: None, held: &mut held, remember: &mut remember };
             match actor.act(&o, effect).await {
                 Ok(learned) => o.learn(effect, learned, &env),
                 Err(NotDone::Failed(failure)) => {
-                    tracing::warn!(namespace = %name.0, name = %name.1, "{}", failure.message);
+                    let waits = Waits { reason: failure.reason, message: failure.message.clone() };
                     o.fail(failure, &env);
                     let wake = o.memory.failing.as_ref().map(|f| f.not_before);
-                    return Ok((wake, o.memory));
+                    return Ok(looked(o, wake, Some(waits)));
                 }
                 // Somebody else has it now, or it is gone: look again from the beginning.
-                Err(NotDone::Changed) => return Ok((Some(env.now + chrono::Duration::seconds(1)), o.memory)),
+                Err(NotDone::Changed) => {
+                    return Ok(looked(o, Some(env.now + chrono::Duration::seconds(1)), known.waits));
+                }
                 Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
                 Err(NotDone::Kube(error)) => return Err(ReconcileError::Kube(error)),
             }
         }
         if matches!(o.ledger, LedgerView::Absent) {
-            return Ok((None, o.memory));
+            return Ok(Looked::over());
+        }
+        if plan.effects.is_empty() {
+            let wake = plan.wake.unwrap_or_else(|| later(ctx));
+            return Ok(looked(o, Some(wake), decide::waits(&plan)));
         }
     }
-    Ok((last.wake, o.memory))
+    Ok(looked(o, Some(ctx.clock.now()), known.waits))
+}
+
+/// When what gives no time of its own is looked at again.
+fn later(ctx: &Ctx) -> DateTime<Utc> {
+    ctx.clock.now() + decide::interval(ctx.timings.provider_check_interval)
+}
+
+fn looked(o: Observed, wake: Option<DateTime<Utc>>, waits: Option<Waits>) -> Looked {
+    let resource_version = match o.ledger {
+        LedgerView::Present(ledger) => Some(ledger.resource_version),
+        _ => None,
+    };
+    Looked { wake, known: Known { memory: o.memory, waits, resource_version } }
 }
 
 /// Whether an LLMKey of the name exists: then the ledger is its own.
@@ -157,7 +233,7 @@ fn alive(ctx: &Ctx, name: &Name) -> bool {
 }
 
 /// The account that the ledger's keys are at, if it can be used.
-async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
+async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<ProviderView, kube::Error> {
     let mut view = ProviderView {
         shown: String::new(),
         problem: None,
@@ -169,19 +245,19 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
     let alive = record.minted_alive().find_map(|v| v.account.clone());
     let minted = record.versions.iter().rev().filter(|v| v.mint_name.is_some());
     let Some(wanted) = alive.or_else(|| minted.into_iter().find_map(|v| v.account.clone())) else {
-        return view;
+        return Ok(view);
     };
     let missing = |message: String| Some((Reason::AdminCredentialMissing, message));
     let found = ctx.stores.providers.get(&ObjectRef::new(&wanted.provider));
     let Some(Ok(provider)) = found.as_ref().map(|p| &p.0) else {
         view.account_problem = missing(format!("LLMProvider {} is gone; restore it", wanted.provider));
-        return view;
+        return Ok(view);
     };
     let Ok(endpoint) = Endpoint::from_spec(&provider.spec) else {
         view.account_problem = missing(format!("LLMProvider {} has no usable URL", wanted.provider));
-        return view;
+        return Ok(view);
     };
-    match ctx.account(provider, &endpoint).await {
+    match ctx.account(provider, &endpoint).await? {
         Ok(account) => {
             view.account = Some(AccountRef {
                 provider: wanted.provider,
@@ -194,7 +270,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> ProviderView {
         }
         Err(problem) => view.account_problem = Some(problem),
     }
-    view
+    Ok(view)
 }
 
 /// An observation without an LLMKey: what effects need of one is its name.

@@ -23,6 +23,7 @@ fn all() -> Metrics {
     metrics.revoked(RevocationBasis::ProviderQuiet.as_str(), Completion::Succeeded);
     metrics.requested(ProviderType::OpenAI, "mint", "ok", SECOND);
     metrics.set_leader(true);
+    metrics.released_waits(None, Some(Reason::KeyShared));
     metrics.set_key("team-a", "chat", KEY);
     metrics.set_key(
         "team-b",
@@ -85,7 +86,7 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 17);
+    assert_eq!(read(&all().encode().unwrap()).len(), 18);
     assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 2);
 }
 
@@ -120,6 +121,24 @@ fn a_key_that_is_gone_has_no_series() {
     assert!(!metrics.encode().unwrap().contains("team-a"));
     metrics.forget_all_keys();
     assert!(!metrics.encode().unwrap().contains("llmkey_key_"));
+}
+
+#[test]
+fn a_reason_for_which_no_ledger_waits_has_no_series() {
+    let metrics = all();
+    let told = |reason: &str, count: i64| {
+        let line = format!("llmkey_released_waiting{{reason=\"{reason}\"}} {count}\n");
+        metrics.encode().unwrap().contains(&line)
+    };
+    metrics.released_waits(None, Some(Reason::KeyShared));
+    assert!(told("KeyShared", 2));
+    metrics.released_waits(Some(Reason::KeyShared), Some(Reason::LedgerUnreadable));
+    assert!(told("KeyShared", 1) && told("LedgerUnreadable", 1));
+    metrics.released_waits(Some(Reason::KeyShared), Some(Reason::KeyShared));
+    assert!(told("KeyShared", 1));
+    metrics.released_waits(Some(Reason::KeyShared), None);
+    metrics.released_waits(Some(Reason::LedgerUnreadable), None);
+    assert!(!metrics.encode().unwrap().contains("llmkey_released_waiting{"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::controller::llm_key::observe::facts;
 use crate::crypto::SecretBytes;
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
+use crate::domain::lifecycle::VersionState;
 use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
@@ -82,9 +83,11 @@ impl Actor<'_> {
         below: u32,
     ) -> Result<Learned, NotDone> {
         let account = self.account_in(project)?;
+        let making = record(o)?.versions.iter().any(|v| v.state == VersionState::Intent);
+        let reason = if making { Reason::MintFailed } else { Reason::RevokeFailed };
         let listed = self.list(&account).await.map_err(|error| {
             let message = format!("the account's keys could not be listed: {error}");
-            NotDone::Failed(call_failure(Reason::MintFailed, message, &error))
+            NotDone::Failed(call_failure(reason, message, &error))
         })?;
         let listed = listed.into_iter().map(|key| (key.id, key.name));
         Ok(Learned::Strays(strays(record(o)?, listed, below)))

@@ -151,7 +151,7 @@ fn at_home(o: &Observed, version: &Version) -> bool {
 
 /// Whether the admin credential at hand is for the account that the version's key is at, whichever its project.
 fn within_reach(version: &Version, at_hand: Option<&AccountRef>) -> bool {
-    matches!((&version.account, at_hand), (Some(of), Some(at_hand)) if of.same_but_for_the_project(at_hand))
+    version.account.as_ref().zip(at_hand).is_some_and(|(of, at_hand)| of.same_but_for_the_project(at_hand))
 }
 
 /// The target must carry the delivered version, whatever happened to it.

@@ -9,7 +9,7 @@ use super::{Seeing, open};
 use crate::api::{FIELD_MANAGER, LLMKey, Reason, from_k8s};
 use crate::controller::context::Ctx;
 use crate::controller::index::owner;
-use crate::controller::llm_key::act::{Held, key_label};
+use crate::controller::llm_key::act::Held;
 use crate::controller::llm_key::memory::Seen;
 use crate::controller::llm_key::model::{LedgerView, TargetView};
 use crate::domain::template;
@@ -107,7 +107,7 @@ fn carries(secret: &Secret, held: &Held, version: i32, key: &str) -> bool {
             data.and_then(|d| d.get(entry)).is_some_and(|found| found.0 == value.expose())
         })
         && labels.get(crate::api::MANAGED_BY_LABEL).map(String::as_str) == Some(crate::api::MANAGED_BY)
-        && labels.get(crate::api::KEY_LABEL).is_some_and(|l| *l == key_label(key))
+        && labels.get(crate::api::KEY_LABEL).is_some_and(|l| l == key)
 }
 
 /// When the operator last wrote the Secret, by the API server's clock: whole seconds, rounded up.
