@@ -20,6 +20,8 @@ pub struct KeyGauges {
     pub state: &'static str,
     /// Whether the condition `Ready` is `True`.
     pub ready: bool,
+    /// Whether the condition `Stalled` is `True`.
+    pub stalled: bool,
     /// When the next rotation is due.
     pub next_rotation: Option<i64>,
     /// When the provider was last asked about the published key.
@@ -38,12 +40,18 @@ pub(super) struct KeyTable(Mutex<Keys>);
 type Value = fn(&KeyGauges) -> Option<i64>;
 
 /// Name, help, unit and value of each gauge that has no label beyond the two names.
-const GAUGES: [(&str, &str, Option<Unit>, Value); 4] = [
+const GAUGES: [(&str, &str, Option<Unit>, Value); 5] = [
     (
         "key_ready",
         "1 if the LLMKey's condition Ready is True; alert on 0 for longer than a rotation takes.",
         None,
         |g| Some(g.ready.into()),
+    ),
+    (
+        "key_stalled",
+        "1 if the LLMKey's condition Stalled is True: something waits for a person, also while the key works.",
+        None,
+        |g| Some(g.stalled.into()),
     ),
     ("key_next_rotation_timestamp", "When the next rotation is due.", Some(Unit::Seconds), |g| {
         g.next_rotation

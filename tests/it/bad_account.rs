@@ -9,7 +9,7 @@ use llmkey_operator::api::LLMProvider;
 use llmkey_operator::sandbox::{Answer, Effect, Fault, FaultRule, Operation};
 use serde_json::json;
 
-use super::bad_input::{calls, count, others_go_on, secret, stalled};
+use super::bad_input::{calls, count, others_go_on, secret, stalled, stalled_yet_ready};
 use super::stage::{Tenant, wait};
 
 /// Waits until the LLMProvider is Stalled for the reason.
@@ -63,7 +63,7 @@ async fn a_wrong_admin_credential_is_told_and_heals_with_the_secret() {
     t.credential(&t.provider, "sk-admin-this-is-the-wrong-one-0123456789", &host).await;
     provider_stalled(&t, &t.provider, "AdminCredentialInvalid", &[]).await;
     t.annotate("chat", "llmkeys.dev/rotate", Some("now")).await;
-    stalled(&t, "chat", "AdminCredentialInvalid", &["version 2"]).await;
+    stalled_yet_ready(&t, "chat", "AdminCredentialInvalid", &["version 2"]).await;
     assert_eq!(secret(&t, "chat").await, good);
     t.credential(&t.provider, t.sandbox().admin_key(), &host).await;
     t.until("chat", "version 2", |key| super::stage::state(key, 2).as_deref() == Some("Current")).await;
@@ -134,6 +134,25 @@ async fn a_private_address_is_called_only_if_the_provider_says_so() {
     t.llm_provider(&name, json!({})).await;
     t.ready("supplied").await;
     t.ready("minted").await;
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_a_private_address_is_told_like_the_address() {
+    let t = Tenant::new("private-name").await;
+    let name = format!("{}-name", t.namespace);
+    let url = format!("https://localhost:{}/v1", t.sandbox().addr().port());
+    t.llm_provider(&name, json!({"addresses": "PublicOnly", "baseURL": url})).await;
+    t.source("chat", &t.person_key("one")).await;
+    t.supplied("chat", json!({"providerRef": {"name": name}})).await;
+    stalled(&t, "chat", "AddressRefused", &[&name, "no public address", "to AllowPrivate"]).await;
+    assert_eq!(calls(&t), []);
+    assert!(t.secrets().get_opt("chat").await.unwrap().is_none());
+    t.llm_provider(&name, json!({})).await;
+    t.ready("chat").await;
+    t.llm_provider(&name, json!({"addresses": "PublicOnly", "baseURL": url})).await;
+    t.patch("chat", json!({"spec": {"validation": {"interval": "1m"}}})).await;
+    let key = stalled_yet_ready(&t, "chat", "AddressRefused", &[&name, "to AllowPrivate"]).await;
+    assert!(super::stage::because(&key, "Healthy", "AddressRefused"));
 }
 
 #[tokio::test]

@@ -9,16 +9,29 @@ use serde_json::{Value, json};
 
 use super::stage::{Tenant, find, state};
 
-/// Waits until the LLMKey is Stalled for the reason, and checks that the message helps.
+/// Waits until the LLMKey is Stalled for the reason, checks that the message helps, and that nothing is there to be used.
 pub(crate) async fn stalled(t: &Tenant, name: &str, reason: &str, words: &[&str]) -> LLMKey {
+    let key = waits_for_a_person(t, name, reason, words).await;
+    let ready = find(&key, "Ready").unwrap();
+    assert_eq!((ready.0.as_str(), ready.1.as_str()), ("False", reason));
+    key
+}
+
+/// The same where a key was delivered before, which goes on working.
+pub(crate) async fn stalled_yet_ready(t: &Tenant, name: &str, reason: &str, words: &[&str]) -> LLMKey {
+    let key = waits_for_a_person(t, name, reason, words).await;
+    let (status, _, message) = find(&key, "Ready").unwrap();
+    assert!(status == "True" && message.contains("see Stalled"), "{status}: {message}");
+    key
+}
+
+async fn waits_for_a_person(t: &Tenant, name: &str, reason: &str, words: &[&str]) -> LLMKey {
     let told = |key: &LLMKey| find(key, "Stalled").is_some_and(|(s, r, _)| s == "True" && r == reason);
     let key = t.until(name, reason, told).await;
     let (_, _, message) = find(&key, "Stalled").unwrap();
     for word in words {
         assert!(message.contains(word), "{reason}: {word:?} is missing in {message:?}");
     }
-    let ready = find(&key, "Ready").unwrap();
-    assert_eq!((ready.0.as_str(), ready.1.as_str()), ("False", reason));
     assert_eq!(key.status.as_ref().unwrap().observed_generation, key.metadata.generation);
     key
 }
@@ -78,7 +91,7 @@ async fn an_unknown_policy_holds_everything_until_it_exists() {
     let good = secret(&t, "chat").await;
     let policies: Api<RotationPolicy> = Api::namespaced(t.client.clone(), &t.namespace);
     policies.delete("monthly", &DeleteParams::default()).await.unwrap();
-    stalled(&t, "chat", "PolicyNotFound", &["RotationPolicy/monthly"]).await;
+    stalled_yet_ready(&t, "chat", "PolicyNotFound", &["RotationPolicy/monthly"]).await;
     looked_again(&t, "chat").await;
     assert_eq!(secret(&t, "chat").await, good);
     t.policy("monthly", json!({"schedule": {"calendar": {"period": "Monthly"}}})).await;
@@ -101,9 +114,9 @@ async fn an_unknown_provider_holds_everything_until_it_exists() {
     // With the provider goes the knowledge of what to deliver: the Secret must not be emptied.
     let good = secret(&t, "chat").await;
     delete_provider(&t, &provider).await;
-    stalled(&t, "chat", "ProviderNotFound", &[&provider]).await;
+    stalled_yet_ready(&t, "chat", "ProviderNotFound", &[&provider]).await;
     looked_again(&t, "chat").await;
-    stalled(&t, "chat", "ProviderNotFound", &[&provider]).await;
+    stalled_yet_ready(&t, "chat", "ProviderNotFound", &[&provider]).await;
     assert_eq!(secret(&t, "chat").await, good);
     t.llm_provider(&provider, json!({})).await;
     t.ready("chat").await;
@@ -156,7 +169,7 @@ async fn a_namespace_that_is_shut_out_later_keeps_its_secret() {
     t.ready("chat").await;
     let good = secret(&t, "chat").await;
     t.llm_provider(&t.provider, json!({"allowedNamespaces": ["somebody-else"]})).await;
-    stalled(&t, "chat", "NamespaceNotAllowed", &[&t.namespace]).await;
+    stalled_yet_ready(&t, "chat", "NamespaceNotAllowed", &[&t.namespace]).await;
     let before = calls(&t).len();
     t.source("chat", &second).await;
     looked_again(&t, "chat").await;
@@ -167,6 +180,11 @@ async fn a_namespace_that_is_shut_out_later_keeps_its_secret() {
     t.until("chat", "version 2", |key| state(key, 2).as_deref() == Some("Current")).await;
     t.ready("chat").await;
     assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(second));
+    // A list that is applied empty means nobody.
+    t.llm_provider(&t.provider, json!({"allowedNamespaces": []})).await;
+    let api: Api<LLMProvider> = Api::all(t.client.clone());
+    assert!(api.get(&t.provider).await.unwrap().spec.allowed_namespaces.is_empty());
+    stalled_yet_ready(&t, "chat", "NamespaceNotAllowed", &[&t.namespace]).await;
 }
 
 #[tokio::test]
@@ -195,7 +213,7 @@ async fn a_schedule_that_never_comes_is_told_on_policy_and_key() {
 
     let good = secret(&t, "chat").await;
     t.policy("leap", never).await;
-    stalled(&t, "chat", "ScheduleImpossible", &words).await;
+    stalled_yet_ready(&t, "chat", "ScheduleImpossible", &words).await;
     looked_again(&t, "chat").await;
     assert_eq!(secret(&t, "chat").await, good);
 }

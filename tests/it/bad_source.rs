@@ -5,7 +5,7 @@ use kube::api::{DeleteParams, PostParams};
 use llmkey_operator::sandbox::Operation;
 use serde_json::{Value, json};
 
-use super::bad_input::{calls, looked_again, others_go_on, patch_secret, secret, stalled};
+use super::bad_input::{calls, looked_again, others_go_on, patch_secret, secret, stalled, stalled_yet_ready};
 use super::stage::{Tenant, find, is, state, wait};
 
 #[tokio::test]
@@ -24,9 +24,9 @@ async fn a_missing_source_and_a_missing_entry_wait_for_their_author() {
 
     let good = secret(&t, "chat").await;
     patch_secret(&t, "chat-source", json!({"data": {"key": null}})).await;
-    stalled(&t, "chat", "SourceKeyMissing", &[&place]).await;
+    stalled_yet_ready(&t, "chat", "SourceKeyMissing", &[&place]).await;
     t.secrets().delete("chat-source", &DeleteParams::default()).await.unwrap();
-    stalled(&t, "chat", "SourceNotFound", &[&place]).await;
+    stalled_yet_ready(&t, "chat", "SourceNotFound", &[&place]).await;
     looked_again(&t, "chat").await;
     assert_eq!(secret(&t, "chat").await, good);
     t.source("chat", &value).await;
@@ -170,7 +170,7 @@ async fn a_rejected_replacement_leaves_the_good_key() {
     let good = secret(&t, "chat").await;
     let bad = "sk-proj-nobody-made-this-0123456789-BAD!";
     t.source("chat", bad).await;
-    stalled(&t, "chat", "RejectedNotPublished", &["Secret chat"]).await;
+    stalled_yet_ready(&t, "chat", "RejectedNotPublished", &["Secret chat"]).await;
     // It is asked again now and then, in case the provider was wrong; meanwhile nothing is forgotten.
     let asked = || {
         let log = t.sandbox().log();
@@ -182,7 +182,7 @@ async fn a_rejected_replacement_leaves_the_good_key() {
     };
     let before = asked();
     wait("asked again, twice", async || (asked() >= before + 2).then_some(())).await;
-    let key = stalled(&t, "chat", "RejectedNotPublished", &["Secret chat"]).await;
+    let key = stalled_yet_ready(&t, "chat", "RejectedNotPublished", &["Secret chat"]).await;
     assert_eq!(state(&key, 1).as_deref(), Some("Publishing"), "the only version, never superseded");
     assert!(is(&key, "Healthy", "True"));
     assert_eq!(secret(&t, "chat").await, good);

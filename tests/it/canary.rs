@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::bad_input::stalled;
+use super::bad_input::{stalled, stalled_yet_ready};
 use super::needles::Needles;
 use super::stage::{Tenant, state, traced, wait};
 
@@ -123,7 +123,7 @@ async fn keys_are_nowhere_but_in_their_secrets() {
     t.source("chat", &second).await;
     t.until("chat", "version 2", |key| state(key, 2).as_deref() == Some("Current")).await;
     t.source("chat", &rejected).await;
-    stalled(&t, "chat", "RejectedNotPublished", &[]).await;
+    stalled_yet_ready(&t, "chat", "RejectedNotPublished", &[]).await;
     t.source("chat", &first).await;
     t.until("chat", "version 3", |key| state(key, 3).as_deref() == Some("Current")).await;
 

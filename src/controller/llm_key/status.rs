@@ -7,9 +7,10 @@ use crate::api::{
     ConditionStatus, ConditionType, Conditions, KeyHealth, LLMKeyStatus, LastRotation, ObservedVersions,
     PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
 };
-use crate::domain::health::{Health, HealthState};
+use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Record, Version};
+use crate::provider::PRIVATE_NAME;
 
 /// The delivered version as far as it is known without reading the ledger.
 struct Delivered {
@@ -32,7 +33,7 @@ pub fn status(
     };
     let unread = matches!(o.ledger, LedgerView::Unread(_) | LedgerView::Unreadable(..));
     let delivered = match record {
-        Some(record) => record.delivered().filter(|_| carried(o)).map(of_version),
+        Some(record) => delivered_version(o, record).map(of_version),
         None if unread => before.current_version.map(|version| Delivered {
             version,
             last_four: before.last_four.clone(),
@@ -47,7 +48,7 @@ pub fn status(
     base(&mut conditions);
     found(&mut conditions, plan);
     ready(&mut conditions, o, plan, delivered.is_some(), health);
-    healthy(&mut conditions, o, delivered.is_some(), health);
+    healthy(&mut conditions, o, plan, delivered.is_some(), health);
     LLMKeyStatus {
         observed_generation: Some(o.key.generation),
         conditions: conditions.finish(),
@@ -70,8 +71,23 @@ pub fn status(
     }
 }
 
-fn carried(o: &Observed) -> bool {
-    matches!(o.target, TargetView::Ours { .. } | TargetView::Unread)
+/// The version that workloads have: the ledger's, as long as there is a target of ours. It stays while another hand has
+/// changed what the target holds: pods that read it before have that key, and it is put back within seconds. `Ready` tells.
+fn delivered_version<'a>(o: &Observed, record: &'a Record) -> Option<&'a Version> {
+    match o.target {
+        TargetView::Unread => record.delivered(),
+        TargetView::Ours { carries, .. } => {
+            let newest = record.delivered()?;
+            // A replacement that is on record and not yet written has replaced nothing.
+            if carries == Some(newest.version) { Some(newest) } else { record.current().or(Some(newest)) }
+        }
+        _ => None,
+    }
+}
+
+/// Nobody has changed what was delivered. What only waits to be rendered anew still is it.
+fn as_delivered(o: &Observed) -> bool {
+    matches!(o.target, TargetView::Unread | TargetView::Ours { changed: false, .. })
 }
 
 fn of_version(version: &Version) -> Delivered {
@@ -110,10 +126,16 @@ fn found(conditions: &mut Conditions, plan: &Plan) {
     }
 }
 
+/// Whether workloads have a key that works. What waits for a person is told by `Stalled`, which tools that follow kstatus
+/// read as failed; it makes `Ready` false only where there is no key, or none that can be vouched for.
 fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool, health: Option<&Health>) {
     use ConditionStatus::{False, True, Unknown};
     let kind = ConditionType::Ready;
-    if let Some(stall) = plan.findings.iter().find(|f| f.condition == ConditionType::Stalled) {
+    let found = |kind| plan.findings.iter().find(|f| f.condition == kind);
+    let stall = found(ConditionType::Stalled);
+    let readable = !matches!(o.ledger, LedgerView::Unreadable(..));
+    let vouched = delivered && readable && as_delivered(o) && !o.key.revoke_all;
+    if let Some(stall) = stall.filter(|_| !vouched) {
         conditions.set(kind, False, stall.reason, &stall.message);
         return;
     }
@@ -129,19 +151,29 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
         return;
     }
     if !delivered {
-        if let Some(wait) = plan.findings.iter().find(|f| f.condition == ConditionType::Reconciling) {
+        if let Some(wait) = found(ConditionType::Reconciling) {
             conditions.set(kind, Unknown, wait.reason, &wait.message);
         }
         return;
     }
     let secret = &o.key.target_name;
+    if !as_delivered(o) {
+        let message = format!("another hand changed Secret {secret}, so it does not hold what was delivered");
+        conditions.set(kind, False, Reason::TargetContested, &message);
+        return;
+    }
+    let aside = if stall.is_some() || health.is_some_and(address_refused) {
+        "; something else waits for a person: see Stalled"
+    } else {
+        ""
+    };
     match (o.key.validation, health.and_then(|h| h.accepted)) {
         (ValidationMode::Disabled, _) => {
             conditions.set(
                 kind,
                 True,
                 Reason::ValidationDisabled,
-                &format!("Secret {secret} has the key; it is not checked"),
+                &format!("Secret {secret} has the key; it is not checked{aside}"),
             );
         }
         (ValidationMode::Advisory | ValidationMode::Required, Some(true)) => {
@@ -149,7 +181,7 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
                 kind,
                 True,
                 Reason::KeyValid,
-                &format!("Secret {secret} has a key that the provider accepts"),
+                &format!("Secret {secret} has a key that the provider accepts{aside}"),
             );
         }
         (ValidationMode::Advisory, _) => {
@@ -157,7 +189,7 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
                 kind,
                 True,
                 Reason::PublishedUnchecked,
-                &format!("Secret {secret} has the key; its check only reports"),
+                &format!("Secret {secret} has the key; its check only reports{aside}"),
             );
         }
         (ValidationMode::Required, Some(false)) => {
@@ -168,20 +200,28 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
             };
             let message = format!("the provider rejects the key in Secret {secret}; {remedy}");
             conditions.set(kind, False, Reason::KeyInvalid, &message);
-            conditions.set(ConditionType::Stalled, True, Reason::KeyInvalid, &message);
+            if stall.is_none() {
+                conditions.set(ConditionType::Stalled, True, Reason::KeyInvalid, &message);
+            }
         }
-        (ValidationMode::Required, None) => {
-            conditions.set(
+        (ValidationMode::Required, None) => match stall {
+            Some(stall) => conditions.set(kind, False, stall.reason, &stall.message),
+            None => conditions.set(
                 kind,
                 Unknown,
                 Reason::NotYetValidated,
                 &format!("Secret {secret} has the key; the provider has not answered for it yet"),
-            );
-        }
+            ),
+        },
     }
 }
 
-fn healthy(conditions: &mut Conditions, o: &Observed, delivered: bool, health: Option<&Health>) {
+/// Nobody could be asked about the key, because the name of the provider's host leads to private addresses.
+fn address_refused(health: &Health) -> bool {
+    matches!(health.last, Some((Verdict::AddressRefused, _)))
+}
+
+fn healthy(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool, health: Option<&Health>) {
     use ConditionStatus::{False, True, Unknown};
     let kind = ConditionType::Healthy;
     if o.key.validation == ValidationMode::Disabled {
@@ -189,6 +229,14 @@ fn healthy(conditions: &mut Conditions, o: &Observed, delivered: bool, health: O
         return;
     }
     let Some(health) = health.filter(|_| delivered) else { return };
+    if address_refused(health) {
+        let message = format!("{}: {PRIVATE_NAME}", o.provider.shown);
+        conditions.set(kind, Unknown, Reason::AddressRefused, &message);
+        if !plan.stalled() {
+            conditions.set(ConditionType::Stalled, True, Reason::AddressRefused, &message);
+        }
+        return;
+    }
     if health.confirming(o.key.threshold) {
         let message =
             format!("the provider rejected the key; it is asked again, {} times in all", o.key.threshold);

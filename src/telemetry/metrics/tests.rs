@@ -7,6 +7,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const KEY: KeyGauges = KeyGauges {
     state: HealthState::Valid.as_str(),
     ready: true,
+    stalled: false,
     next_rotation: Some(1_800_000_000),
     last_probe: Some(1_700_000_000),
     published: Some(1_600_000_000),
@@ -85,7 +86,7 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 17);
+    assert_eq!(read(&all().encode().unwrap()).len(), 18);
     assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 2);
 }
 
