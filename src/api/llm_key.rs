@@ -192,11 +192,12 @@ pub struct Target {
     )]
     pub secret_name: Option<String>,
     /// The Secret's data: key to text with `$(KEY)`, `$(BASE_URL)`, `$(MODEL)`, `$(CONFIG)`, `$(VERSION)`; `$$` is a dollar sign.
-    /// Default: the variables that the provider's SDK reads, for OpenAI `OPENAI_API_KEY`, and `OPENAI_BASE_URL` where the URL is
+    /// At least one has `$(KEY)`. Default: the variables that the provider's SDK reads, for OpenAI `OPENAI_API_KEY`, and `OPENAI_BASE_URL` where the URL is
     /// not the public one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16, "additionalProperties" = bounded_text()))]
     #[x_kube(validation = Rule::new("self.all(k, size(k) <= 253 && k.matches('^[-._a-zA-Z0-9]+$') && k != '.' && !k.startsWith('..'))").message("keys: 1 to 253 letters, digits, '-', '_' and '.', not '.' and not beginning with '..'"))]
+    #[x_kube(validation = Rule::new(HAS_KEY).message("no entry has $(KEY), so the key would not be delivered; add one, or leave data out for the default ($$(KEY) is plain text)"))]
     #[x_kube(validation = Rule::new(KNOWN_NAMES).message("$(NAME) knows the names KEY, BASE_URL, MODEL, CONFIG and VERSION; write $$( for a plain $("))]
     pub data: BTreeMap<String, String>,
 }
@@ -449,10 +450,17 @@ pub struct ObservedVersions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub target: Option<String>,
+    /// Digest of what the target was rendered with, apart from the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub rendering: Option<String>,
 }
 
 /// A `$(` that does not follow `$` begins one of the known names. `$$` is consumed as a pair, from the left.
 const KNOWN_NAMES: &str = "self.all(k, self[k].matches('^([^$]|[$][$]|[$][(](KEY|BASE_URL|MODEL|CONFIG|VERSION)[)]|[$][^$(])*[$]?$'))";
+
+/// A `$(KEY)` whose `$` is not the second of a pair. What stands before it must be read from the left, pair by pair.
+const HAS_KEY: &str = "size(self) == 0 || self.exists(k, self[k].matches('^([^$]|[$][$]|[$][(](BASE_URL|MODEL|CONFIG|VERSION)[)]|[$][^$(])*[$][(]KEY[)]'))";
 
 /// `BTreeMap<String, String>` has no place for the bound that keeps the rule on its values cheap.
 fn bounded_text() -> serde_json::Value {

@@ -118,7 +118,8 @@ pub struct LLMProviderSpec {
     pub admin_credential_ref: Option<SecretName>,
     /// Namespaces whose LLMKeys may use this provider: exact names. An empty list allows nobody; `"*"`, written out, allows all.
     #[schemars(length(max = 1024), inner(length(max = 63)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    // Not a set: a server-side apply that takes the last item of a set away leaves null, which no required field may be.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[x_kube(validation = Rule::new("self.all(n, n == '*' || n.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))").message("must be exact namespace names or \"*\""))]
     pub allowed_namespaces: Vec<String>,
 }

@@ -29,6 +29,8 @@ pub enum Verdict {
     },
     /// 5xx, TLS, DNS, connection or time-out: says nothing of the key.
     ProviderDown,
+    /// The provider's address may not be called, so nobody was asked: says nothing of the key.
+    AddressRefused,
     /// An answer that could not be understood: says nothing of the key.
     Unknown,
 }
@@ -149,7 +151,7 @@ impl Health {
             Verdict::OutOfCredit => HealthState::OutOfCredit,
             Verdict::RateLimited { .. } => HealthState::RateLimited,
             Verdict::ProviderDown => HealthState::ProviderDown,
-            Verdict::Unknown => HealthState::Unknown,
+            Verdict::AddressRefused | Verdict::Unknown => HealthState::Unknown,
             Verdict::Rejected | Verdict::Disabled | Verdict::Expired => {
                 self.rejections += 1;
                 match verdict {

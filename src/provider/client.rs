@@ -228,6 +228,7 @@ fn unanswered(error: &CallError) -> Validation {
     let verdict = match error.class {
         ErrorClass::Server | ErrorClass::NotReached | ErrorClass::TimedOut => Verdict::ProviderDown,
         ErrorClass::Garbled if error.status.is_none() => Verdict::ProviderDown,
+        ErrorClass::RefusedAddress => Verdict::AddressRefused,
         _ => Verdict::Unknown,
     };
     silent(verdict, error.code, error.status)

@@ -351,7 +351,11 @@ async fn refused_addresses_get_no_connection() {
         };
         let endpoint = Endpoint::from_spec(&spec).unwrap();
         let validation = providers.validate(&endpoint, &KEY.into()).await;
-        assert_eq!((validation.verdict, validation.code), (Verdict::Unknown, "RefusedAddress"), "{host}");
+        assert_eq!(
+            (validation.verdict, validation.code),
+            (Verdict::AddressRefused, "RefusedAddress"),
+            "{host}"
+        );
     }
     assert_eq!(sink.requests(), 0);
 }
@@ -360,7 +364,7 @@ async fn refused_addresses_get_no_connection() {
 async fn test_time_calls_nothing_but_loopback() {
     let endpoint = Endpoint::local(ProviderType::OpenAI, "http://192.0.2.1/v1");
     let validation = providers().validate(&endpoint, &KEY.into()).await;
-    assert_eq!((validation.verdict, validation.code), (Verdict::Unknown, "RefusedAddress"));
+    assert_eq!((validation.verdict, validation.code), (Verdict::AddressRefused, "RefusedAddress"));
 }
 
 #[tokio::test]

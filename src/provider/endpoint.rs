@@ -45,6 +45,9 @@ pub enum EndpointError {
 /// What is wrong with calling a private address.
 pub const PRIVATE_ADDRESS: &str = "spec.baseURL: the address is not a public one and may not be called; set spec.addresses to AllowPrivate if the server is in your network";
 
+/// What is wrong with a name that resolves to private addresses only.
+pub const PRIVATE_NAME: &str = "the URL's host resolves to no public address, and others may not be called; set spec.addresses of the LLMProvider to AllowPrivate if the server is in your network";
+
 /// A provider's API: its type, URL and what is trusted and allowed on the way there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {

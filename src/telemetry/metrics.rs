@@ -112,6 +112,7 @@ const fn verdict_label(verdict: Verdict) -> &'static str {
         Verdict::OutOfCredit => "out_of_credit",
         Verdict::RateLimited { .. } => "rate_limited",
         Verdict::ProviderDown => "provider_down",
+        Verdict::AddressRefused => "address_refused",
         Verdict::Unknown => "unknown",
     }
 }

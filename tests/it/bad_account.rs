@@ -137,6 +137,25 @@ async fn a_private_address_is_called_only_if_the_provider_says_so() {
 }
 
 #[tokio::test]
+async fn a_name_that_leads_to_a_private_address_is_told_like_the_address() {
+    let t = Tenant::new("private-name").await;
+    let name = format!("{}-name", t.namespace);
+    let url = format!("https://localhost:{}/v1", t.sandbox().addr().port());
+    t.llm_provider(&name, json!({"addresses": "PublicOnly", "baseURL": url})).await;
+    t.source("chat", &t.person_key("one")).await;
+    t.supplied("chat", json!({"providerRef": {"name": name}})).await;
+    stalled(&t, "chat", "AddressRefused", &[&name, "no public address", "to AllowPrivate"]).await;
+    assert_eq!(calls(&t), []);
+    assert!(t.secrets().get_opt("chat").await.unwrap().is_none());
+    t.llm_provider(&name, json!({})).await;
+    t.ready("chat").await;
+    t.llm_provider(&name, json!({"addresses": "PublicOnly", "baseURL": url})).await;
+    t.patch("chat", json!({"spec": {"validation": {"interval": "1m"}}})).await;
+    let key = stalled(&t, "chat", "AddressRefused", &[&name, "to AllowPrivate"]).await;
+    assert!(super::stage::because(&key, "Healthy", "AddressRefused"));
+}
+
+#[tokio::test]
 async fn no_namespace_hangs_on_a_provider_that_is_down() {
     let t = Tenant::new("down").await;
     t.minted("chat", json!({"deletionGracePeriod": "1m"})).await;

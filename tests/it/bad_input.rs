@@ -17,9 +17,9 @@ pub(crate) async fn stalled(t: &Tenant, name: &str, reason: &str, words: &[&str]
     for word in words {
         assert!(message.contains(word), "{reason}: {word:?} is missing in {message:?}");
     }
+    assert_eq!(key.status.as_ref().unwrap().observed_generation, key.metadata.generation);
     let ready = find(&key, "Ready").unwrap();
     assert_eq!((ready.0.as_str(), ready.1.as_str()), ("False", reason));
-    assert_eq!(key.status.as_ref().unwrap().observed_generation, key.metadata.generation);
     key
 }
 
@@ -167,6 +167,11 @@ async fn a_namespace_that_is_shut_out_later_keeps_its_secret() {
     t.until("chat", "version 2", |key| state(key, 2).as_deref() == Some("Current")).await;
     t.ready("chat").await;
     assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(second));
+    // A list that is applied empty means nobody.
+    t.llm_provider(&t.provider, json!({"allowedNamespaces": []})).await;
+    let api: Api<LLMProvider> = Api::all(t.client.clone());
+    assert!(api.get(&t.provider).await.unwrap().spec.allowed_namespaces.is_empty());
+    stalled(&t, "chat", "NamespaceNotAllowed", &[&t.namespace]).await;
 }
 
 #[tokio::test]

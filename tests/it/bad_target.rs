@@ -1,12 +1,13 @@
 //! Bad input: targets. What is not ours stays as it is, and what cannot be rendered replaces nothing.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, PostParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use llmkey_operator::sandbox::Operation;
 use serde_json::json;
 
 use super::bad_input::{calls, count, looked_again, others_go_on, patch_secret, secret, stalled};
-use super::stage::{Tenant, state};
+use super::stage::{Tenant, is, state, wait};
 
 #[tokio::test]
 async fn of_two_keys_for_one_secret_the_later_waits_without_a_call() {
@@ -168,4 +169,84 @@ async fn a_config_that_is_too_large_replaces_nothing() {
     assert_eq!(secret(&t, "chat").await, good);
     t.patch("chat", json!({"spec": {"config": with(11)}})).await;
     t.ready("chat").await;
+}
+
+#[tokio::test]
+async fn what_would_not_hold_the_key_is_refused_at_admission() {
+    let t = Tenant::new("keyless").await;
+    t.minted("chat", json!({})).await;
+    for text in ["$(MODEL)", "$$(KEY)", "", "KEY"] {
+        let patch = Patch::Merge(json!({"spec": {"target": {"data": {"ENTRY": text}}}}));
+        let refused = t.keys().patch("chat", &PatchParams::default(), &patch).await.unwrap_err().to_string();
+        assert!(refused.contains("no entry has $(KEY)"), "{text}: {refused}");
+    }
+    t.ready("chat").await;
+}
+
+/// Whether an event on the LLMKey has the reason.
+async fn was_announced(t: &Tenant, name: &str, reason: &str) -> bool {
+    let events: Api<Event> = Api::namespaced(t.client.clone(), &t.namespace);
+    let found = events.list(&ListParams::default()).await.unwrap();
+    found.items.iter().any(|event| {
+        event.reason.as_deref() == Some(reason)
+            && event.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name)
+    })
+}
+
+/// Waits until an entry of the Secret is this text.
+async fn holds(t: &Tenant, entry: &str, text: &str) {
+    wait(text, async || (t.delivered("chat", entry).await.as_deref() == Some(text)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_edit_of_the_texts_is_carried_out_at_once_and_is_no_repair() {
+    let t = Tenant::new("edited").await;
+    let data = json!({"KEY": "$(KEY)", "MODEL": "$(MODEL)"});
+    t.minted("chat", json!({"target": {"data": data}, "model": "m-0"})).await;
+    t.ready("chat").await;
+    for number in 1..6 {
+        let model = format!("m-{number}");
+        t.patch("chat", json!({"spec": {"model": model}})).await;
+        let key = t
+            .until("chat", "the operator has seen the spec", |key| {
+                key.status.as_ref().and_then(|s| s.observed_generation) == key.metadata.generation
+            })
+            .await;
+        assert!(is(&key, "Ready", "True") && is(&key, "Reconciling", "False"), "{:?}", key.status);
+        assert_eq!(t.delivered("chat", "MODEL").await, Some(model));
+    }
+    assert!(!was_announced(&t, "chat", "TargetRepaired").await);
+
+    // What another hand changes is told of.
+    patch_secret(&t, "chat", json!({"stringData": {"MODEL": "theirs"}})).await;
+    holds(&t, "MODEL", "m-5").await;
+    wait("the repair is told of", async || was_announced(&t, "chat", "TargetRepaired").await.then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn another_url_of_the_provider_is_rendered_though_nothing_is_checked() {
+    let t = Tenant::new("moved").await;
+    let name = format!("{}-own", t.namespace);
+    let at = async |host: &str| {
+        let spec = json!({
+            "type": "OpenAICompatible", "baseURL": format!("https://{host}.example/v1"),
+            "openAI": null, "adminCredentialRef": null,
+        });
+        t.llm_provider(&name, spec).await;
+    };
+    at("one").await;
+    t.source("chat", &t.person_key("one")).await;
+    let spec = json!({
+        "providerRef": {"name": name}, "validation": {"mode": "Disabled"},
+        "target": {"data": {"KEY": "$(KEY)", "URL": "$(BASE_URL)"}},
+    });
+    t.supplied("chat", spec).await;
+    t.ready("chat").await;
+    holds(&t, "URL", "https://one.example/v1").await;
+    at("two").await;
+    holds(&t, "URL", "https://two.example/v1").await;
+    at("three").await;
+    holds(&t, "URL", "https://three.example/v1").await;
+    assert!(!was_announced(&t, "chat", "TargetRepaired").await);
 }

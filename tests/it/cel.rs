@@ -228,9 +228,18 @@ async fn submit(api: &Api<DynamicObject>, trial: &Trial) -> Result<(), String> {
         None => api.create(&dry_run, &object(&trial.new)).await,
         Some(old) => {
             let stored = api.create(&PostParams::default(), &object(old)).await.unwrap();
-            let mut new = object(&trial.new);
-            new.metadata.resource_version = stored.metadata.resource_version;
-            api.replace(new.metadata.name.as_deref().unwrap(), &dry_run, &new).await
+            let (mut new, mut stored) = (object(&trial.new), stored);
+            let name = new.metadata.name.clone().unwrap();
+            loop {
+                new.metadata.resource_version = stored.metadata.resource_version;
+                match api.replace(&name, &dry_run, &new).await {
+                    // An operator of another test has written the status meanwhile.
+                    Err(kube::Error::Api(status)) if status.is_conflict() => {
+                        stored = api.get(&name).await.unwrap();
+                    }
+                    answer => break answer,
+                }
+            }
         }
     };
     match answer {

@@ -350,7 +350,7 @@ impl Tenant {
     }
 
     pub(crate) async fn ready(&self, name: &str) -> LLMKey {
-        self.until(name, "Ready", |key| is(key, "Ready", "True")).await
+        self.until(name, "Ready", |key| is(key, "Ready", "True") && is(key, "Stalled", "False")).await
     }
 
     /// One entry of a Secret, as text.

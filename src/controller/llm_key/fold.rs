@@ -121,10 +121,14 @@ impl Observed {
                 self.learn_answer(subject, &fingerprint, verdict, env);
             }
             Learned::TargetWritten { version, since } => {
-                if self.state_of(version) == Some(VersionState::Current) {
+                let repaired = match self.target {
+                    TargetView::Ours { changed, .. } => changed,
+                    _ => self.state_of(version) == Some(VersionState::Current),
+                };
+                if repaired {
                     self.memory.repaired = Some(env.now);
                 }
-                self.target = TargetView::Ours { carries: Some(version), since };
+                self.target = TargetView::Ours { carries: Some(version), since, changed: false };
                 self.pass.wrote_target = Some(version);
                 self.memory.failing.take_if(|f| !f.at_provider());
                 self.delivered_from_candidate(version);

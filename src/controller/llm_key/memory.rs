@@ -29,6 +29,8 @@ pub struct Remember {
     pub source: Option<Seen>,
     /// The target Secret.
     pub target: Option<Seen>,
+    /// Digest of what the target was rendered with when it was last found right.
+    pub rendering: Option<String>,
     /// Generation that was last carried out in full.
     pub generation: Option<i64>,
     /// Changes whenever the provider's account may have changed.

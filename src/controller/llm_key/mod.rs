@@ -26,7 +26,7 @@ pub use views::{Resolved, allowed};
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
 use crate::controller::llm_key::memory::{Seen, newest};
-use crate::controller::llm_key::model::{Effect, LedgerView};
+use crate::controller::llm_key::model::{Effect, LedgerView, TargetView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
@@ -121,6 +121,9 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     if !seeing.observed.source_is_delivered() {
         // What was not found right is read again, by this process and by the next.
         seeing.remember.source = None;
+    }
+    if matches!(seeing.observed.target, TargetView::Ours { carries: Some(_), .. }) {
+        seeing.remember.rendering = Some(seeing.held.texts.digest());
     }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
@@ -256,6 +259,7 @@ async fn write_status(
         ledger: version(&remember.ledger),
         source: version(&remember.source),
         target: version(&remember.target),
+        rendering: remember.rendering.clone(),
     };
     let before = key.status.clone().unwrap_or_default();
     let status = status::status(o, plan, &before, observed, env);
@@ -291,6 +295,7 @@ async fn write_status(
 fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
     let seconds =
         |text: &Option<String>| text.as_deref().and_then(crate::api::parse_rfc3339).map(|t| t.timestamp());
+    let holds = |kind: &str| status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
     let current = status.current_version;
     let published = status.versions.iter().find(|v| Some(v.version) == current).map(|v| &v.published_at);
     let health: Option<&Health> = o.memory.health.as_ref();
@@ -299,7 +304,7 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
         &o.key.name,
         KeyGauges {
             state: health.filter(|_| status.health.is_some()).map_or("Unknown", |h| h.state.as_str()),
-            ready: status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            ready: holds("Ready"),
             next_rotation: seconds(&status.next_rotation_time),
             last_probe: health.and_then(|h| h.last).map(|(_, at)| at.timestamp()),
             published: published.and_then(seconds),

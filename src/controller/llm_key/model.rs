@@ -166,6 +166,9 @@ pub enum TargetView {
         carries: Option<i32>,
         /// When the operator last wrote it, by the API server's clock, rounded up.
         since: Option<DateTime<Utc>>,
+        /// Another hand has changed what it holds since it was last found right. Where it carries no version and nobody has
+        /// touched it, what is to be rendered has changed: the spec, or the provider's URL.
+        changed: bool,
     },
     /// It names the LLMKey of this name that was there before.
     PreviousOwner,

@@ -14,7 +14,7 @@ use super::views::{Resolved, key_view, policy_view, resolve, texts};
 use crate::api::{ConditionStatus, ConditionType, LLMKey, Reason, parse_rfc3339};
 use crate::controller::context::Ctx;
 use crate::crypto::{self, Identity, SecretBytes};
-use crate::domain::health::{Health, HealthState};
+use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::names::ledger_name;
 use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary};
 pub use target::{owner_reference, written_at};
@@ -97,10 +97,14 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));
     let target = ctx.index.secret(&o.key.namespace, &o.key.target_name);
     let source = key.spec.source.secret_ref.as_ref();
+    // Where a text is wrong nothing would be written.
+    let rendered =
+        o.key.template_problem.is_some() || remember.rendering.as_ref() == Some(&seeing.held.texts.digest());
     let source_unchanged = source.is_none_or(|s| {
         unchanged(ctx.index.secret(&o.key.namespace, &s.name).as_ref(), remember.source.as_ref())
     });
-    if !source_unchanged
+    if !rendered
+        || !source_unchanged
         || !unchanged(ledger.as_ref(), remember.ledger.as_ref())
         || !unchanged(target.as_ref(), remember.target.as_ref())
     {
@@ -216,6 +220,7 @@ fn from_status(key: &LLMKey) -> Remember {
         ledger: observed.and_then(|o| seen(&o.ledger)),
         source: observed.and_then(|o| seen(&o.source)),
         target: observed.and_then(|o| seen(&o.target)),
+        rendering: observed.and_then(|o| o.rendering.clone()),
         generation: status.and_then(|s| s.observed_generation),
         ..Remember::default()
     }
@@ -233,8 +238,7 @@ pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc
     let ready = condition(ConditionType::Ready);
     let is = |status: ConditionStatus| ready.is_some_and(|c| c.status == status.as_str());
     let reason = |r: Reason| ready.is_some_and(|c| c.reason == r.as_str());
-    let confirming =
-        condition(ConditionType::Healthy).is_some_and(|c| c.reason == Reason::ConfirmingRejection.as_str());
+    let healthy = |r: Reason| condition(ConditionType::Healthy).is_some_and(|c| c.reason == r.as_str());
     memory.health = Some(Health {
         fingerprint: shown.clone(),
         state: HealthState::parse(&health.state).unwrap_or(HealthState::Unknown),
@@ -244,7 +248,7 @@ pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc
             .iter()
             .filter_map(|h| Some((HealthState::parse(&h.state)?, time(&h.since))))
             .collect(),
-        rejections: i32::from(confirming),
+        rejections: i32::from(healthy(Reason::ConfirmingRejection)),
         accepted: if is(ConditionStatus::True) && reason(Reason::KeyValid) {
             Some(true)
         } else if reason(Reason::KeyInvalid) {
@@ -252,7 +256,7 @@ pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc
         } else {
             None
         },
-        last: None,
+        last: healthy(Reason::AddressRefused).then_some((Verdict::AddressRefused, now)),
         first_asked: None,
     });
 }

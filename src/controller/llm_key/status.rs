@@ -7,9 +7,10 @@ use crate::api::{
     ConditionStatus, ConditionType, Conditions, KeyHealth, LLMKeyStatus, LastRotation, ObservedVersions,
     PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
 };
-use crate::domain::health::{Health, HealthState};
+use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Record, Version};
+use crate::provider::PRIVATE_NAME;
 
 /// The delivered version as far as it is known without reading the ledger.
 struct Delivered {
@@ -32,7 +33,7 @@ pub fn status(
     };
     let unread = matches!(o.ledger, LedgerView::Unread(_) | LedgerView::Unreadable(..));
     let delivered = match record {
-        Some(record) => record.delivered().filter(|_| carried(o)).map(of_version),
+        Some(record) => delivered_version(o, record).map(of_version),
         None if unread => before.current_version.map(|version| Delivered {
             version,
             last_four: before.last_four.clone(),
@@ -70,8 +71,23 @@ pub fn status(
     }
 }
 
-fn carried(o: &Observed) -> bool {
-    matches!(o.target, TargetView::Ours { .. } | TargetView::Unread)
+/// The version that workloads have: the ledger's, as long as there is a target of ours. It stays while another hand has
+/// changed what the target holds: pods that read it before have that key, and it is put back within seconds. `Ready` tells.
+fn delivered_version<'a>(o: &Observed, record: &'a Record) -> Option<&'a Version> {
+    match o.target {
+        TargetView::Unread => record.delivered(),
+        TargetView::Ours { carries, .. } => {
+            let newest = record.delivered()?;
+            // A replacement that is on record and not yet written has replaced nothing.
+            if carries == Some(newest.version) { Some(newest) } else { record.current().or(Some(newest)) }
+        }
+        _ => None,
+    }
+}
+
+/// Nobody has changed what was delivered. What only waits to be rendered anew still is it.
+fn as_delivered(o: &Observed) -> bool {
+    matches!(o.target, TargetView::Unread | TargetView::Ours { changed: false, .. })
 }
 
 fn of_version(version: &Version) -> Delivered {
@@ -113,7 +129,8 @@ fn found(conditions: &mut Conditions, plan: &Plan) {
 fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool, health: Option<&Health>) {
     use ConditionStatus::{False, True, Unknown};
     let kind = ConditionType::Ready;
-    if let Some(stall) = plan.findings.iter().find(|f| f.condition == ConditionType::Stalled) {
+    let found = |kind| plan.findings.iter().find(|f| f.condition == kind);
+    if let Some(stall) = found(ConditionType::Stalled) {
         conditions.set(kind, False, stall.reason, &stall.message);
         return;
     }
@@ -129,12 +146,23 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
         return;
     }
     if !delivered {
-        if let Some(wait) = plan.findings.iter().find(|f| f.condition == ConditionType::Reconciling) {
+        if let Some(wait) = found(ConditionType::Reconciling) {
             conditions.set(kind, Unknown, wait.reason, &wait.message);
         }
         return;
     }
     let secret = &o.key.target_name;
+    if !as_delivered(o) {
+        let message = format!("another hand changed Secret {secret}, so it does not hold what was delivered");
+        conditions.set(kind, False, Reason::TargetContested, &message);
+        return;
+    }
+    if o.key.validation != ValidationMode::Disabled && health.is_some_and(address_refused) {
+        let message = refused_address(o);
+        conditions.set(kind, False, Reason::AddressRefused, &message);
+        conditions.set(ConditionType::Stalled, True, Reason::AddressRefused, &message);
+        return;
+    }
     match (o.key.validation, health.and_then(|h| h.accepted)) {
         (ValidationMode::Disabled, _) => {
             conditions.set(
@@ -181,6 +209,15 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
     }
 }
 
+/// Nobody could be asked about the key, because the name of the provider's host leads to private addresses.
+fn address_refused(health: &Health) -> bool {
+    matches!(health.last, Some((Verdict::AddressRefused, _)))
+}
+
+fn refused_address(o: &Observed) -> String {
+    format!("{}: {PRIVATE_NAME}", o.provider.shown)
+}
+
 fn healthy(conditions: &mut Conditions, o: &Observed, delivered: bool, health: Option<&Health>) {
     use ConditionStatus::{False, True, Unknown};
     let kind = ConditionType::Healthy;
@@ -189,6 +226,10 @@ fn healthy(conditions: &mut Conditions, o: &Observed, delivered: bool, health: O
         return;
     }
     let Some(health) = health.filter(|_| delivered) else { return };
+    if address_refused(health) {
+        conditions.set(kind, Unknown, Reason::AddressRefused, &refused_address(o));
+        return;
+    }
     if health.confirming(o.key.threshold) {
         let message =
             format!("the provider rejected the key; it is asked again, {} times in all", o.key.threshold);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use sha2::{Digest, Sha256};
 
 use super::model::{KeyView, PolicyView, ProviderView};
 use crate::api::{
@@ -46,6 +47,12 @@ impl Texts {
             config: self.config.as_deref(),
             version: u32::try_from(version).unwrap_or_default(),
         }
+    }
+
+    /// Changes whenever what is rendered does, apart from the key and its version.
+    pub fn digest(&self) -> String {
+        let texts = serde_json::to_vec(&(&self.data, &self.base_url, &self.model, &self.config));
+        data_encoding::HEXLOWER.encode(&Sha256::digest(texts.unwrap_or_default()))[..16].to_owned()
     }
 
     fn problem(&self) -> Option<String> {

@@ -8,6 +8,7 @@ use super::due;
 use crate::api::{Reason, ValidationMode};
 use crate::controller::llm_key::model::{Env, Observed, Plan};
 use crate::domain::health::Verdict;
+use crate::provider::PRIVATE_NAME;
 
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub(super) fn gate(
     }
     if verdict.refuses() {
         return refused(o, (health.rejections, asked), fresh_since, over_good, env, plan);
+    }
+    if verdict == Verdict::AddressRefused {
+        plan.stall(Reason::AddressRefused, format!("{}: {PRIVATE_NAME}", o.provider.shown));
+        return again(asked, env.timings.recheck, env, plan);
     }
     let first_asked = health.first_asked.unwrap_or(asked);
     if !over_good

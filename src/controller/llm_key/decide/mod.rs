@@ -157,13 +157,18 @@ fn within_reach(version: &Version, at_hand: Option<&AccountRef>) -> bool {
 /// The target must carry the delivered version, whatever happened to it.
 fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(delivered) = record.delivered().filter(|v| at_home(o, v)) else { return };
-    let right = match &o.target {
-        TargetView::Ours { carries, .. } => *carries == Some(delivered.version),
-        TargetView::Unread => true,
-        TargetView::Absent | TargetView::PreviousOwner | TargetView::Offered => false,
-        TargetView::Foreign(..) => return,
+    let drifted = match &o.target {
+        TargetView::Ours { carries, .. } if *carries == Some(delivered.version) => return,
+        TargetView::Ours { changed, .. } => *changed,
+        TargetView::Absent | TargetView::PreviousOwner | TargetView::Offered => true,
+        TargetView::Unread | TargetView::Foreign(..) => return,
     };
-    if right || o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
+    if o.key.template_problem.is_some() || o.pass.wrote_target == Some(delivered.version) {
+        return;
+    }
+    if !drifted {
+        // Only what is to be rendered has changed. That is no repair: it neither waits nor is told of.
+        plan.effects.push(Effect::WriteTarget { version: delivered.version });
         return;
     }
     let again = o.memory.repaired.map(|at| at + gate::delta(env.timings.drift_repair_gap));

@@ -25,7 +25,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         return;
     }
     let since = match &o.target {
-        TargetView::Ours { carries, since } if *carries == Some(delivered.version) => {
+        TargetView::Ours { carries, since, .. } if *carries == Some(delivered.version) => {
             since.or(delivered.published_at).max(delivered.published_at)
         }
         _ => {

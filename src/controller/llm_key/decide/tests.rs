@@ -8,4 +8,5 @@ mod judge;
 mod learned;
 mod perform;
 mod retire;
+mod shown;
 mod world;

@@ -44,12 +44,17 @@ pub(super) async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), ku
     o.target = match owner(secret.owner_references()) {
         Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
             let deliverable = deliverable(ctx, &o.ledger, held);
-            remember.target =
-                Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
-            TargetView::Ours {
-                carries: deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name)),
-                since: written_at(&secret),
+            let carries = deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name));
+            let touched =
+                remember.target.as_ref().is_none_or(|seen| *seen.resource_version != *resource_version);
+            if carries.is_some() {
+                remember.target =
+                    Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
+            } else if touched {
+                // Not found right: no glance may pass over it.
+                remember.target = None;
             }
+            TargetView::Ours { carries, since: written_at(&secret), changed: touched && carries.is_none() }
         }
         Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
         _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
@@ -81,13 +86,14 @@ pub(super) async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), ku
     Ok(())
 }
 
-/// The versions that the target may carry, with their keys opened into `held`: the delivered one, and before it the one
-/// on its way, which may have been written already.
+/// The versions that the target may carry, with their keys opened into `held`: the one on its way, which may have been
+/// written already, the delivered one, and the one that a replacement on record has not replaced yet.
 fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
     let LedgerView::Present(ledger) = ledger else { return Vec::new() };
     let record = &ledger.record;
     let on_its_way = record.in_flight().filter(|v| v.sealed.is_some());
-    let numbers: Vec<i32> = on_its_way.into_iter().chain(record.delivered()).map(|v| v.version).collect();
+    let numbers: Vec<i32> =
+        on_its_way.into_iter().chain(record.delivered()).chain(record.current()).map(|v| v.version).collect();
     for number in &numbers {
         open(ctx, ledger, *number, held);
     }

@@ -60,7 +60,10 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         1 => o.target = TargetView::PreviousOwner,
         2 => o.target = TargetView::Offered,
         3 => o.target = TargetView::Foreign(Reason::TargetForeign, "theirs".into()),
-        4 => o.target = TargetView::Ours { carries: Some(i32::from(seeds[9] % 3)), since: Some(env.now) },
+        4 => {
+            let carries = Some(i32::from(seeds[9] % 3));
+            o.target = TargetView::Ours { carries, since: Some(env.now), changed: false };
+        }
         _ => (),
     }
     match seeds[10] % 9 {

@@ -352,10 +352,10 @@ impl World {
         held.target_version = self.target.as_ref().map(|t| t.resource_version);
         o.target = match &self.target {
             None => TargetView::Absent,
-            Some(target) if target.owner.as_ref() == Some(&o.key.uid) => TargetView::Ours {
-                carries: self.ledger.as_ref().and_then(|l| carried(&l.record, target)),
-                since: Some(target.written),
-            },
+            Some(target) if target.owner.as_ref() == Some(&o.key.uid) => {
+                let carries = self.ledger.as_ref().and_then(|l| carried(&l.record, target));
+                TargetView::Ours { carries, since: Some(target.written), changed: carries.is_none() }
+            }
             Some(target) if target.owner.is_some() => TargetView::PreviousOwner,
             Some(target) if target.adoptable => TargetView::Offered,
             Some(_) => TargetView::Foreign(Reason::TargetForeign, "not the operator's".into()),
@@ -398,6 +398,7 @@ fn carried(record: &Record, target: &Target) -> Option<i32> {
     sealed
         .into_iter()
         .chain(record.delivered())
+        .chain(record.current())
         .map(|v| v.version)
         .find(|number| World::bytes_of(record, *number).as_ref() == Some(&target.bytes))
 }
