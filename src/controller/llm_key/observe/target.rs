@@ -44,12 +44,11 @@ pub(super) async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), ku
     o.target = match owner(secret.owner_references()) {
         Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
             let deliverable = deliverable(ctx, &o.ledger, held);
-            remember.target =
-                Some(Seen { resource_version: resource_version.as_str().into(), first_hand: true });
-            TargetView::Ours {
-                carries: deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name)),
-                since: written_at(&secret),
-            }
+            let carries = deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name));
+            // Not found right: no glance may pass over it.
+            remember.target = carries
+                .map(|_| Seen { resource_version: resource_version.as_str().into(), first_hand: true });
+            TargetView::Ours { carries, since: written_at(&secret) }
         }
         Some((owner, _)) if *owner == *o.key.name => TargetView::PreviousOwner,
         _ if secret.annotations().get(crate::api::ADOPT_BY).is_some_and(|by| *by == o.key.name) => {
