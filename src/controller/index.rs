@@ -76,7 +76,8 @@ pub struct Refs {
 
 #[derive(Default)]
 struct Inner {
-    secrets: HashMap<Name, SecretMeta>,
+    /// Boxed, since a table has up to twice the room that it needs.
+    secrets: HashMap<Name, Box<SecretMeta>>,
     keys: HashMap<Name, Refs>,
     /// Secret → names of the LLMKeys (of its namespace) that refer to it: almost always one.
     users: HashMap<Name, Vec<Box<str>>>,
@@ -104,7 +105,7 @@ impl Index {
 
     /// A Secret's metadata, deleted ones included while somebody refers to them.
     pub fn secret(&self, namespace: &str, secret: &str) -> Option<SecretMeta> {
-        self.read().secrets.get(&name(namespace, secret)).cloned()
+        self.read().secrets.get(&name(namespace, secret)).map(|meta| (**meta).clone())
     }
 
     /// Takes in a Secret as the watch shows it. Returns the LLMKeys of its namespace to look at.
@@ -113,14 +114,14 @@ impl Index {
         let meta = SecretMeta::of(secret, false, id.0 == self.operator_namespace);
         let mut inner = self.write();
         let known = inner.secrets.get(&id);
-        if known == Some(&meta) {
+        if known.is_some_and(|known| **known == meta) {
             return Vec::new();
         }
         let mut affected = inner.affected(&id, &meta);
         if let Some(before) = known.cloned() {
             affected.extend(inner.affected(&id, &before));
         }
-        inner.secrets.insert(id, meta);
+        inner.secrets.insert(id, Box::new(meta));
         affected.into_iter().collect()
     }
 
@@ -131,7 +132,7 @@ impl Index {
         let mut inner = self.write();
         let affected = inner.affected(&id, &meta);
         if affected.iter().any(|key| inner.keys.contains_key(key)) || meta.summary.is_some() {
-            inner.secrets.insert(id, meta);
+            inner.secrets.insert(id, Box::new(meta));
         } else {
             inner.secrets.remove(&id);
         }
@@ -141,7 +142,7 @@ impl Index {
     /// After a full list: everything that it did not show is gone. Returns the LLMKeys to look at.
     pub fn retain(&self, listed: &BTreeSet<Name>) -> Vec<Name> {
         let mut inner = self.write();
-        let lost: Vec<(Name, SecretMeta)> = inner
+        let lost: Vec<(Name, Box<SecretMeta>)> = inner
             .secrets
             .iter()
             .filter(|(id, meta)| !meta.gone && !listed.contains(*id))
