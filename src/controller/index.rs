@@ -1,10 +1,12 @@
 //! A compact index over the metadata of Secrets and over what LLMKeys refer to. Values never enter it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::core::PartialObjectMeta;
+use kube::api::ObjectMeta;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::{Resource, ResourceExt};
 
 use crate::api::{ADOPT_BY, GROUP, LEDGER_SUMMARY, LLMKey};
@@ -68,14 +70,17 @@ pub struct Refs {
     pub target: Box<str>,
     /// Creation time and uid, by which the first of two claimants is told.
     pub claim: (i64, Box<str>),
+    /// A digest of what a reconcile looks at besides status.
+    pub seen: u64,
 }
 
 #[derive(Default)]
 struct Inner {
-    secrets: HashMap<Name, SecretMeta>,
+    /// Boxed, since a table has up to twice the room that it needs.
+    secrets: HashMap<Name, Box<SecretMeta>>,
     keys: HashMap<Name, Refs>,
-    /// Secret → names of the LLMKeys (of its namespace) that refer to it.
-    users: HashMap<Name, BTreeSet<Box<str>>>,
+    /// Secret → names of the LLMKeys (of its namespace) that refer to it: almost always one.
+    users: HashMap<Name, Vec<Box<str>>>,
 }
 
 /// The index, shared by the watches that fill it and the controllers that ask it.
@@ -100,7 +105,7 @@ impl Index {
 
     /// A Secret's metadata, deleted ones included while somebody refers to them.
     pub fn secret(&self, namespace: &str, secret: &str) -> Option<SecretMeta> {
-        self.read().secrets.get(&name(namespace, secret)).cloned()
+        self.read().secrets.get(&name(namespace, secret)).map(|meta| (**meta).clone())
     }
 
     /// Takes in a Secret as the watch shows it. Returns the LLMKeys of its namespace to look at.
@@ -109,14 +114,14 @@ impl Index {
         let meta = SecretMeta::of(secret, false, id.0 == self.operator_namespace);
         let mut inner = self.write();
         let known = inner.secrets.get(&id);
-        if known == Some(&meta) {
+        if known.is_some_and(|known| **known == meta) {
             return Vec::new();
         }
         let mut affected = inner.affected(&id, &meta);
         if let Some(before) = known.cloned() {
             affected.extend(inner.affected(&id, &before));
         }
-        inner.secrets.insert(id, meta);
+        inner.secrets.insert(id, Box::new(meta));
         affected.into_iter().collect()
     }
 
@@ -127,7 +132,7 @@ impl Index {
         let mut inner = self.write();
         let affected = inner.affected(&id, &meta);
         if affected.iter().any(|key| inner.keys.contains_key(key)) || meta.summary.is_some() {
-            inner.secrets.insert(id, meta);
+            inner.secrets.insert(id, Box::new(meta));
         } else {
             inner.secrets.remove(&id);
         }
@@ -137,7 +142,7 @@ impl Index {
     /// After a full list: everything that it did not show is gone. Returns the LLMKeys to look at.
     pub fn retain(&self, listed: &BTreeSet<Name>) -> Vec<Name> {
         let mut inner = self.write();
-        let lost: Vec<(Name, SecretMeta)> = inner
+        let lost: Vec<(Name, Box<SecretMeta>)> = inner
             .secrets
             .iter()
             .filter(|(id, meta)| !meta.gone && !listed.contains(*id))
@@ -151,27 +156,35 @@ impl Index {
         affected.into_iter().collect()
     }
 
-    /// Takes in what an LLMKey refers to.
-    pub fn refer(&self, key: &LLMKey) {
-        let namespace: Box<str> = key.namespace().unwrap_or_default().into();
-        let refs = Refs {
-            source: key.spec.source.secret_ref.as_ref().map(|r| r.name.as_str().into()),
-            target: key.spec.target.secret_name.as_deref().unwrap_or(&key.name_any()).into(),
-            claim: (
-                key.creation_timestamp().map_or(0, |t| t.0.as_second()),
-                key.uid().unwrap_or_default().into(),
-            ),
-        };
-        let id = (namespace, Box::from(key.name_any()));
+    /// Takes in what an LLMKey refers to. Returns whether anything but its status has changed. One that cannot be read
+    /// refers to what it did before.
+    pub fn refer(&self, guarded: &DeserializeGuard<LLMKey>) -> bool {
+        let id = name(&guarded.namespace().unwrap_or_default(), &guarded.name_any());
+        let seen = digest(guarded.meta());
         let mut inner = self.write();
-        if inner.keys.get(&id) == Some(&refs) {
-            return;
+        let before = inner.keys.get(&id);
+        let refs = match &guarded.0 {
+            Ok(key) => Refs {
+                source: key.spec.source.secret_ref.as_ref().map(|r| r.name.as_str().into()),
+                target: key.spec.target.secret_name.as_deref().unwrap_or(&id.1).into(),
+                claim: (
+                    key.creation_timestamp().map_or(0, |t| t.0.as_second()),
+                    key.uid().unwrap_or_default().into(),
+                ),
+                seen,
+            },
+            Err(_) => Refs { seen, ..before.cloned().unwrap_or_default() },
+        };
+        if before == Some(&refs) {
+            return false;
         }
         inner.unuse(&id);
         for secret in refs.source.iter().chain([&refs.target]) {
-            inner.users.entry((id.0.clone(), secret.clone())).or_default().insert(id.1.clone());
+            let users = inner.users.entry((id.0.clone(), secret.clone()));
+            users.or_insert_with(|| Vec::with_capacity(1)).push(id.1.clone());
         }
         inner.keys.insert(id, refs);
+        true
     }
 
     /// An LLMKey is gone. Returns the LLMKeys that wait for the same target.
@@ -250,7 +263,7 @@ impl Inner {
         for secret in refs.source.into_iter().chain([refs.target]) {
             let secret = (id.0.clone(), secret);
             if let Some(users) = self.users.get_mut(&secret) {
-                users.remove(&id.1);
+                users.retain(|user| *user != id.1);
                 if users.is_empty() {
                     self.users.remove(&secret);
                 }
@@ -259,6 +272,58 @@ impl Inner {
     }
 }
 
+/// Whatever of an LLMKey's metadata tells that somebody changed it.
+fn digest(meta: &ObjectMeta) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&meta.uid, meta.generation, &meta.annotations, &meta.finalizers).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn id_of(secret: &PartialObjectMeta<Secret>) -> Name {
     name(&secret.namespace().unwrap_or_default(), &secret.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::error_boundary::InvalidObject;
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(generation: i64, source: &str, status: &serde_json::Value) -> DeserializeGuard<LLMKey> {
+        let key = json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
+            "metadata": {"name": "chat", "namespace": "team-a", "uid": "1", "generation": generation},
+            "spec": {"provider": "OpenAI", "source": {"secretRef": {"name": source, "key": "api-key"}}},
+            "status": status,
+        });
+        DeserializeGuard(Ok(serde_json::from_value(key).unwrap()))
+    }
+
+    #[test]
+    fn a_status_is_no_change_and_an_edit_is_one() {
+        let index = Index::new("llmkey-system");
+        assert!(index.refer(&key(1, "source", &json!({}))));
+        assert!(!index.refer(&key(1, "source", &json!({"currentVersion": 1}))));
+        assert!(index.refer(&key(2, "another", &json!({}))));
+        let users = &index.read().users;
+        assert!(!users.contains_key(&name("team-a", "source")));
+        assert_eq!(users[&name("team-a", "another")], ["chat".into()]);
+        assert_eq!(users[&name("team-a", "chat")], ["chat".into()]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_refers_to_what_it_did_before() {
+        let index = Index::new("llmkey-system");
+        index.refer(&key(1, "source", &json!({})));
+        let mut metadata = key(2, "source", &json!({})).0.unwrap().metadata;
+        let invalid = |metadata: &ObjectMeta| {
+            DeserializeGuard(Err(InvalidObject { error: String::new(), metadata: metadata.clone() }))
+        };
+        assert!(index.refer(&invalid(&metadata)));
+        assert!(!index.refer(&invalid(&metadata)));
+        assert!(index.is_target("team-a", "chat"));
+        metadata.finalizers = Some(vec!["other.example/hold".into()]);
+        assert!(index.refer(&invalid(&metadata)));
+    }
 }

@@ -5,6 +5,7 @@ pub mod index;
 pub mod install;
 pub mod llm_key;
 pub mod llm_provider;
+pub mod parsed;
 pub mod released;
 pub mod rotation_policy;
 pub mod watches;

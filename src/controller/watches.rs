@@ -4,19 +4,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{Predicate, WatchStreamExt, predicates, reflector};
+use kube::runtime::{WatchStreamExt, predicates, reflector};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::context::Stores;
 use super::index::{Index, Name, name};
+use super::parsed::{Parsed, unwrapped};
 use crate::api::{LLMKey, LLMProvider, PolicyKind};
 
 /// Who wakes whom.
@@ -84,7 +85,8 @@ impl Setup {
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
     {
-        kube::runtime::watcher(Api::<DeserializeGuard<K>>::all(self.client.clone()), self.config())
+        kube::runtime::watcher(Api::<Parsed<K>>::all(self.client.clone()), self.config())
+            .map_ok(unwrapped)
             .default_backoff()
             .modify(|object| {
                 object.managed_fields_mut().clear();
@@ -93,43 +95,52 @@ impl Setup {
             .reflect(writer)
     }
 
-    /// LLMKeys: the index learns what they refer to before a controller sees them.
+    /// LLMKeys: the index learns what they refer to before a controller sees them. Yields those that changed in more than
+    /// their status, which is the operator's own.
     pub fn keys<F>(
         &self,
         writer: Writer<DeserializeGuard<LLMKey>>,
         index: Arc<Index>,
         wake: Wake,
         gone: F,
-    ) -> impl Stream<Item = watcher::Result<DeserializeGuard<LLMKey>>> + Send + use<F>
+    ) -> impl Stream<Item = watcher::Result<Name>> + Send + use<F>
     where
         F: Fn(&str, &str) + Send + Sync + 'static,
     {
-        let listed: Mutex<BTreeSet<Name>> = Mutex::default();
-        self.events(writer)
-            .inspect(move |event| match event {
-                Ok(Event::Init) => names(&listed).clear(),
+        let mut listed: BTreeSet<Name> = BTreeSet::new();
+        let mut waiting = Vec::new();
+        self.events(writer).filter_map(move |event| {
+            let changed = match event {
+                Ok(Event::Init) => {
+                    listed.clear();
+                    None
+                }
                 Ok(Event::InitApply(key)) => {
-                    names(&listed).insert(name_of(key));
-                    refer(&index, key);
+                    listed.insert(name_of(&key));
+                    if index.refer(&key) {
+                        waiting.push(name_of(&key));
+                    }
+                    None
                 }
                 Ok(Event::InitDone) => {
-                    for lost in index.keys_except(&names(&listed)) {
+                    for lost in index.keys_except(&std::mem::take(&mut listed)) {
                         forget(&index, &wake, &gone, lost);
                     }
-                    // Only now does the store show what the list showed: a look before was at what stood there earlier.
-                    for key in &*names(&listed) {
-                        wake.key(key);
+                    // Only now does the store show what the list showed.
+                    for key in std::mem::take(&mut waiting) {
+                        wake.key(&key);
                     }
+                    None
                 }
-                Ok(Event::Apply(key)) => refer(&index, key),
-                Ok(Event::Delete(key)) => forget(&index, &wake, &gone, name_of(key)),
-                Err(_) => {}
-            })
-            .applied_objects()
-            .predicate_filter(
-                predicates::generation.combine(predicates::annotations).combine(predicates::finalizers),
-                kube::runtime::PredicateConfig::default(),
-            )
+                Ok(Event::Apply(key)) => index.refer(&key).then(|| Ok(name_of(&key))),
+                Ok(Event::Delete(key)) => {
+                    forget(&index, &wake, &gone, name_of(&key));
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            };
+            std::future::ready(changed)
+        })
     }
 
     /// A kind whose objects many LLMKeys depend on: each change of a spec wakes them all.
@@ -187,8 +198,7 @@ impl Setup {
                     (index.apply(&secret), complete && stands_in(&secret, &operator_namespace))
                 }
                 Ok(Event::InitDone) => {
-                    let lost = index.retain(&listed);
-                    listed.clear();
+                    let lost = index.retain(&std::mem::take(&mut listed));
                     ready();
                     (lost, std::mem::replace(&mut complete, true))
                 }
@@ -268,11 +278,11 @@ impl Dependencies {
 }
 
 /// Wakes each LLMKey that the watch shows. Never ends.
-pub async fn wake_each(keys: impl Stream<Item = watcher::Result<DeserializeGuard<LLMKey>>>, wake: Wake) {
+pub async fn wake_each(keys: impl Stream<Item = watcher::Result<Name>>, wake: Wake) {
     let mut keys = std::pin::pin!(keys);
     while let Some(shown) = keys.next().await {
         match shown {
-            Ok(key) => wake.key(&name_of(&key)),
+            Ok(key) => wake.key(&key),
             Err(error) => tracing::debug!(error = %error, "the watch of LLMKeys was interrupted"),
         }
     }
@@ -347,22 +357,12 @@ fn stands_in(secret: &PartialObjectMeta<Secret>, namespace: &str) -> bool {
     secret.namespace().as_deref() == Some(namespace)
 }
 
-fn refer(index: &Index, key: &DeserializeGuard<LLMKey>) {
-    if let Ok(key) = &key.0 {
-        index.refer(key);
-    }
-}
-
 fn forget(index: &Index, wake: &Wake, gone: &impl Fn(&str, &str), key: Name) {
     gone(&key.0, &key.1);
     for waiting in index.forget(&key.0, &key.1) {
         wake.key(&waiting);
     }
     wake.release(key);
-}
-
-fn names(listed: &Mutex<BTreeSet<Name>>) -> std::sync::MutexGuard<'_, BTreeSet<Name>> {
-    listed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn name_of<K: Resource>(object: &K) -> Name {

@@ -209,6 +209,39 @@ async fn a_restart_writes_nothing_and_reads_no_key() {
 }
 
 #[tokio::test]
+async fn a_check_of_a_delivered_key_reads_its_ledger_alone() {
+    let t = Tenant::new("check").await;
+    let often = json!({"validation": {"interval": "1m"}});
+    t.source("supplied", &t.person_key("1")).await;
+    t.supplied("supplied", often.clone()).await;
+    t.minted("minted", often).await;
+    let names = ["supplied".to_owned(), "minted".to_owned()];
+    for name in &names {
+        t.ready(name).await;
+    }
+    let checked_again = async || {
+        let since = t.calls(Operation::ListModels).len();
+        wait("the keys were checked again", async || {
+            (t.calls(Operation::ListModels).len() >= since + 6).then_some(())
+        })
+        .await;
+    };
+    // By then the watches have shown all that was written.
+    checked_again().await;
+    let from = t.stage.cluster.audit_events().unwrap().len();
+    checked_again().await;
+    let namespace = &t.stage.installation.namespace;
+    let ledger = |name: &String| {
+        let ledger = ledger_name(&t.namespace, name);
+        format!("\"get\" \"/api/v1/namespaces/{namespace}/secrets/{ledger}\"")
+    };
+    let allowed = names.each_ref().map(ledger);
+    let requests = requests(&t, &names, from);
+    assert!(requests.len() >= 4, "{requests:?}");
+    assert!(requests.iter().all(|request| allowed.contains(request)), "{requests:?}");
+}
+
+#[tokio::test]
 async fn of_two_replicas_one_works_and_the_other_takes_over() {
     let (_alone, stage) = empty_stage().await;
     let t = tenant(stage, "replicas").await;

@@ -280,6 +280,11 @@ impl Observed {
         }
     }
 
+    /// The ledger was read, the target (and the source) only glanced at: enough to check the delivered key.
+    pub const fn only_ledger_read(&self) -> bool {
+        matches!((&self.ledger, &self.target), (LedgerView::Present(_), TargetView::Unread))
+    }
+
     fn state_of(&self, version: i32) -> Option<VersionState> {
         match &self.ledger {
             LedgerView::Present(ledger) => ledger.record.version(version).map(|v| v.state),

@@ -39,27 +39,30 @@ pub struct Remember {
     pub resource_version: Option<Box<str>>,
 }
 
+/// By name: uid, and what is remembered. Boxed, since a table has up to twice the room that it needs.
+type Known = HashMap<Name, Box<(Box<str>, Remember)>>;
+
 /// All keys.
 #[derive(Default)]
-pub struct Remembered(Mutex<HashMap<Name, (Box<str>, Remember)>>);
+pub struct Remembered(Mutex<Known>);
 
 impl Remembered {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, (Box<str>, Remember)>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is remembered of the LLMKey with this uid.
     pub fn recall(&self, namespace: &str, key: &str, uid: &str) -> Option<Remember> {
-        self.lock().get(&name(namespace, key)).filter(|(known, _)| **known == *uid).map(|(_, r)| r.clone())
+        self.lock().get(&name(namespace, key)).filter(|known| *known.0 == *uid).map(|known| known.1.clone())
     }
 
     /// Whether this process wrote to the LLMKey after the version at hand.
     pub fn wrote_after(&self, key: &LLMKey) -> bool {
         let known = self.lock();
-        let Some((uid, remember)) = known.get(&name(&key.namespace().unwrap_or_default(), &key.name_any()))
-        else {
+        let Some(found) = known.get(&name(&key.namespace().unwrap_or_default(), &key.name_any())) else {
             return false;
         };
+        let (uid, remember) = &**found;
         let (Some(written), Some(shown)) = (&remember.resource_version, key.resource_version()) else {
             return false;
         };
@@ -68,7 +71,7 @@ impl Remembered {
 
     /// Remembers.
     pub fn remember(&self, namespace: &str, key: &str, uid: &str, remember: Remember) {
-        self.lock().insert(name(namespace, key), (uid.into(), remember));
+        self.lock().insert(name(namespace, key), Box::new((uid.into(), remember)));
     }
 
     /// Forgets an LLMKey that is gone.

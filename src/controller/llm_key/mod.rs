@@ -26,7 +26,7 @@ pub use views::{Resolved, allowed};
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
 use crate::controller::context::Ctx;
 use crate::controller::llm_key::memory::{Seen, newest};
-use crate::controller::llm_key::model::{Effect, LedgerView, TargetView};
+use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
 use crate::controller::{ReconcileError, brief, malformed};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
@@ -113,8 +113,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
         let plan = decide::decide(&seeing.observed, &env(ctx)?);
-        if plan.look {
-            seeing = observe::observe(ctx, key, Depth::Full).await?;
+        match plan.look {
+            Look::Nothing => {}
+            Look::Ledger => observe::look_at_ledger(ctx, key, &mut seeing).await?,
+            Look::Everything => seeing = observe::observe(ctx, key, Depth::Full).await?,
         }
     }
     let ended = steps(ctx, key, &mut seeing).await;
@@ -176,6 +178,10 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
         let plan = decide::decide(&seeing.observed, &env);
         if plan.effects.is_empty() {
             return Ok(Ended::Done { acted });
+        }
+        if seeing.observed.only_ledger_read() && !plan.effects.iter().all(Effect::needs_ledger_only) {
+            observe::look_again(ctx, key, seeing).await?;
+            continue;
         }
         match perform(ctx, key, seeing, &plan, &env).await {
             Ok(()) => acted = true,
@@ -313,6 +319,14 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
 }
 
 impl Effect {
+    /// Whether nothing of source and target enters into it.
+    const fn needs_ledger_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Validate(Subject::Delivered(_)) | Self::NoteReminder { .. } | Self::Announce { .. }
+        )
+    }
+
     /// The effect's name in metrics.
     pub const fn name(&self) -> &'static str {
         match self {

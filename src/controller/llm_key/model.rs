@@ -387,8 +387,20 @@ pub struct Plan {
     pub next_rotation: Option<DateTime<Utc>>,
     /// No later step may follow in this decision.
     pub hold: bool,
-    /// Something is due that a glance does not show: read everything and decide again.
-    pub look: bool,
+    /// What is due and a glance does not show: read it and decide again.
+    pub look: Look,
+}
+
+/// What must be read before a decision that a glance led to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Look {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The ledger: the delivered key is to be checked.
+    Ledger,
+    /// Ledger, source and target.
+    Everything,
 }
 
 impl Plan {

@@ -139,6 +139,19 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
     target::read_target(ctx, seeing).await
 }
 
+/// After a glance: reads the ledger for the key that it holds. If it is another one than was last found right, or
+/// unusable, everything is read.
+pub async fn look_at_ledger(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::Error> {
+    let known = seeing.remember.ledger.clone();
+    let Seeing { observed: o, remember, .. } = seeing;
+    o.ledger = read_ledger(ctx, &o.key.namespace, &o.key.name, remember).await?;
+    let same = |ledger: &Ledger| known.is_some_and(|k| *k.resource_version == *ledger.resource_version);
+    match &o.ledger {
+        LedgerView::Present(ledger) if same(ledger) => Ok(()),
+        _ => read(ctx, key, seeing).await,
+    }
+}
+
 /// Reads again after another hand's write: nothing is taken from the watches.
 pub async fn look_again(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::Error> {
     seeing.held.look_again = true;

@@ -3,7 +3,7 @@
 use super::gate::delta;
 use super::rotate::{due_time, supply_next};
 use crate::api::ValidationMode;
-use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject};
+use crate::controller::llm_key::model::{Effect, Env, Look, Observed, Plan, Subject};
 use crate::domain::health::last_slot;
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::slot_offset;
@@ -16,13 +16,15 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
         && env.now >= at
     {
         if o.key.minted {
-            plan.look = true;
+            plan.look = Look::Everything;
         } else {
             supply_next(o, plan);
         }
     }
     if let Some(at) = next_probe(o, &summary.lineage, env) {
-        plan.look |= env.now >= at;
+        if env.now >= at {
+            plan.look = plan.look.max(Look::Ledger);
+        }
         plan.wake_at(at);
     }
 }
