@@ -13,6 +13,7 @@ use kube::{Client, Config as KubeConfig, Resource};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tower::timeout::TimeoutLayer;
 use tower::util::MapResponseLayer;
 
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
@@ -34,6 +35,10 @@ use crate::telemetry::server::{self, Endpoints};
 
 /// Events of one object within this time are one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(10);
+
+/// The API server begins every answer within this time, that of a watch too. Without an end a connection that lost its
+/// other side would hold an object for ever.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why the operator could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +139,7 @@ async fn connect(config: &Config, clock: Clock) -> Result<Client, RunError> {
         clock.follow(response.headers());
         response
     });
-    Ok(builder.with_layer(&follow).build())
+    Ok(builder.with_layer(&follow).with_layer(&TimeoutLayer::new(ANSWER_WITHIN)).build())
 }
 
 fn elect(

@@ -136,6 +136,9 @@ fn build(config: &ProvidersConfig, key: &ClientKey) -> Result<Client, Lost> {
         .timeout(config.total_timeout)
         .pool_max_idle_per_host(8)
         .pool_idle_timeout(Duration::from_secs(60))
+        // A connection that lost its other side is noticed between calls, not by the time-outs of all that share it.
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .http2_keep_alive_timeout(Duration::from_secs(10))
         .http1_max_headers(64)
         .http2_max_header_list_size(32 * 1024)
         .dns_resolver(CheckedResolver(key.policy));

@@ -32,7 +32,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// The last lines of the operator that wrote last.
-    fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self, about: &str) -> String {
         let newest = std::fs::read_dir(self.cluster.dir())
             .unwrap()
             .filter_map(Result::ok)
@@ -40,7 +40,7 @@ impl Stage {
             .max_by_key(|file| file.metadata().and_then(|m| m.modified()).ok());
         let log = newest.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
         let log = log.unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(25).collect();
+        let tail: Vec<&str> = log.lines().rev().filter(|line| line.contains(about)).take(25).collect();
         tail.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }
@@ -345,7 +345,7 @@ impl Tenant {
         panic!(
             "{name}: not within {PATIENCE:?}: {what}\nstatus: {}\noperator:\n{}",
             serde_json::to_string_pretty(&status).unwrap(),
-            self.stage.last_words()
+            self.stage.last_words(&self.namespace)
         );
     }
 

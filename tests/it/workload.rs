@@ -11,6 +11,7 @@ use llmkey_operator::sandbox::{LogEntry, Operation, Sandbox};
 use reqwest::{Certificate, Client};
 use tokio::task::JoinHandle;
 
+use super::common::poll;
 use super::stage::{Tenant, wait};
 
 /// Time between two calls of a workload.
@@ -124,10 +125,14 @@ impl Tenant {
     /// Waits until the provider was asked about a key of this project at `time` or later: the operator has
     /// looked since.
     pub(crate) async fn asked_after(&self, time: DateTime<Utc>) {
-        wait("another check of a key", async || {
-            self.calls(Operation::ListModels).iter().any(|entry| entry.time >= time).then_some(())
-        })
-        .await;
+        let asked =
+            async || self.calls(Operation::ListModels).iter().any(|entry| entry.time >= time).then_some(());
+        let found = poll(asked).await;
+        assert!(
+            found.is_some(),
+            "no check of a key after {time}; operator:\n{}",
+            self.stage.last_words(&self.namespace)
+        );
     }
 
     /// The spec changes in a way that asks for nothing; waits until the operator has dealt with it.

@@ -135,6 +135,13 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
     remember(ctx, key, seeing, whole);
     let outcome = ended?;
     written?;
+    tracing::debug!(
+        namespace = key.namespace(),
+        name = key.name_any(),
+        ?outcome,
+        wake = plan.wake.map(crate::api::rfc3339),
+        "reconciled"
+    );
     let action = match outcome {
         Ended::Changed => Action::requeue(ctx.timings.retry_base),
         Ended::Unfinished => Action::requeue(Duration::ZERO),
