@@ -40,7 +40,8 @@ impl Stage {
             .max_by_key(|file| file.metadata().and_then(|m| m.modified()).ok());
         let log = newest.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
         let log = log.unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().filter(|line| line.contains(about)).take(25).collect();
+        let telling = |line: &&str| line.contains(about) || line.contains(r#""level":"WARN""#);
+        let tail: Vec<&str> = log.lines().rev().filter(telling).take(40).collect();
         tail.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }

@@ -29,9 +29,10 @@ fn preface(page: &mut String, report: &Report) -> std::fmt::Result {
     let versions: Vec<String> =
         report.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let runs = report.sizes.iter().map(|size| size.runs.len()).max().unwrap_or_default();
+    let runs = if runs == 1 { "one run".to_owned() } else { format!("{runs} runs") };
     writeln!(
         page,
-        "Measured {} with `make bench` (`make bench N=1000` for one size), {runs} runs of each number of keys on one control \
+        "Measured {} with `make bench` (`make bench N=1000` for one size), {runs} of each number of keys on one control \
          plane, in one go. Figures are **min / median**. How it is measured, and what differs between the two sides: \
          [docs/performance.md](../docs/performance.md). All figures, and those of each run: [results.json](results.json).\n\n\
          Machine: {}. Versions: {}. API server, etcd (no fsync), load generator, provider and controller share the \
