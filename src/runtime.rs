@@ -232,6 +232,7 @@ async fn lead(
         metrics: metrics.clone(),
         leader: guard.clone(),
         operator_namespace: config.operator_namespace.clone(),
+        turns: tokio::sync::Semaphore::new(config.concurrency.into()),
         remembered: llm_key::memory::Remembered::default(),
         loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),
@@ -317,10 +318,10 @@ async fn lead(
         tasks,
         "LLMKeys",
         Controller::for_stream(futures::stream::pending(), stores.keys.clone())
-            .with_config(settings())
+            .with_config(settings().concurrency(0))
             .reconcile_on(woken.keys)
-            .graceful_shutdown_on(stopped(stop.clone()))
-            .run(llm_key::reconcile, retry, Arc::clone(&ctx)),
+            .graceful_shutdown_on(end_of_turns(stopped(stop.clone()), Arc::clone(&ctx)))
+            .run(llm_key::in_turn, retry, Arc::clone(&ctx)),
     );
     while !loaded(&stores.keys).await {
         if *shutdown.borrow() {
@@ -355,6 +356,12 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     tokio::time::timeout(Duration::from_millis(50), store.wait_until_ready()).await.is_ok_and(|r| r.is_ok())
+}
+
+/// Who waits for a turn when the operator ends has none.
+async fn end_of_turns(stopped: impl Future<Output = ()>, ctx: Arc<Ctx>) {
+    stopped.await;
+    ctx.turns.close();
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

@@ -12,6 +12,7 @@ mod views;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::SubsecRound;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::Action;
@@ -38,11 +39,20 @@ const MAX_STEPS: usize = 32;
 /// How long to wait for a watch that is behind our own write.
 const LATE_WATCH: Duration = Duration::from_millis(20);
 
-/// One reconcile.
-pub async fn reconcile(
+/// One reconcile, of the LLMKey as it is when its turn comes.
+pub async fn in_turn(
     guarded: Arc<DeserializeGuard<LLMKey>>,
     ctx: Arc<Ctx>,
 ) -> Result<Action, ReconcileError> {
+    let Ok(_turn) = ctx.turns.acquire().await else { return Ok(Action::await_change()) };
+    let Some(guarded) = ctx.stores.keys.get(&ObjectRef::from_obj(&*guarded)) else {
+        return Ok(Action::await_change());
+    };
+    // Boxed only now: of what waits, little is kept.
+    Box::pin(reconcile(guarded, &ctx)).await
+}
+
+async fn reconcile(guarded: Arc<DeserializeGuard<LLMKey>>, ctx: &Ctx) -> Result<Action, ReconcileError> {
     if !ctx.leader.is_leader() {
         return Err(ReconcileError::NotLeader);
     }
@@ -51,16 +61,16 @@ pub async fn reconcile(
         Ok(key) => key,
         Err(invalid) => {
             if invalid.metadata.deletion_timestamp.is_some() {
-                let_go(&ctx, &invalid.metadata).await?;
+                let_go(ctx, &invalid.metadata).await?;
             } else {
-                malformed::<LLMKey>(&ctx, invalid, true).await;
+                malformed::<LLMKey>(ctx, invalid, true).await;
             }
             pass.finish(Outcome::Waiting);
             return Ok(Action::await_change());
         }
     };
-    let ended = run(&ctx, key).await;
-    forget_gone(&ctx, key);
+    let ended = run(ctx, key).await;
+    forget_gone(ctx, key);
     match ended {
         Ok((action, outcome)) => {
             pass.finish(outcome);
@@ -146,7 +156,12 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         Ended::Changed => Action::requeue(ctx.timings.retry_base),
         Ended::Unfinished => Action::requeue(Duration::ZERO),
         Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
-            // A little later rather than a little earlier: times count in whole seconds.
+            // Decisions count in whole seconds: before the next one is full nothing new is due.
+            let at = if at.timestamp_subsec_nanos() == 0 {
+                at
+            } else {
+                at.trunc_subsecs(0) + chrono::Duration::seconds(1)
+            };
             let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
             Action::requeue(wait + Duration::from_millis(20))
         }),
