@@ -102,7 +102,9 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
-    let gone = record.versions.iter().all(|v| v.state != VersionState::Retiring);
+    // An older key that another LLMKey holds up does not keep a dead one in the Secret.
+    let newest = record.versions.iter().rev().find(|v| v.key.is_some());
+    let gone = newest.is_none_or(|v| v.state != VersionState::Retiring);
     if gone && matches!(o.target, TargetView::Ours { .. }) && !o.pass.deleted_target {
         plan.effects.push(Effect::DeleteTarget);
     }

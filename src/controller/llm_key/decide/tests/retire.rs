@@ -205,6 +205,7 @@ fn a_key_that_cannot_be_revoked_holds_up_no_other() {
     run.until(&[], 700).unwrap();
     assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Retiring, Revoked], 1));
     assert_eq!(ready(&run.world), "False KeyShared", "a person asked for it");
+    assert!(run.world.target.is_none(), "the newest key is revoked, and so its Secret goes");
     run.world.elsewhere.clear();
     run.until(&[], 9000).unwrap();
     assert_eq!((states(&run.world), run.world.live_keys().count()), (vec![Revoked, Revoked], 0));
