@@ -87,7 +87,7 @@ timings! {
         retry_after_max = 60 * 60;
         /// A resource with an error that its user must mend is looked at again after this.
         user_error_resync = 10 * 60;
-        /// Time between two looks at whether a revoked key is refused.
+        /// Least time between two looks at whether a revoked key is refused.
         revoke_confirm_interval = 5;
         /// Time between two sweeps of a provider account for strays.
         sweep_interval = 5 * 60;

@@ -105,6 +105,41 @@ pub struct Version {
     pub basis: Option<RevocationBasis>,
 }
 
+impl Version {
+    /// A version as it is begun: of its key nothing is known yet.
+    pub const fn begun(
+        version: i32,
+        state: VersionState,
+        origin: Origin,
+        reason: RotationReason,
+        created_at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            version,
+            state,
+            origin,
+            reason,
+            account: None,
+            mint_name: None,
+            provider_key_id: None,
+            key: None,
+            sealed: None,
+            created_at,
+            published_at: None,
+            superseded_at: None,
+            overlap: None,
+            retiring_at: None,
+            revoked_at: None,
+            basis: None,
+        }
+    }
+
+    /// Whether the admin credential at hand is for the account that the version's key is at, whichever its project.
+    pub fn within_reach(&self, at_hand: Option<&AccountRef>) -> bool {
+        self.account.as_ref().zip(at_hand).is_some_and(|(of, at_hand)| of.same_but_for_the_project(at_hand))
+    }
+}
+
 /// What may be known of a key without holding it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -133,7 +168,7 @@ pub struct AccountRef {
 
 impl AccountRef {
     /// Whether one admin credential reaches both.
-    pub fn same_but_for_the_project(&self, other: &Self) -> bool {
+    fn same_but_for_the_project(&self, other: &Self) -> bool {
         self.provider == other.provider && self.r#type == other.r#type && self.host == other.host
     }
 }
@@ -268,28 +303,13 @@ pub(super) mod tests {
 
     /// A version whose key has the fingerprint of its number.
     pub fn version(number: i32, state: VersionState, origin: Origin) -> Version {
-        Version {
-            version: number,
-            state,
-            origin,
-            reason: RotationReason::Initial,
-            account: None,
-            mint_name: None,
-            provider_key_id: None,
-            key: Some(KeyFacts {
-                fingerprint: format!("{number:064}"),
-                shown: format!("{number:012}"),
-                last_four: "WXYZ".into(),
-            }),
-            sealed: None,
-            created_at: at(i64::from(number)),
-            published_at: None,
-            superseded_at: None,
-            overlap: None,
-            retiring_at: None,
-            revoked_at: None,
-            basis: None,
-        }
+        let key = KeyFacts {
+            fingerprint: format!("{number:064}"),
+            shown: format!("{number:012}"),
+            last_four: "WXYZ".into(),
+        };
+        let begun = Version::begun(number, state, origin, RotationReason::Initial, at(i64::from(number)));
+        Version { key: Some(key), ..begun }
     }
 
     pub fn record(versions: Vec<Version>) -> Record {

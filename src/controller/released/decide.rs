@@ -4,7 +4,7 @@ use crate::api::{ConditionType, Reason, rfc3339};
 use crate::controller::llm_key::decide::{give_up, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::lifecycle::VersionState;
-use crate::ledger::{Record, Released, Version};
+use crate::ledger::{Record, Released};
 
 /// What keeps a key from its revocation, for an administrator: with the LLMKey went the place where it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +82,8 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
 
 /// Whether no project that keys were made in holds one of a lost attempt, as far as the account at hand reaches.
 fn searched(view: &retire::View<'_>, plan: &mut Plan) -> bool {
-    let reached = |v: &&Version| {
-        v.account.as_ref().zip(view.account).is_some_and(|(of, at_hand)| of.same_but_for_the_project(at_hand))
-    };
     let minted = view.record.versions.iter().filter(|v| v.mint_name.is_some());
-    minted.filter(reached).all(|version| retire::searched_after(view, version, plan))
+    minted.filter(|v| v.within_reach(view.account)).all(|version| retire::searched_after(view, version, plan))
 }
 
 /// The LLMKey went without a word: it had nothing to revoke, or its finalizer was taken off by another hand.

@@ -38,7 +38,7 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         return;
     }
     let account = o.provider.account.as_ref();
-    if open && !super::within_reach(version, account) {
+    if open && !version.within_reach(account) {
         plan.stall(Reason::AccountChanged, retire::elsewhere(version));
         return;
     }

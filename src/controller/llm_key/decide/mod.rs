@@ -23,7 +23,7 @@ use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
 use crate::domain::lifecycle::{Origin, VersionState};
 use crate::domain::names::{AttemptId, MintName};
-use crate::ledger::{AccountRef, Ledger, Record, Version};
+use crate::ledger::{Ledger, Record, Version};
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
@@ -146,12 +146,7 @@ fn repair_before_revocation(o: &Observed, record: &Record, env: &Env, plan: &mut
 
 /// Whether a minted key belongs to the account at hand. Elsewhere it is neither shown nor delivered with that URL.
 fn at_home(o: &Observed, version: &Version) -> bool {
-    version.origin == Origin::Supplied || within_reach(version, o.provider.account.as_ref())
-}
-
-/// Whether the admin credential at hand is for the account that the version's key is at, whichever its project.
-fn within_reach(version: &Version, at_hand: Option<&AccountRef>) -> bool {
-    version.account.as_ref().zip(at_hand).is_some_and(|(of, at_hand)| of.same_but_for_the_project(at_hand))
+    version.origin == Origin::Supplied || version.within_reach(o.provider.account.as_ref())
 }
 
 /// The target must carry the delivered version, whatever happened to it.

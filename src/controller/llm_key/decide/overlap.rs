@@ -105,7 +105,7 @@ fn held(o: &Observed, old: &Version) -> Option<(Reason, String)> {
     if let Some((reason, message)) = o.provider.problem.as_ref().or(o.provider.account_problem.as_ref()) {
         return Some((*reason, format!("version {} is kept: {message}", old.version)));
     }
-    (!super::within_reach(old, o.provider.account.as_ref()))
+    (!old.within_reach(o.provider.account.as_ref()))
         .then(|| (Reason::AccountChanged, super::retire::elsewhere(old)))
 }
 

@@ -158,7 +158,7 @@ pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
 fn unreachable(view: &View<'_>, version: &Version, what: &str, env: &Env, plan: &mut Plan) -> bool {
     if let Some((reason, message)) = view.account_problem {
         plan.stall(*reason, format!("version {} {what}: {message}", version.version));
-    } else if !super::within_reach(version, view.account) {
+    } else if !version.within_reach(view.account) {
         plan.stall(Reason::AccountChanged, elsewhere(version));
     } else {
         return false;

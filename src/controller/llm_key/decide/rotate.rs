@@ -22,7 +22,7 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
     next.versions.push(Version {
         account: Some(account),
         mint_name: Some(name),
-        ..version(number, VersionState::Intent, Origin::Minted, reason, env)
+        ..Version::begun(number, VersionState::Intent, Origin::Minted, reason, env.now)
     });
     next.prune();
     Some(next)
@@ -42,31 +42,10 @@ pub(super) fn supplied(
     next.versions.push(Version {
         key: Some(facts.clone()),
         account: o.provider.account.clone(),
-        ..version(number, VersionState::Publishing, Origin::Supplied, reason, env)
+        ..Version::begun(number, VersionState::Publishing, Origin::Supplied, reason, env.now)
     });
     next.prune();
     next
-}
-
-fn version(number: i32, state: VersionState, origin: Origin, reason: RotationReason, env: &Env) -> Version {
-    Version {
-        version: number,
-        state,
-        origin,
-        reason,
-        account: None,
-        mint_name: None,
-        provider_key_id: None,
-        key: None,
-        sealed: None,
-        created_at: env.now,
-        published_at: None,
-        superseded_at: None,
-        overlap: None,
-        retiring_at: None,
-        revoked_at: None,
-        basis: None,
-    }
 }
 
 /// `desiredState: Revoked`: all keys at once, without overlap or grace, then the target.
