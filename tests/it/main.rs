@@ -25,6 +25,7 @@ mod helm;
 mod lease;
 mod leash;
 mod lifecycle;
+mod load;
 mod log;
 mod malformed;
 mod needles;

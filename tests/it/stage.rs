@@ -61,9 +61,21 @@ impl Operator {
         divisor: u32,
         level: &str,
     ) -> Self {
+        Self::start_with(cluster, installation, name, divisor, level, &[])
+    }
+
+    /// The same with further arguments.
+    pub(crate) fn start_with(
+        cluster: &ControlPlane,
+        installation: &Installation,
+        name: &str,
+        divisor: u32,
+        level: &str,
+        further: &[&str],
+    ) -> Self {
         let port = free_port();
         let log = cluster.dir().join(format!("{name}.log"));
-        let args = [
+        let mut args = vec![
             "run".to_owned(),
             format!("--operator-namespace={}", installation.namespace),
             format!("--kubeconfig={}", installation.kubeconfig.display()),
@@ -73,6 +85,7 @@ impl Operator {
             format!("--test-time-divisor={divisor}"),
             format!("--log-level={level}"),
         ];
+        args.extend(further.iter().map(ToString::to_string));
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_llmkey-operator"));
         let process = Process::spawn(name, &binary, args, &[], &log).unwrap();
         Self { process, port }
