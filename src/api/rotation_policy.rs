@@ -76,7 +76,7 @@ pub struct Schedule {
 }
 
 /// The start of each period. The first one at least half a period after the current version's publishing counts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Calendar {
     /// Daily, Weekly (Monday), Monthly or Quarterly.
@@ -84,6 +84,7 @@ pub struct Calendar {
     /// IANA time zone, for example `Europe/Berlin`. Default: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    #[x_kube(validation = Rule::new("self != 'Local' && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0").message("no such time zone; use an IANA name, for example Europe/Berlin"))]
     pub time_zone: Option<String>,
 }
 
@@ -102,7 +103,7 @@ pub enum Period {
 }
 
 /// A cron schedule with the meaning that Kubernetes CronJobs give it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Cron {
     /// Five fields: minute, hour, day of month, month, day of week, for example `0 3 1 * *`.
@@ -111,6 +112,7 @@ pub struct Cron {
     /// IANA time zone, for example `Europe/Berlin`. Default: UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    #[x_kube(validation = Rule::new("self != 'Local' && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0").message("no such time zone; use an IANA name, for example Europe/Berlin"))]
     pub time_zone: Option<String>,
 }
 

@@ -69,6 +69,16 @@ impl CallError {
         Self { class, code, status: None, request_id: None }
     }
 
+    /// Tells the log what a question to the provider's support needs.
+    pub fn log(&self) {
+        tracing::info!(
+            code = self.code,
+            status = self.status,
+            request_id = self.request_id,
+            "the provider did not do what it was asked"
+        );
+    }
+
     /// How long the provider asks us to wait, if it does.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.class {
@@ -78,14 +88,12 @@ impl CallError {
     }
 }
 
+/// Without the request's id: the same failure reads the same each time, in conditions and events.
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}", self.class.sentence(), self.code)?;
         if let Some(status) = self.status {
             write!(f, ", status {status}")?;
-        }
-        if let Some(id) = &self.request_id {
-            write!(f, ", request {id}")?;
         }
         f.write_str(")")
     }

@@ -207,6 +207,6 @@ fn an_account_is_this_project_and_active() {
     assert_eq!(read(200, &project("proj_2", "active")).unwrap_err().code, "OtherProject");
     let odd = reply(403, &[("x-request-id", "req_1")], &error(None));
     let failed = OpenAIAdmin.read_account(&account(), &odd).unwrap_err();
-    let sentence = "the admin credential may not do this (Forbidden, status 403, request req_1)";
+    let sentence = "the admin credential may not do this (Forbidden, status 403)";
     assert_eq!(failed.to_string(), sentence);
 }

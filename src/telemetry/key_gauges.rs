@@ -18,8 +18,8 @@ use prometheus_client::registry::Unit;
 pub struct KeyGauges {
     /// Health of the published key, as `HealthState::as_str` spells it.
     pub state: &'static str,
-    /// Whether the condition `Ready` is `True`.
-    pub ready: bool,
+    /// Whether the condition `Ready` is `True`; `None` where nothing is to be ready, because all keys were revoked as asked.
+    pub ready: Option<bool>,
     /// When the next rotation is due.
     pub next_rotation: Option<i64>,
     /// When the provider was last asked about the published key.
@@ -43,7 +43,7 @@ const GAUGES: [(&str, &str, Option<Unit>, Value); 4] = [
         "key_ready",
         "1 if the LLMKey's condition Ready is True; alert on 0 for longer than a rotation takes.",
         None,
-        |g| Some(g.ready.into()),
+        |g| g.ready.map(i64::from),
     ),
     ("key_next_rotation_timestamp", "When the next rotation is due.", Some(Unit::Seconds), |g| {
         g.next_rotation

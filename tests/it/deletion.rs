@@ -8,7 +8,7 @@ use llmkey_operator::domain::names::ledger_name;
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation};
 use serde_json::{Value, json};
 
-use super::stage::{Tenant, is, now, state, wait};
+use super::stage::{Tenant, because, is, now, state, wait};
 use super::workload::version;
 
 fn no_overlap() -> Value {
@@ -196,6 +196,15 @@ async fn a_key_revoked_by_its_spec_is_not_handed_over() {
     let t = Tenant::new("not-handed").await;
     minted(&t, "10h").await;
     t.patch("chat", json!({"spec": {"desiredState": "Revoked"}})).await;
+    t.until("chat", "Revoked", |k| because(k, "Ready", "Revoked")).await;
+    let gauges = async || {
+        let (_, text) = t.operator().get("/metrics").await;
+        let about = format!(r#"namespace="{}""#, t.namespace);
+        text.lines().filter(|l| l.contains(&about)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let left =
+        wait("nothing is left to alert on", async || Some(gauges().await).filter(|g| g.len() <= 1)).await;
+    assert!(left[0].starts_with("llmkey_key_state{") && left[0].contains(r#"state="Unknown""#), "{left:?}");
     delete(&t).await;
     no_key_is_left(&t).await;
     t.minted("chat", json!({"rotationPolicyRef": {"name": "policy"}})).await;

@@ -19,8 +19,14 @@ const ROTATIONS: i32 = 4;
 #[tokio::test]
 async fn a_key_is_not_left_out_while_others_never_rest() {
     let (_alone, stage) = empty_stage().await;
-    let operator =
-        Operator::start_with(stage.cluster, &stage.installation, "loaded", DIVISOR, "debug", &["--concurrency=2"]);
+    let operator = Operator::start_with(
+        stage.cluster,
+        &stage.installation,
+        "loaded",
+        DIVISOR,
+        "debug",
+        &["--concurrency=2"],
+    );
     operator.ready().await;
     let t = Tenant::on(stage, "load").await;
     t.policy("policy", json!({"overlap": {"minimum": "0s", "evidence": {"quietFor": "0s"}}})).await;

@@ -24,7 +24,7 @@ pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
 pub use views::{Resolved, allowed};
 
-use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions};
+use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions, Reason};
 use crate::controller::context::Ctx;
 use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
@@ -326,13 +326,14 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
     let holds = |kind: &str| status.conditions.iter().any(|c| c.type_ == kind && c.status == "True");
     let current = status.current_version;
     let published = status.versions.iter().find(|v| Some(v.version) == current).map(|v| &v.published_at);
-    let health: Option<&Health> = o.memory.health.as_ref();
+    let health: Option<&Health> = o.memory.health.as_ref().filter(|_| status.health.is_some());
+    let ended = status.conditions.iter().any(|c| c.type_ == "Ready" && c.reason == Reason::Revoked.as_str());
     ctx.metrics.set_key(
         &o.key.namespace,
         &o.key.name,
         KeyGauges {
-            state: health.filter(|_| status.health.is_some()).map_or("Unknown", |h| h.state.as_str()),
-            ready: holds("Ready"),
+            state: health.map_or("Unknown", |h| h.state.as_str()),
+            ready: (!ended).then(|| holds("Ready")),
             next_rotation: seconds(&status.next_rotation_time),
             last_probe: health.and_then(|h| h.last).map(|(_, at)| at.timestamp()),
             published: published.and_then(seconds),

@@ -111,6 +111,7 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
     observed.finding = match ctx.providers.check_account(&account).await {
         Ok(()) => Finding::Reachable,
         Err(error) => {
+            error.log();
             let message = format!("project {}: {error}", account.project());
             match error.class {
                 ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {

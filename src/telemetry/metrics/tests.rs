@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const SECOND: Duration = Duration::from_secs(1);
 const KEY: KeyGauges = KeyGauges {
     state: HealthState::Valid.as_str(),
-    ready: true,
+    ready: Some(true),
     next_rotation: Some(1_800_000_000),
     last_probe: Some(1_700_000_000),
     published: Some(1_600_000_000),

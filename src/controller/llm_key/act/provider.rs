@@ -202,6 +202,7 @@ impl Actor<'_> {
 }
 
 fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
+    error.log();
     let (reason, class) = match error.class {
         ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
             (Reason::AdminCredentialInvalid, Class::User)

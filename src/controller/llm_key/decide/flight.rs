@@ -2,7 +2,7 @@
 
 use super::gate::{Gate, delta, gate};
 use super::retire;
-use super::{mint_name, successor};
+use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
     Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView,
@@ -24,6 +24,19 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         VersionState::Pending => deliver(o, record, version, env, plan),
         _ => publish(o, record, version, env, plan),
     }
+    if record.delivered().is_some_and(|delivered| delivered.version != version.version) {
+        under_way(plan);
+    }
+}
+
+/// Said last, so that what says more is told first. The older key works meanwhile: nobody has to wait.
+fn under_way(plan: &mut Plan) {
+    let message = if plan.stalled() {
+        "the rotation is under way and cannot go on: see Stalled"
+    } else {
+        "the next key is on its way"
+    };
+    due(plan, Reason::Rotating, message);
 }
 
 fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
@@ -43,7 +56,7 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         return;
     }
     if plan.stalled()
-        || retire::waiting(&o.memory, env, plan)
+        || retire::waiting(record, &o.memory, env, plan)
         || open && retire::unlisted(record, &o.pass, &o.memory, env, plan)
     {
         progressing(record, plan);

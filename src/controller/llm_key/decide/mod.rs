@@ -39,16 +39,14 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
     }
-    let own = |f: &super::model::Failing| !f.at_provider();
-    if !plan.effects.is_empty()
-        && o.memory.failing.as_ref().is_some_and(own)
-        && retire::waiting(&o.memory, env, &mut plan)
-    {
-        // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are planned.
-        plan.effects.clear();
-    }
-    // Whatever failed is tried again, also where nothing else would wake.
     if let Some(failing) = o.memory.failing.as_ref().filter(|f| env.now < f.not_before) {
+        if !plan.effects.is_empty() && !failing.at_provider() {
+            // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are
+            // planned.
+            plan.stall(failing.reason, failing.message.clone());
+            plan.effects.clear();
+        }
+        // Whatever failed is tried again, also where nothing else would wake.
         plan.wake_at(failing.not_before);
     }
     plan

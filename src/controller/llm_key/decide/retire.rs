@@ -1,7 +1,7 @@
 //! P3 to L5: revoke, confirm, record. The same for a living LLMKey and for a ledger whose LLMKey is gone.
 
 use super::gate::delta;
-use super::successor;
+use super::{due, successor};
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, Memory, Pass, Plan};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
@@ -28,7 +28,7 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
     if retiring.is_empty() {
         return;
     }
-    if waiting(view.memory, env, plan) {
+    if waiting(view.record, view.memory, env, plan) {
         revoking(retiring[0].version, plan);
         return;
     }
@@ -131,13 +131,19 @@ pub(super) fn holder(pass: &Pass, record: &Record, version: &Version) -> Option<
     })
 }
 
-/// Failures put off the next try.
-pub(super) fn waiting(memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
+/// Failures put off the next try. A user has to wait for it only if there is no key to work with meanwhile.
+pub(super) fn waiting(record: &Record, memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
     let Some(failing) = memory.failing.as_ref().filter(|f| env.now < f.not_before) else { return false };
-    match failing.reason {
-        Reason::MintFailed | Reason::RevokeFailed => plan.progress(failing.reason, failing.message.clone()),
+    let (reason, message) = (failing.reason, failing.message.clone());
+    let works = record.owner.is_some() && record.delivered().is_some();
+    match reason {
+        Reason::MintFailed if works => due(plan, reason, message),
+        Reason::RevokeFailed if works => {
+            plan.find(ConditionType::OverlapActive, ConditionStatus::True, reason, message);
+        }
+        Reason::MintFailed | Reason::RevokeFailed => plan.progress(reason, message),
         // The other failures wait for a person.
-        reason => plan.stall(reason, failing.message.clone()),
+        _ => plan.stall(reason, message),
     }
     plan.wake_at(failing.not_before);
     true
@@ -191,7 +197,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         return;
     };
     if unreachable(view, version, "may have been made", env, plan)
-        || waiting(memory, env, plan)
+        || waiting(record, memory, env, plan)
         || unlisted(record, pass, memory, env, plan)
     {
         return;

@@ -161,6 +161,26 @@ fn an_attempt_that_was_refused_binds_nobody_to_its_account() {
 }
 
 #[test]
+fn a_rotation_that_fails_is_told_as_due_and_nobody_waits_for_it() {
+    let mut run = Run::new(World::minting());
+    run.until(&[], 60).unwrap();
+    run.world.provider.refuses.insert("proj_1".into());
+    run.world.rotate("now");
+    run.until(&[], 600).unwrap();
+    let told = |run: &Run, kind: &str| {
+        let status = run.world.key.as_ref().unwrap().status.clone().unwrap();
+        let found = status.conditions.into_iter().find(|c| c.type_ == kind).unwrap();
+        format!("{} {}", found.status, found.reason)
+    };
+    assert_eq!(told(&run, "RotationDue"), "True MintFailed", "{}", run.story());
+    assert_eq!(told(&run, "Reconciling"), "False Idle");
+    assert_eq!(ready(&run.world), "True KeyValid");
+    run.world.provider.refuses.clear();
+    run.until(&[], 3600).unwrap();
+    assert_eq!(told(&run, "RotationDue"), "False NotDue", "{}", run.story());
+}
+
+#[test]
 fn the_project_of_a_provider_may_change_at_any_time() {
     let mut run = Run::faulty(World::minting(), &[(3, super::driver::Fault::ReplyLost)]);
     run.until(&[], 1).unwrap();
