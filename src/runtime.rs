@@ -21,7 +21,7 @@ use crate::cli::Config;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::Index;
 use crate::controller::watches::{self, Setup, Wake};
-use crate::controller::{install, llm_key, llm_provider, released, retry, rotation_policy};
+use crate::controller::{install, llm_key, llm_provider, queue, released, retry, rotation_policy};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
@@ -232,7 +232,6 @@ async fn lead(
         metrics: metrics.clone(),
         leader: guard.clone(),
         operator_namespace: config.operator_namespace.clone(),
-        turns: tokio::sync::Semaphore::new(config.concurrency.into()),
         remembered: llm_key::memory::Remembered::default(),
         loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),
@@ -314,20 +313,25 @@ async fn lead(
             return Ok(());
         }
     }
-    spawn(
-        tasks,
-        "LLMKeys",
-        Controller::for_stream(futures::stream::pending(), stores.keys.clone())
-            .with_config(settings().concurrency(0))
-            .reconcile_on(woken.keys)
-            .graceful_shutdown_on(end_of_turns(stopped(stop.clone()), Arc::clone(&ctx)))
-            .run(llm_key::in_turn, retry, Arc::clone(&ctx)),
-    );
     while !loaded(&stores.keys).await {
         if *shutdown.borrow() {
             return Ok(());
         }
     }
+    let keys = queue::run(
+        woken.keys.take_until(stopped(stop.clone())),
+        config.concurrency.into(),
+        DEBOUNCE,
+        clock,
+        {
+            let ctx = Arc::clone(&ctx);
+            move |name| llm_key::in_turn(Arc::clone(&ctx), name)
+        },
+    );
+    tasks.spawn(async move {
+        keys.await;
+        Ok(())
+    });
     ctx.loaded.store(true, std::sync::atomic::Ordering::Release);
     synced();
     watches::wake_released(&index, &stores.keys, &config.operator_namespace, &wake);
@@ -350,18 +354,12 @@ async fn lead(
     }
 }
 
-/// Whether a store has had its first full list. Polled: the store wakes one waiter only, and that is the controller.
+/// Whether a store has had its first full list. Polled: a store wakes one waiter only, and that may be a controller.
 async fn loaded<K>(store: &kube::runtime::reflector::Store<DeserializeGuard<K>>) -> bool
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     tokio::time::timeout(Duration::from_millis(50), store.wait_until_ready()).await.is_ok_and(|r| r.is_ok())
-}
-
-/// Who waits for a turn when the operator ends has none.
-async fn end_of_turns(stopped: impl Future<Output = ()>, ctx: Arc<Ctx>) {
-    stopped.await;
-    ctx.turns.close();
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

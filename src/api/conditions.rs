@@ -235,6 +235,8 @@ reasons! {
     NotDue,
     /// The policy only reminds.
     RemindOnly,
+    /// A due rotation waits for the policy's next window.
+    WaitingForWindow,
     /// A due rotation waits for the end of the overlap.
     OverlapActive,
     /// Rotation is paused by annotation.

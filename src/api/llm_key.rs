@@ -44,6 +44,7 @@ use super::{GoDuration, ProviderType};
     validation = Rule::new("!has(self.source.mint) || has(self.providerRef)").message("source.mint needs providerRef: an LLMProvider with an admin credential"),
     validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider) && (!has(self.providerRef) || self.providerRef.name == oldSelf.providerRef.name)").message("provider: a key's provider does not change; create another LLMKey"),
     validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint)").message("desiredState: Revoked needs source.mint: a supplied key is revoked at the provider by who made it"),
+    validation = Rule::new("!has(self.expiresAt) || has(self.source.secretRef)").message("expiresAt is for supplied keys: the operator asks for no lifetime when it makes one"),
     validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it")
 )]
 pub struct LLMKeySpec {
@@ -72,6 +73,11 @@ pub struct LLMKeySpec {
     /// keys only and reminds for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_policy_ref: Option<RotationPolicyRef>,
+    /// When a supplied key expires, if you know it: the policy's trigger `Expiry` then asks for the next one in time.
+    /// RFC 3339, for example `2027-01-31T00:00:00Z`. Nothing is revoked at that time. Change it with the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"), length(max = 64))]
+    pub expires_at: Option<String>,
     /// How the key is checked. No check spends tokens.
     #[serde(default)]
     pub validation: Validation,
@@ -79,6 +85,18 @@ pub struct LLMKeySpec {
     /// target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
     #[serde(default)]
     pub desired_state: DesiredState,
+    /// Break-glass: versions whose keys are to be revoked now, without overlap and without waiting for evidence, up to 16
+    /// numbers of 1 to 1000000. The version in use is replaced first. What a list says goes on being true: no version gets a
+    /// number up to the greatest in it again. For minted keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 1_000_000)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub revoked_versions: Vec<i32>,
+    /// If the version in use is listed in `revokedVersions` and no replacement is there within the policy's `timeout`: `Hold`
+    /// (default) goes on trying and leaves the key working, `RevokeAnyway` revokes it and leaves workloads without a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OnReplacementFailure")]
+    pub on_replacement_failure: Option<OnReplacementFailure>,
     /// What happens to the provider's key when the LLMKey is deleted. Default: `Revoke` for minted keys; supplied ones are
     /// always retained, since the operator did not make them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,7 +161,7 @@ pub struct ProviderRef {
     /// Name of the LLMProvider.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = super::OBJECT_NAME)
     )]
     pub name: String,
 }
@@ -167,7 +185,7 @@ pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = super::OBJECT_NAME)
     )]
     pub name: String,
     /// Key within its data.
@@ -188,7 +206,7 @@ pub struct Target {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = super::OBJECT_NAME)
     )]
     pub secret_name: Option<String>,
     /// The Secret's data: key to text with `$(KEY)`, `$(BASE_URL)`, `$(MODEL)`, `$(CONFIG)`, `$(VERSION)`; `$$` is a dollar sign.
@@ -212,7 +230,7 @@ pub struct RotationPolicyRef {
     /// Name of the policy.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+        regex(pattern = super::OBJECT_NAME)
     )]
     pub name: String,
 }
@@ -279,6 +297,17 @@ pub enum DesiredState {
     Active,
     /// Revoked at the provider, without overlap or grace.
     Revoked,
+}
+
+/// What becomes of a version that is to be revoked and cannot be replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Hold or RevokeAnyway.")]
+pub enum OnReplacementFailure {
+    /// It goes on working until there is another one.
+    #[default]
+    Hold,
+    /// It is revoked all the same.
+    RevokeAnyway,
 }
 
 /// What happens to the provider's key on deletion.

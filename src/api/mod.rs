@@ -21,6 +21,8 @@ pub use time::{from_k8s, parse_rfc3339, rfc3339, to_k8s};
 
 /// API group of every kind of this operator.
 pub const GROUP: &str = "llmkeys.dev";
+/// Names of Kubernetes objects (RFC 1123 subdomains), as the schema checks them.
+pub(crate) const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// Version of every kind of this operator.
 pub const VERSION: &str = "v1alpha1";
 /// Field manager of every write but the restart annotation.

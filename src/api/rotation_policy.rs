@@ -48,11 +48,27 @@ pub struct RotationPolicySpec {
     /// `Automatic` (default): rotate what can be minted, remind for the rest. `RemindOnly`: remind for all.
     #[serde(default)]
     pub mode: RotationMode,
+    /// When a scheduled rotation may start, at most 8; none: at any time. One that is due outside of them waits for the next
+    /// opening. What a person asks for does not wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub windows: Vec<Window>,
     /// Durations before the due time at which an event reminds, at most 5, for example `["168h", "24h"]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
     #[x_kube(validation = Rule::new("self.all(d, duration(d) >= duration('1m') && duration(d) <= duration('2160h'))").message("each 1m to 2160h"))]
     pub reminders: Vec<GoDuration>,
+    /// What makes a rotation due besides the schedule, one entry for each type. Default: `Expiry` with `before: 168h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub triggers: Option<Vec<Trigger>>,
+    /// How long a replacement for a version in an LLMKey's `revokedVersions` may take, 1m to 24h, before its
+    /// `onReplacementFailure` counts. Default: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')").message("1m to 24h"))]
+    pub timeout: Option<GoDuration>,
     /// How long the older key goes on working beside the new one, and what must be known before it is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
@@ -114,6 +130,50 @@ pub struct Cron {
     #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
     #[x_kube(validation = Rule::new("self != 'Local' && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0").message("no such time zone; use an IANA name, for example Europe/Berlin"))]
     pub time_zone: Option<String>,
+}
+
+/// A time in which rotations may start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Window {
+    /// What it is called, for example `nights`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// When it opens, five fields as in `schedule.cron`, for example `0 22 * * 1-5`.
+    #[schemars(length(min = 9, max = 128), regex(pattern = r"^\S+\s+\S+\s+\S+\s+\S+\s+\S+$"))]
+    pub cron: String,
+    /// How long it stays open, 15m to 168h.
+    #[x_kube(validation = Rule::new("duration(self) >= duration('15m') && duration(self) <= duration('168h')").message("15m to 168h"))]
+    pub duration: GoDuration,
+    /// IANA time zone, for example `Europe/Berlin`. Default: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = r"^[A-Za-z0-9_+/-]+$"))]
+    #[x_kube(validation = Rule::new("self != 'Local' && timestamp('2026-01-01T00:00:00Z').getFullYear(self) > 0").message("no such time zone; use an IANA name, for example Europe/Berlin"))]
+    pub time_zone: Option<String>,
+}
+
+/// One cause of rotations besides the schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.before) || self.type == 'Expiry'").message("before is for the type Expiry"))]
+pub struct Trigger {
+    /// `Expiry`: the key's `expiresAt` comes near. `Invalid`: the provider refuses the key in use, confirmed by
+    /// `validation.failureThreshold` answers; the operator then makes another one (minted keys), without waiting for an overlap.
+    pub r#type: TriggerType,
+    /// How long before `expiresAt` the rotation is due, 1h to 2160h. Default: 168h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1h') && duration(self) <= duration('2160h')").message("1h to 2160h"))]
+    pub before: Option<GoDuration>,
+}
+
+/// A cause of rotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Expiry or Invalid.")]
+pub enum TriggerType {
+    /// The key ends soon.
+    Expiry,
+    /// The key does not work any more.
+    Invalid,
 }
 
 /// Whether the operator rotates or reminds.

@@ -75,9 +75,6 @@ pub struct Ctx {
     pub operator_namespace: String,
     /// Everything was listed once: what is counted before would be too little.
     pub loaded: std::sync::atomic::AtomicBool,
-    /// LLMKeys that are worked on at the same time, first come, first served. The library's own limit takes whichever waits
-    /// in the first bucket of a hash set: under load some keys would never have their turn.
-    pub turns: tokio::sync::Semaphore,
     /// What earlier reconciles of LLMKeys learned.
     pub remembered: super::llm_key::memory::Remembered,
 }

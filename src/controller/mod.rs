@@ -6,6 +6,7 @@ pub mod install;
 pub mod llm_key;
 pub mod llm_provider;
 pub mod parsed;
+pub mod queue;
 pub mod released;
 pub mod rotation_policy;
 pub mod watches;
@@ -61,15 +62,20 @@ pub fn brief(error: &kube::Error) -> String {
 /// What follows an error: another try, soon at first.
 #[expect(clippy::needless_pass_by_value, reason = "the controller's signature")]
 pub fn retry<K>(_: Arc<K>, error: &ReconcileError, ctx: Arc<Ctx>) -> Action {
+    Action::requeue(retry_after(error, &ctx))
+}
+
+/// When to try again after an error.
+pub fn retry_after(error: &ReconcileError, ctx: &Ctx) -> Duration {
     match error {
         ReconcileError::Kube(inner) if matches!(&**inner, kube::Error::Api(s) if s.is_conflict()) => {
-            Action::requeue(Duration::from_millis(100))
+            Duration::from_millis(100)
         }
         // Should the Lease be renewed after all, nothing else would bring the object back.
-        ReconcileError::NotLeader => Action::requeue(ctx.timings.retry_base.max(Duration::from_secs(1))),
+        ReconcileError::NotLeader => ctx.timings.retry_base.max(Duration::from_secs(1)),
         ReconcileError::Kube(_) | ReconcileError::Randomness => {
             tracing::warn!(%error, "reconcile failed");
-            Action::requeue(ctx.timings.retry_base.max(Duration::from_millis(200)) * 5)
+            ctx.timings.retry_base.max(Duration::from_millis(200)) * 5
         }
     }
 }

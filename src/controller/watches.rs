@@ -23,7 +23,7 @@ use crate::api::{LLMKey, LLMProvider, PolicyKind};
 /// Who wakes whom.
 #[derive(Clone)]
 pub struct Wake {
-    keys: UnboundedSender<ObjectRef<DeserializeGuard<LLMKey>>>,
+    keys: UnboundedSender<Name>,
     providers: UnboundedSender<ObjectRef<DeserializeGuard<LLMProvider>>>,
     released: UnboundedSender<Name>,
 }
@@ -31,7 +31,7 @@ pub struct Wake {
 /// The other ends of [`Wake`].
 pub struct Woken {
     /// LLMKeys to look at.
-    pub keys: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMKey>>>,
+    pub keys: UnboundedReceiver<Name>,
     /// LLMProviders to look at.
     pub providers: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMProvider>>>,
     /// Ledgers that changed or whose LLMKey went; those without an LLMKey are to be looked at.
@@ -50,7 +50,7 @@ impl Wake {
 
     // A closed channel means that the operator is ending; then nobody needs to be woken.
     fn key(&self, name: &Name) {
-        drop(self.keys.unbounded_send(ObjectRef::new(&name.1).within(&name.0)));
+        drop(self.keys.unbounded_send(name.clone()));
     }
 
     fn provider(&self, name: &str) {

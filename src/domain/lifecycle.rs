@@ -111,6 +111,10 @@ pub enum RotationReason {
     SourceChanged,
     /// The one before cannot be used any more.
     Replaced,
+    /// The provider refuses the one before.
+    Invalid,
+    /// The one before stands in `spec.revokedVersions`.
+    BreakGlass,
 }
 
 impl RotationReason {
@@ -122,6 +126,8 @@ impl RotationReason {
             Self::Requested => "Requested",
             Self::SourceChanged => "SourceChanged",
             Self::Replaced => "Replaced",
+            Self::Invalid => "Invalid",
+            Self::BreakGlass => "BreakGlass",
         }
     }
 }

@@ -36,6 +36,19 @@ pub struct Plan {
     pub jitter: Option<Duration>,
     /// Durations before the due time at which to remind, longest first, each once.
     pub reminders: Vec<Duration>,
+    /// When a rotation that is due may start; at any time if there are none.
+    pub windows: Vec<Window>,
+}
+
+/// A time in which rotations may start.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// When it opens.
+    pub opens: Cron,
+    /// How long it stays open. Never divided: cron is not either.
+    pub length: Duration,
+    /// Whose clock.
+    pub zone: Tz,
 }
 
 /// What makes a key due.
@@ -97,6 +110,21 @@ pub fn next_due(
     Some(after(base, jitter(plan, period, seed, timings)))
 }
 
+/// When a rotation that is due at `due` may start: then, if a window is open or the policy has none, else when the next
+/// one opens. None if none ever opens again.
+pub fn may_start(plan: &Plan, due: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    if plan.windows.is_empty() {
+        return Some(due);
+    }
+    let next = |window: &Window| {
+        let length = TimeDelta::from_std(window.length).ok()?;
+        // The first one that is not over at `due`.
+        let opens = fire_after(&window.opens, window.zone, due.checked_sub_signed(length)?)?;
+        Some(opens.max(due))
+    };
+    plan.windows.iter().filter_map(next).min()
+}
+
 /// Which reminder is active at `now` and when the next begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reminders {
@@ -141,11 +169,16 @@ pub fn reminder_due(
 
 /// The schedule in one line, for a status column.
 pub fn describe(plan: &Plan) -> String {
-    match &plan.rule {
+    let rule = match &plan.rule {
         Rule::ByHand => "by hand".to_owned(),
         Rule::Every(interval) => format!("every {}", go_duration(*interval)),
         Rule::Calendar { period, zone, .. } => format!("{period:?} ({zone})"),
         Rule::Cron { text, zone, .. } => format!("{text} ({zone})"),
+    };
+    match plan.windows.len() {
+        0 => rule,
+        1 => format!("{rule}, in a window"),
+        n => format!("{rule}, in {n} windows"),
     }
 }
 

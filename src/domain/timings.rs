@@ -71,6 +71,12 @@ timings! {
         rejection_confirmation_gap = 10;
         /// A first version that is still Unknown is published this long after its first validation.
         publish_unknown_after = 2 * 60;
+        /// A rotation is due so long before a key's `expiresAt`, where the policy says nothing.
+        expiry_before = 7 * 24 * 60 * 60;
+        /// A delivered key that is confirmed as refused is replaced this long after, where the policy has the trigger `Invalid`.
+        replace_invalid_after = 2 * 60;
+        /// A replacement for a version in `revokedVersions` that is not there by then has failed, where the policy says nothing.
+        rotation_timeout = 60 * 60;
         /// Least overlap of the older and the newer key, where the policy says nothing.
         overlap = 24 * 60 * 60;
         /// The provider must not have seen the older key for this long, where the policy says nothing.
@@ -145,7 +151,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 21);
+        assert_eq!(table.len(), 24);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

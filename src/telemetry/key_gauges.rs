@@ -71,10 +71,6 @@ impl KeyTable {
         self.lock().remove(&(namespace.into(), name.into()));
     }
 
-    pub(super) fn clear(&self) {
-        self.lock().clear();
-    }
-
     fn lock(&self) -> MutexGuard<'_, Keys> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -289,13 +289,6 @@ impl Metrics {
         }
     }
 
-    /// Ends the series of all keys: a process that leads no more must not go on reporting them.
-    pub fn forget_all_keys(&self) {
-        if let Some(keys) = &self.keys {
-            keys.clear();
-        }
-    }
-
     /// Everything as text of the type [`CONTENT_TYPE`]. Fails only if writing to memory fails.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();

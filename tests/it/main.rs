@@ -10,6 +10,7 @@ mod bad_input;
 mod bad_ledger;
 mod bad_source;
 mod bad_target;
+mod break_glass;
 mod canary;
 mod cel;
 mod chart;

@@ -101,7 +101,7 @@ impl Actor<'_> {
             Effect::DeleteLedger => self.delete_ledger(o).await,
             Effect::Mint { version } => self.mint(o, *version).await,
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below).await,
-            Effect::RevokeStray { project, id } => self.revoke_stray(project, id).await,
+            Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id).await,
             Effect::Validate(subject) => self.validate(o, *subject).await,
             Effect::WriteTarget { version } => self.write_target(o, *version).await,
             Effect::DeleteTarget => self.delete_target(o).await,

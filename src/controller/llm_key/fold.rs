@@ -95,7 +95,7 @@ impl Observed {
             Learned::LedgerDeleted => self.ledger = LedgerView::Absent,
             Learned::Minted(minted) => {
                 self.pass.minted = Some(minted);
-                self.memory.failing = None;
+                self.memory.failing.retain(|reason, _| *reason == Reason::RevokeFailed);
             }
             Learned::MintRefused(failure) => {
                 self.fail(failure, env);
@@ -130,7 +130,7 @@ impl Observed {
                 }
                 self.target = TargetView::Ours { carries: Some(version), since, changed: false };
                 self.pass.wrote_target = Some(version);
-                self.memory.failing.take_if(|f| !f.at_provider());
+                self.memory.failing.retain(|_, f| f.at_provider());
                 self.delivered_from_candidate(version);
             }
             Learned::TargetDeleted => {
@@ -153,7 +153,7 @@ impl Observed {
             // The answer to a revocation is not yet its success: the account may still not list its keys.
             Learned::Confirmed { version, gone } => {
                 self.pass.confirmed.insert(version, gone);
-                self.memory.failing = None;
+                self.memory.failing.retain(|reason, _| *reason == Reason::MintFailed);
             }
             Learned::Reminded => {
                 if let Effect::NoteReminder { due, before } = effect {
@@ -164,23 +164,30 @@ impl Observed {
         }
     }
 
+    /// What a search for strays that fails puts off: while an attempt is open the next one, else a revocation.
+    pub fn waits_for_strays(&self) -> Reason {
+        let LedgerView::Present(ledger) = &self.ledger else { return Reason::RevokeFailed };
+        let making = ledger.record.versions.iter().any(|v| v.state == VersionState::Intent);
+        if making { Reason::MintFailed } else { Reason::RevokeFailed }
+    }
+
     /// What failed for one of these reasons has succeeded.
     fn mended(&mut self, reasons: &[Reason]) {
-        self.memory.failing.take_if(|f| reasons.contains(&f.reason));
+        self.memory.failing.retain(|reason, _| !reasons.contains(reason));
     }
 
     /// Takes in that an effect failed: the next try waits.
     pub fn fail(&mut self, failure: Failure, env: &Env) {
-        let count =
-            self.memory.failing.as_ref().filter(|f| f.reason == failure.reason).map_or(0, |f| f.count) + 1;
+        let count = self.memory.failing.get(&failure.reason).map_or(0, |f| f.count) + 1;
         let failures =
             Failures { count, last: env.now, class: failure.class, retry_after: failure.retry_after };
-        self.memory.failing = Some(Failing {
+        let failing = Failing {
             reason: failure.reason,
             message: failure.message,
             count,
             not_before: backoff::not_before(&failures, &self.key.uid, &env.timings),
-        });
+        };
+        self.memory.failing.insert(failing.reason, failing);
         // A mint that failed may have left a key behind: the attempt is not used again.
         self.pass.fenced = None;
     }
@@ -222,7 +229,7 @@ impl Observed {
             self.pass.fenced = None;
         }
         if !record.versions.iter().any(|v| v.state.open()) {
-            self.memory.failing = None;
+            self.memory.failing.clear();
         }
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();
@@ -234,7 +241,7 @@ impl Observed {
             Subject::Source | Subject::Candidate(_) => &mut self.memory.candidate,
             Subject::Delivered(_) => {
                 self.pass.checked_delivered = true;
-                self.memory.failing.take_if(|f| f.reason == Reason::KeyringMissing);
+                self.memory.failing.remove(&Reason::KeyringMissing);
                 &mut self.memory.health
             }
         };

@@ -15,9 +15,9 @@ use std::time::Duration;
 use chrono::SubsecRound;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
+use tracing::Instrument;
 
 pub use act::{Actor, Held, NotDone};
 pub use model::{Env, Observed, Plan};
@@ -26,9 +26,10 @@ pub use views::{Resolved, allowed};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions, Reason};
 use crate::controller::context::Ctx;
+use crate::controller::index::Name;
 use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
-use crate::controller::{ReconcileError, brief, malformed};
+use crate::controller::{ReconcileError, brief, malformed, retry_after};
 use crate::domain::health::Health;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
@@ -39,20 +40,22 @@ const MAX_STEPS: usize = 32;
 /// How long to wait for a watch that is behind our own write.
 const LATE_WATCH: Duration = Duration::from_millis(20);
 
-/// One reconcile, of the LLMKey as it is when its turn comes.
-pub async fn in_turn(
-    guarded: Arc<DeserializeGuard<LLMKey>>,
-    ctx: Arc<Ctx>,
-) -> Result<Action, ReconcileError> {
-    let Ok(_turn) = ctx.turns.acquire().await else { return Ok(Action::await_change()) };
-    let Some(guarded) = ctx.stores.keys.get(&ObjectRef::from_obj(&*guarded)) else {
-        return Ok(Action::await_change());
-    };
-    // Boxed only now: of what waits, little is kept.
-    Box::pin(reconcile(guarded, &ctx)).await
+/// One reconcile, of the LLMKey as it is when its turn comes. Returns when to look again, if that is known.
+pub async fn in_turn(ctx: Arc<Ctx>, name: Name) -> Option<Duration> {
+    let guarded = ctx.stores.keys.get(&ObjectRef::new(&name.1).within(&name.0))?;
+    let span = tracing::info_span!("reconcile", kind = "LLMKey", namespace = &*name.0, name = &*name.1);
+    async {
+        let ended = reconcile(guarded, &ctx).await;
+        ended.unwrap_or_else(|error| Some(retry_after(&error, &ctx)))
+    }
+    .instrument(span)
+    .await
 }
 
-async fn reconcile(guarded: Arc<DeserializeGuard<LLMKey>>, ctx: &Ctx) -> Result<Action, ReconcileError> {
+async fn reconcile(
+    guarded: Arc<DeserializeGuard<LLMKey>>,
+    ctx: &Ctx,
+) -> Result<Option<Duration>, ReconcileError> {
     if !ctx.leader.is_leader() {
         return Err(ReconcileError::NotLeader);
     }
@@ -65,16 +68,22 @@ async fn reconcile(guarded: Arc<DeserializeGuard<LLMKey>>, ctx: &Ctx) -> Result<
             } else {
                 malformed::<LLMKey>(ctx, invalid, true).await;
             }
+            // What was last known of it tells nothing about it any more.
+            let meta = &invalid.metadata;
+            ctx.metrics.forget_key(
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.name.as_deref().unwrap_or_default(),
+            );
             pass.finish(Outcome::Waiting);
-            return Ok(Action::await_change());
+            return Ok(None);
         }
     };
     let ended = run(ctx, key).await;
     forget_gone(ctx, key);
     match ended {
-        Ok((action, outcome)) => {
+        Ok((again, outcome)) => {
             pass.finish(outcome);
-            Ok(action)
+            Ok(again)
         }
         Err(error) => {
             pass.finish(Outcome::Failed);
@@ -115,10 +124,10 @@ async fn let_go(ctx: &Ctx, meta: &ObjectMeta) -> Result<(), ReconcileError> {
     }
 }
 
-async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileError> {
+async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Option<Duration>, Outcome), ReconcileError> {
     if ctx.remembered.wrote_after(key) {
         // The watch has not shown our own status yet. One that is derived from an older one would lose what it tells.
-        return Ok((Action::requeue(LATE_WATCH), Outcome::Waiting));
+        return Ok((Some(LATE_WATCH), Outcome::Waiting));
     }
     let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
     if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
@@ -152,10 +161,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
         wake = plan.wake.map(crate::api::rfc3339),
         "reconciled"
     );
-    let action = match outcome {
-        Ended::Changed => Action::requeue(ctx.timings.retry_base),
-        Ended::Unfinished => Action::requeue(Duration::ZERO),
-        Ended::Done { .. } => plan.wake.map_or_else(Action::await_change, |at| {
+    let again = match outcome {
+        Ended::Changed => Some(ctx.timings.retry_base),
+        Ended::Unfinished => Some(Duration::ZERO),
+        Ended::Done { .. } => plan.wake.map(|at| {
             // Decisions count in whole seconds: before the next one is full nothing new is due.
             let at = if at.timestamp_subsec_nanos() == 0 {
                 at
@@ -163,10 +172,10 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Action, Outcome), ReconcileErro
                 at.trunc_subsecs(0) + chrono::Duration::seconds(1)
             };
             let wait = (at - ctx.clock.now_precise()).to_std().unwrap_or_default();
-            Action::requeue(wait + Duration::from_millis(20))
+            wait + Duration::from_millis(20)
         }),
     };
-    Ok((action, outcome.as_outcome(&plan)))
+    Ok((again, outcome.as_outcome(&plan)))
 }
 
 /// How the steps of a reconcile ended.

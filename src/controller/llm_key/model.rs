@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::api::{ConditionStatus, ConditionType, Reason, RotationMode, ValidationMode};
+use crate::api::{
+    ConditionStatus, ConditionType, OnReplacementFailure, Reason, RotationMode, ValidationMode,
+};
 use crate::domain::health::{Health, Verdict};
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
@@ -75,6 +77,12 @@ pub struct KeyView {
     pub target_name: String,
     /// `desiredState: Revoked`.
     pub revoke_all: bool,
+    /// `spec.revokedVersions`.
+    pub revoked_versions: BTreeSet<i32>,
+    /// `spec.expiresAt`.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// What becomes of a listed version that cannot be replaced.
+    pub on_replacement_failure: OnReplacementFailure,
     /// Deletion leaves the keys.
     pub retain_on_delete: bool,
     /// Time between deletion and revocation.
@@ -106,6 +114,12 @@ pub struct PolicyView {
     pub problem: Option<(Reason, String)>,
     /// Rotate or remind.
     pub mode: RotationMode,
+    /// A rotation is due so long before the key expires.
+    pub expiry_before: Option<Duration>,
+    /// A delivered key that is confirmed as refused is replaced.
+    pub replace_invalid: bool,
+    /// A replacement that is not there by then has failed.
+    pub timeout: Duration,
     /// Both keys work at least this long.
     pub overlap_minimum: Duration,
     /// The provider must not have seen the old key for this long.
@@ -187,8 +201,8 @@ pub struct Memory {
     pub health: Option<Health>,
     /// Health of a key that is to be delivered.
     pub candidate: Option<Health>,
-    /// Failures of mint or revoke in a row.
-    pub failing: Option<Failing>,
+    /// What failed and waits for its next try, by the reason that is told.
+    pub failing: BTreeMap<Reason, Failing>,
     /// When a revoked key was last found to work still.
     pub still_accepted: Option<DateTime<Utc>>,
     /// The due time and the reminder that was last told of.
@@ -197,6 +211,27 @@ pub struct Memory {
     pub repaired: Option<DateTime<Utc>>,
     /// When the provider was last asked whether the old key is in use, and what it said.
     pub last_use: Option<(i32, DateTime<Utc>, Option<DateTime<Utc>>)>,
+}
+
+impl Memory {
+    /// What puts off work at the provider. A key that cannot be made keeps none from being revoked, and the other way round.
+    pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
+        let other = match work {
+            Work::Mint => Reason::RevokeFailed,
+            Work::Revoke => Reason::MintFailed,
+        };
+        let waiting = self.failing.values().filter(|f| f.reason != other && now < f.not_before);
+        waiting.max_by_key(|f| f.not_before)
+    }
+}
+
+/// Work at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// To make a key.
+    Mint,
+    /// To revoke one, and what has to be known before.
+    Revoke,
 }
 
 /// Failures in a row.

@@ -55,7 +55,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
     if remember.generation != key.metadata.generation || remember.stamp != stamp {
         // Somebody did something about it: what failed is tried again at once.
-        remember.memory.failing = None;
+        remember.memory.failing.clear();
         remember.stamp = stamp;
     }
     resume_health(key, &mut remember.memory, ctx.clock.now());
@@ -91,7 +91,7 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let remember = &seeing.remember;
     let generation = remember.generation == key.metadata.generation;
     let asked = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
-    if !generation || o.key.deleting || o.memory.failing.is_some() || asked {
+    if !generation || o.key.deleting || !o.memory.failing.is_empty() || asked {
         return false;
     }
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));

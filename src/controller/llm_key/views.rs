@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::model::{KeyView, PolicyView, ProviderView};
 use crate::api::{
     ClusterRotationPolicy, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider, PAUSED, PolicyKind,
-    ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
+    ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, Trigger, TriggerType, from_k8s,
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
@@ -104,6 +104,9 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         minted,
         target_name: key.spec.target.secret_name.clone().unwrap_or_else(|| key.name_any()),
         revoke_all: key.spec.desired_state == DesiredState::Revoked,
+        revoked_versions: key.spec.revoked_versions.iter().copied().collect(),
+        expires_at: key.spec.expires_at.as_deref().and_then(crate::api::parse_rfc3339),
+        on_replacement_failure: key.spec.on_replacement_failure.unwrap_or_default(),
         // What a person supplied is retained anyway: that goes by each version's origin, which outlives the spec.
         retain_on_delete: key.spec.deletion_policy == Some(DeletionPolicy::Retain),
         grace: duration(key.spec.deletion_grace_period, timings.deletion_grace),
@@ -183,12 +186,28 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         } else {
             RotationMode::Automatic
         },
+        expiry_before: expiry_before(spec, whole(timings.expiry_before)),
+        replace_invalid: triggers(spec).any(|t| t.r#type == TriggerType::Invalid),
+        timeout: spec.timeout.map_or(whole(timings.rotation_timeout), Duration::from),
         overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
         quiet_for: overlap
             .evidence
             .and_then(|e| e.quiet_for)
             .map_or(whole(timings.quiet_for), Duration::from),
     }
+}
+
+fn triggers(spec: &RotationPolicySpec) -> impl Iterator<Item = &Trigger> {
+    spec.triggers.iter().flatten()
+}
+
+/// A policy that says nothing of triggers still tells of keys that expire.
+fn expiry_before(spec: &RotationPolicySpec, default: Duration) -> Option<Duration> {
+    if spec.triggers.is_none() {
+        return Some(default);
+    }
+    let expiry = triggers(spec).find(|t| t.r#type == TriggerType::Expiry)?;
+    Some(expiry.before.map_or(default, Duration::from))
 }
 
 /// The provider, with what is needed to call it.

@@ -188,12 +188,13 @@ mod tests {
         assert_eq!(reason(&shared), Some(Reason::KeyShared));
 
         let mut failing = ledger("Retiring", 0);
-        failing.memory.failing = Some(Failing {
+        let failed = Failing {
             reason: Reason::RevokeFailed,
             message: "the provider does not answer".into(),
             count: 1,
             not_before: env().now + chrono::Duration::seconds(5),
-        });
+        };
+        failing.memory.failing.insert(failed.reason, failed);
         assert_eq!(reason(&failing), Some(Reason::RevokeFailed));
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod decide;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::llm_key::model::{
     KeyView, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
 use super::llm_key::{Actor, Held, NotDone, env};
-use crate::api::{Reason, RotationMode, ValidationMode};
+use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
 use crate::ledger::{AccountRef, LedgerError, Record};
 use crate::provider::Endpoint;
@@ -191,7 +191,7 @@ async fn pass(ctx: &Ctx, name: &Name, known: Known) -> Result<Looked, ReconcileE
                 Err(NotDone::Failed(failure)) => {
                     let waits = Waits { reason: failure.reason, message: failure.message.clone() };
                     o.fail(failure, &env);
-                    let wake = o.memory.failing.as_ref().map(|f| f.not_before);
+                    let wake = o.memory.failing.values().map(|f| f.not_before).min();
                     return Ok(looked(o, wake, Some(waits)));
                 }
                 // Somebody else has it now, or it is gone: look again from the beginning.
@@ -290,6 +290,9 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             minted: true,
             target_name: String::new(),
             revoke_all: false,
+            revoked_versions: BTreeSet::new(),
+            expires_at: None,
+            on_replacement_failure: OnReplacementFailure::Hold,
             retain_on_delete: record.retain_on_delete,
             grace: Duration::ZERO,
             validation: ValidationMode::Disabled,
@@ -305,6 +308,9 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             schedule: None,
             problem: None,
             mode: RotationMode::Automatic,
+            expiry_before: None,
+            replace_invalid: false,
+            timeout: Duration::ZERO,
             overlap_minimum: Duration::ZERO,
             quiet_for: Duration::ZERO,
         },

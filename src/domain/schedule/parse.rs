@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
-use super::{Plan, Rule};
+use super::{Plan, Rule, Window};
 use crate::api::{Period, RotationPolicySpec};
 
 /// Keys rotate at most this often.
@@ -56,6 +56,14 @@ pub enum ScheduleError {
         /// What was written.
         expression: String,
     },
+    /// A window that cannot be understood, or never opens.
+    #[error("spec.windows, {name}: {why}")]
+    Window {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// Shorter than an hour.
     #[error("spec.schedule.interval: at least 1h")]
     IntervalTooShort,
@@ -67,7 +75,21 @@ pub fn parse(spec: &RotationPolicySpec) -> Result<Plan, ScheduleError> {
     let mut reminders: Vec<Duration> = spec.reminders.iter().map(|reminder| reminder.0).collect();
     reminders.sort_unstable_by(|a, b| b.cmp(a));
     reminders.dedup();
-    Ok(Plan { rule: rule(spec)?, jitter: spec.jitter.map(|jitter| jitter.0), reminders })
+    let windows = spec.windows.iter().map(window).collect::<Result<_, _>>()?;
+    Ok(Plan { rule: rule(spec)?, jitter: spec.jitter.map(|jitter| jitter.0), reminders, windows })
+}
+
+fn window(written: &crate::api::Window) -> Result<Window, ScheduleError> {
+    let wrong = |error: &ScheduleError| ScheduleError::Window {
+        name: written.name.clone(),
+        why: error.to_string().replace("spec.schedule.cron.expression: ", "").replace("spec.schedule: ", ""),
+    };
+    let opens = cron(&written.cron).map_err(|error| wrong(&error))?;
+    let zone = zone(written.time_zone.as_deref()).map_err(|error| wrong(&error))?;
+    opens
+        .find_next_occurrence(&BEFORE_FIRST_FIRE, false)
+        .map_err(|_| wrong(&ScheduleError::NeverFires { expression: written.cron.clone() }))?;
+    Ok(Window { opens, length: written.duration.0, zone })
 }
 
 fn rule(spec: &RotationPolicySpec) -> Result<Rule, ScheduleError> {

@@ -341,3 +341,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_rotation_starts_in_a_window_or_when_the_next_one_opens() {
+    let nights =
+        json!({"name": "nights", "cron": "0 22 * * 1-5", "duration": "6h", "timeZone": "Europe/Berlin"});
+    let sundays =
+        json!({"name": "sundays", "cron": "0 0 * * 0", "duration": "24h", "timeZone": "Europe/Berlin"});
+    let starts = |windows: serde_json::Value, due: &str| {
+        may_start(&plan(json!({ "windows": windows })), at(due)).unwrap()
+    };
+    // 20 November 2026 is a Friday. Berlin is an hour ahead of UTC in winter, two in summer.
+    for (windows, due, start) in [
+        (json!([]), "2026-11-20T12:00:00Z", "2026-11-20T12:00:00Z"),
+        (json!([nights]), "2026-11-20T12:00:00Z", "2026-11-20T21:00:00Z"),
+        (json!([nights]), "2026-11-20T21:00:00Z", "2026-11-20T21:00:00Z"),
+        (json!([nights]), "2026-11-21T02:59:59Z", "2026-11-21T02:59:59Z"),
+        (json!([nights]), "2026-11-21T03:00:00Z", "2026-11-23T21:00:00Z"),
+        (json!([nights, sundays]), "2026-11-21T03:00:00Z", "2026-11-21T23:00:00Z"),
+        (json!([sundays, nights]), "2026-11-22T12:00:00Z", "2026-11-22T12:00:00Z"),
+        (json!([nights]), "2026-07-17T12:00:00Z", "2026-07-17T20:00:00Z"),
+    ] {
+        assert_eq!(starts(windows, due), at(start), "due {due}");
+    }
+}
+
+#[test]
+fn a_window_that_never_opens_is_an_error_that_names_it() {
+    let error =
+        |window: serde_json::Value| parse(&spec(json!({ "windows": [window] }))).unwrap_err().to_string();
+    let never = error(json!({"name": "leap", "cron": "0 0 30 2 *", "duration": "1h"}));
+    assert_eq!(
+        never,
+        "spec.windows, leap: \"0 0 30 2 *\" never happens; check that the day exists in that month"
+    );
+    let garbled = error(json!({"name": "odd", "cron": "99 0 * * *", "duration": "1h"}));
+    assert!(garbled.starts_with("spec.windows, odd: \"99 0 * * *\" is not a cron expression: "), "{garbled}");
+    let zone = error(json!({"name": "odd", "cron": "0 0 * * *", "duration": "1h", "timeZone": "Berlin"}));
+    assert!(zone.starts_with("spec.windows, odd: \"Berlin\" is not a time zone;"), "{zone}");
+}

@@ -11,7 +11,6 @@ use crate::controller::llm_key::observe::facts;
 use crate::crypto::SecretBytes;
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
-use crate::domain::lifecycle::VersionState;
 use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
@@ -83,8 +82,7 @@ impl Actor<'_> {
         below: u32,
     ) -> Result<Learned, NotDone> {
         let account = self.account_in(project)?;
-        let making = record(o)?.versions.iter().any(|v| v.state == VersionState::Intent);
-        let reason = if making { Reason::MintFailed } else { Reason::RevokeFailed };
+        let reason = o.waits_for_strays();
         let listed = self.list(&account).await.map_err(|error| {
             let message = format!("the account's keys could not be listed: {error}");
             NotDone::Failed(call_failure(reason, message, &error))
@@ -93,7 +91,12 @@ impl Actor<'_> {
         Ok(Learned::Strays(strays(record(o)?, listed, below)))
     }
 
-    pub(super) async fn revoke_stray(&mut self, project: &str, id: &str) -> Result<Learned, NotDone> {
+    pub(super) async fn revoke_stray(
+        &mut self,
+        o: &Observed,
+        project: &str,
+        id: &str,
+    ) -> Result<Learned, NotDone> {
         let account = self.account_in(project)?;
         let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
         match self.ctx.providers.revoke(&account, &key).await {
@@ -104,7 +107,7 @@ impl Actor<'_> {
             }
             Err(error) => {
                 let message = format!("the key {id} of a lost attempt could not be revoked: {error}");
-                Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
+                Err(NotDone::Failed(call_failure(o.waits_for_strays(), message, &error)))
             }
         }
     }

@@ -60,8 +60,9 @@ fn supply_first(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         Gate::Hold => {}
         Gate::Publish => {
             let record = supplied(o, record, facts, RotationReason::Initial, env);
+            let version = record.versions.last().map_or(1, |v| v.version);
             plan.effects.push(Effect::CreateLedger(Box::new(record)));
-            plan.effects.push(Effect::WriteTarget { version: 1 });
+            plan.effects.push(Effect::WriteTarget { version });
         }
     }
 }

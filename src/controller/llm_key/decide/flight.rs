@@ -5,7 +5,7 @@ use super::retire;
 use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
-    Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView,
+    Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
 };
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 use crate::ledger::{AccountRef, OverlapTerms, Record, Version};
@@ -56,7 +56,7 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         return;
     }
     if plan.stalled()
-        || retire::waiting(record, &o.memory, env, plan)
+        || retire::waiting(record, &o.memory, Work::Mint, env, plan)
         || open && retire::unlisted(record, &o.pass, &o.memory, env, plan)
     {
         progressing(record, plan);

@@ -4,6 +4,7 @@
 //! until nothing is left to do; after a crash the next process starts from observation alone and comes to the same
 //! steps, because every effect that cannot be repeated stands in the ledger before it happens.
 
+mod break_glass;
 mod first;
 mod flight;
 mod gate;
@@ -39,7 +40,7 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
     }
-    if let Some(failing) = o.memory.failing.as_ref().filter(|f| env.now < f.not_before) {
+    for failing in o.memory.failing.values().filter(|f| env.now < f.not_before) {
         if !plan.effects.is_empty() && !failing.at_provider() {
             // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are
             // planned.
@@ -93,13 +94,15 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         release::take_over(o, record, env, plan);
         return;
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 8] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 10] = [
         repair_before_revocation,
+        break_glass::advance,
         flight::advance,
         rotate::revoke_all,
         retire_step,
         repair,
         rotate::start,
+        break_glass::supplied,
         overlap::advance,
         steady::probe,
     ];

@@ -6,7 +6,7 @@ use super::gate::delta;
 use super::retire::holder;
 use super::successor;
 use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode};
-use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView};
+use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView, Work};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{Record, Version};
 
@@ -54,7 +54,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         plan.wake_at(over);
         return;
     }
-    if let Some(failing) = o.memory.failing.as_ref().filter(|f| env.now < f.not_before) {
+    if let Some(failing) = o.memory.waits(Work::Revoke, env.now) {
         hold(plan, failing.reason, failing.message.clone());
         return;
     }

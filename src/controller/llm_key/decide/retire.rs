@@ -3,7 +3,7 @@
 use super::gate::delta;
 use super::{due, successor};
 use crate::api::{ConditionStatus, ConditionType, Reason};
-use crate::controller::llm_key::model::{Effect, Env, Memory, Pass, Plan};
+use crate::controller::llm_key::model::{Effect, Env, Memory, Pass, Plan, Work};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{AccountRef, Record, Version};
 
@@ -28,12 +28,12 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
     if retiring.is_empty() {
         return;
     }
-    if waiting(view.record, view.memory, env, plan) {
+    if waiting(view.record, view.memory, Work::Revoke, env, plan) {
         revoking(retiring[0].version, plan);
         return;
     }
     // A failure ends a reconcile: in the next one it is another version's turn.
-    let failures = view.memory.failing.as_ref().map_or(0, |f| f.count);
+    let failures = view.memory.failing.values().map(|f| f.count).sum::<u32>();
     let first = usize::try_from(failures).unwrap_or_default() % retiring.len();
     for version in retiring.iter().cycle().skip(first).take(retiring.len()) {
         revoke(view, version, env, plan);
@@ -132,8 +132,8 @@ pub(super) fn holder(pass: &Pass, record: &Record, version: &Version) -> Option<
 }
 
 /// Failures put off the next try. A user has to wait for it only if there is no key to work with meanwhile.
-pub(super) fn waiting(record: &Record, memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
-    let Some(failing) = memory.failing.as_ref().filter(|f| env.now < f.not_before) else { return false };
+pub(super) fn waiting(record: &Record, memory: &Memory, work: Work, env: &Env, plan: &mut Plan) -> bool {
+    let Some(failing) = memory.waits(work, env.now) else { return false };
     let (reason, message) = (failing.reason, failing.message.clone());
     let works = record.owner.is_some() && record.delivered().is_some();
     match reason {
@@ -197,7 +197,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         return;
     };
     if unreachable(view, version, "may have been made", env, plan)
-        || waiting(record, memory, env, plan)
+        || waiting(record, memory, Work::Mint, env, plan)
         || unlisted(record, pass, memory, env, plan)
     {
         return;

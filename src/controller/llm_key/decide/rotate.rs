@@ -3,13 +3,19 @@
 use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
-use super::gate::{Gate, gate};
+use super::gate::{Gate, delta, gate};
 use super::{due, mint_name, successor};
-use crate::api::{Reason, RotationMode};
+use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 use crate::domain::schedule;
 use crate::ledger::{KeyFacts, Record, Version};
+
+/// One more than the newest version and every number of `spec.revokedVersions`, so that none of those is ever published
+/// again, also if the ledger is younger than the spec.
+fn next_number(o: &Observed, record: &Record) -> i32 {
+    record.next_number().max(o.key.revoked_versions.last().map_or(1, |newest| newest + 1))
+}
 
 /// L1 of a minted version: its name is on record before the provider hears of it.
 pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env: &Env) -> Option<Record> {
@@ -17,7 +23,7 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
     let mut next = successor(record, env);
     next.attempt += 1;
     next.retain_on_delete = o.key.retain_on_delete;
-    let number = next.next_number();
+    let number = next_number(o, record);
     let name = mint_name(&next, number, env)?;
     next.versions.push(Version {
         account: Some(account),
@@ -38,7 +44,7 @@ pub(super) fn supplied(
 ) -> Record {
     let mut next = successor(record, env);
     next.retain_on_delete = o.key.retain_on_delete;
-    let number = next.next_number();
+    let number = next_number(o, record);
     next.versions.push(Version {
         key: Some(facts.clone()),
         account: o.provider.account.clone(),
@@ -106,8 +112,10 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let delivered = record.delivered();
     let scheduled = delivered.and_then(|v| next_rotation(o, record, v.published_at, env, plan));
     let overdue = scheduled.is_some_and(|at| env.now >= at);
+    let shown = delivered.and_then(|v| v.key.as_ref()).map(|k| k.shown.as_str());
     let reason = match (delivered, requested, overdue) {
         (None, _, _) => RotationReason::Replaced,
+        (Some(_), _, _) if refused(o, shown, env, plan) => RotationReason::Invalid,
         (Some(_), Some(_), _) => RotationReason::Requested,
         (Some(v), None, _) if v.origin == Origin::Supplied => RotationReason::SourceChanged,
         (Some(_), None, true) => RotationReason::Schedule,
@@ -116,7 +124,7 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     if record.in_flight().is_some_and(|v| Some(v.version) != delivered.map(|d| d.version)) {
         return;
     }
-    let by_hand = reason != RotationReason::Schedule;
+    let by_hand = !matches!(reason, RotationReason::Schedule | RotationReason::Invalid);
     if o.key.paused {
         due(plan, Reason::Paused, "a rotation is due; the annotation llmkeys.dev/paused holds it");
     } else if o.policy.mode == RotationMode::RemindOnly && !by_hand {
@@ -126,9 +134,10 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
             "a rotation is due; the policy only reminds: set llmkeys.dev/rotate to start it",
         );
     } else if delivered.is_some()
+        && reason != RotationReason::Invalid
         && record.versions.iter().any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring))
     {
-        // Where nothing is delivered, a user waits for a key: that an older one is still being revoked is no reason.
+        // Where nothing that works is delivered, a user waits for a key: that an older one is still being revoked is no reason.
         due(
             plan,
             Reason::OverlapActive,
@@ -224,7 +233,7 @@ fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mu
 }
 
 /// A first version whose L3 was folded is current from here on, since another one follows it.
-fn fold_delivery(record: &Record, next: &mut Record) {
+pub(super) fn fold_delivery(record: &Record, next: &mut Record) {
     if let Some(first) = record.delivered().filter(|v| v.state == VersionState::Publishing)
         && next.advance(first.version, VersionState::Current)
         && let Some(v) = next.version_mut(first.version)
@@ -251,14 +260,62 @@ pub(super) fn due_time(
     env: &Env,
     plan: &mut Plan,
 ) -> Option<DateTime<Utc>> {
-    let schedule = o.policy.schedule.as_ref()?;
-    let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
+    let schedule = o.policy.schedule.as_ref();
+    let scheduled = schedule.and_then(|schedule| {
+        let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
+        in_window(o, schedule, at, env, plan)
+    });
+    let at = [scheduled, expiry(o, env)].into_iter().flatten().min()?;
     plan.next_rotation = Some(at);
     if env.now < at {
         plan.wake_at(at);
-        remind(o, schedule, published, at, env, plan);
+        if let Some(schedule) = schedule {
+            remind(o, schedule, published, at, env, plan);
+        }
     }
     Some(at)
+}
+
+/// When a rotation that is due at `at` may start. What a person has to supply is asked for at any time.
+fn in_window(
+    o: &Observed,
+    schedule: &schedule::Plan,
+    at: DateTime<Utc>,
+    env: &Env,
+    plan: &mut Plan,
+) -> Option<DateTime<Utc>> {
+    if !o.key.minted {
+        return Some(at);
+    }
+    let opens = schedule::may_start(schedule, at.max(env.now))?;
+    if at <= env.now && env.now < opens {
+        let message =
+            format!("a rotation is due; the policy's next window opens at {}", crate::api::rfc3339(opens));
+        due(plan, Reason::WaitingForWindow, message);
+    }
+    Some(opens)
+}
+
+/// When a key that expires is to be replaced.
+fn expiry(o: &Observed, env: &Env) -> Option<DateTime<Utc>> {
+    let before = env.timings.scale(o.policy.expiry_before?);
+    o.key.expires_at?.checked_sub_signed(delta(before))
+}
+
+/// Whether the delivered key is to be replaced because the provider refuses it.
+pub(super) fn refused(o: &Observed, shown: Option<&str>, env: &Env, plan: &mut Plan) -> bool {
+    if !o.policy.replace_invalid || !o.key.minted || o.key.validation == ValidationMode::Disabled {
+        return false;
+    }
+    let Some(health) = o.memory.health.as_ref().filter(|h| h.accepted == Some(false)) else { return false };
+    if shown.is_some_and(|shown| shown != health.fingerprint) {
+        return false;
+    }
+    let at = health.since + delta(env.timings.replace_invalid_after);
+    if env.now < at {
+        plan.wake_at(at);
+    }
+    env.now >= at
 }
 
 /// Tells once of each reminder that begins while this process looks.

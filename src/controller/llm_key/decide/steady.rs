@@ -21,6 +21,9 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
             supply_next(o, plan);
         }
     }
+    if super::rotate::refused(o, None, env, plan) {
+        plan.look = Look::Everything;
+    }
     if let Some(at) = next_probe(o, &summary.lineage, env) {
         if env.now >= at {
             plan.look = plan.look.max(Look::Ledger);

@@ -1,6 +1,7 @@
 //! The planner on a world in memory: every rule, every crash.
 
 mod arbitrary;
+mod break_glass;
 mod crash;
 mod deliver;
 mod driver;
@@ -9,4 +10,5 @@ mod learned;
 mod perform;
 mod retire;
 mod shown;
+mod triggers;
 mod world;

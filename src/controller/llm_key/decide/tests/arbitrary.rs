@@ -79,6 +79,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         _ => (),
     }
     o.key.revoke_all = seeds[11].is_multiple_of(5);
+    o.key.revoked_versions = (1..=3).filter(|n| seeds[13].is_multiple_of(*n + 4)).map(i32::from).collect();
     o.key.paused = seeds[11].is_multiple_of(7);
     o.key.deleting = seeds[12].is_multiple_of(9);
     o.key.minted = !seeds[12].is_multiple_of(4);

@@ -30,6 +30,10 @@ fn desire(world: &mut World, state: &str) {
     world.edit(|key: &mut LLMKey| key.spec.desired_state = state);
 }
 
+fn burn(world: &mut World, versions: &[i32]) {
+    world.edit(|key: &mut LLMKey| key.spec.revoked_versions = versions.to_vec());
+}
+
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "create, minted", world: World::minting, events: &[], end: 6 * HOUR },
     Scenario {
@@ -68,6 +72,18 @@ const SCENARIOS: &[Scenario] = &[
         name: "Revoked and Active again",
         world: World::minting,
         events: &[(600, |w| desire(w, "Revoked")), (1800, |w| desire(w, "Active"))],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "the version in use is burnt",
+        world: World::minting,
+        events: &[(600, |w| burn(w, &[1]))],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "both versions of an overlap are burnt",
+        world: World::minting,
+        events: &[(600, |w| w.rotate("now")), (1200, |w| burn(w, &[1, 2]))],
         end: 6 * HOUR,
     },
     Scenario {

@@ -82,7 +82,7 @@ impl Run {
             while let Some((_, event)) = events.next_if(|(at, _)| super::world::at(*at) <= self.world.now) {
                 event(&mut self.world);
                 // Somebody did something about it: what failed is tried again at once.
-                self.memory.1.failing = None;
+                self.memory.1.failing.clear();
                 self.tell("a person acts");
             }
             let wake = match self.reconcile()? {
@@ -221,7 +221,7 @@ impl Run {
         effect: &Effect,
         fault: Option<Fault>,
     ) -> Option<Result<crate::controller::llm_key::fold::Learned, Undone>> {
-        let lost = || if at_provider(effect) { failed(reason(effect)) } else { Undone::Lost };
+        let lost = || if at_provider(effect) { failed(reason(o, effect)) } else { Undone::Lost };
         match fault {
             None => Some(self.world.perform(o, held, effect)),
             Some(Fault::CrashBefore) => None,
@@ -313,9 +313,10 @@ impl Run {
     }
 }
 
-fn reason(effect: &Effect) -> Reason {
+fn reason(o: &Observed, effect: &Effect) -> Reason {
     match effect {
-        Effect::Mint { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
+        Effect::Mint { .. } => Reason::MintFailed,
+        Effect::FindStrays { .. } | Effect::RevokeStray { .. } => o.waits_for_strays(),
         _ => Reason::RevokeFailed,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::perform::{Undone, broken};
 use super::world::{ProviderKey, World, delta, facts};
-use crate::api::{ConditionType, LLMKeyStatus, ValidationMode};
+use crate::api::{ConditionType, DesiredState, LLMKeyStatus, OnReplacementFailure, ValidationMode};
 use crate::controller::llm_key::model::Plan;
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::domain::names::{MintName, lineage_code};
@@ -41,6 +41,9 @@ impl World {
                 ) {
                     self.judge_evidence(next, version.version)?;
                 }
+                if version.basis == Some(RevocationBasis::Explicit) {
+                    self.judge_wish(next, version.version)?;
+                }
             }
         }
         let newest = |record: &Record| record.versions.iter().map(|v| v.version).max().unwrap_or(0);
@@ -72,6 +75,26 @@ impl World {
             self.now + delta(self.timings.last_use_fresh) >= at + delta(self.policy.quiet_for)
         });
         if quiet { Ok(()) } else { broken(format!("I4: L4 for version {number}, which is in use")) }
+    }
+
+    /// I4, at an explicit L4 of one version: what workloads have goes only if the spec says so.
+    fn judge_wish(&self, next: &Record, number: i32) -> Result<(), Undone> {
+        let Some(key) = self.key.as_ref().filter(|k| k.metadata.deletion_timestamp.is_none()) else {
+            return Ok(());
+        };
+        let taken_over = self.ledger.as_ref().is_none_or(|l| l.record.owner != next.owner);
+        if key.spec.desired_state == DesiredState::Revoked || taken_over || next.owner.is_none() {
+            return Ok(());
+        }
+        if !key.spec.revoked_versions.contains(&number) {
+            return broken(format!("I4: nobody asked for the revocation of version {number}"));
+        }
+        let bytes = Self::bytes_of(next, number);
+        let in_use = self.target.as_ref().is_some_and(|target| Some(&target.bytes) == bytes.as_ref());
+        if in_use && key.spec.on_replacement_failure.unwrap_or_default() == OnReplacementFailure::Hold {
+            return broken(format!("I4: version {number} is revoked while workloads have it"));
+        }
+        Ok(())
     }
 
     /// What must hold at every moment.

@@ -27,14 +27,14 @@ fn failures_in_a_row_are_counted_and_forgotten_after_a_success() {
     for count in 1..=6 {
         o.pass.fenced = Some(1);
         o.fail(failure(), &env);
-        let failing = o.memory.failing.as_ref().unwrap();
+        let failing = &o.memory.failing[&Reason::MintFailed];
         assert_eq!((failing.count, o.pass.fenced), (count, None), "a failed attempt is never used again");
         waits.push(failing.not_before);
     }
     assert!(waits.is_sorted_by(|a, b| a < b), "{waits:?}");
     let minted = Minted { attempt: 1, id: "svc".into(), facts: facts("sk") };
     o.learn(&Effect::Mint { version: 1 }, Learned::Minted(minted), &env);
-    assert_eq!(o.memory.failing, None);
+    assert!(o.memory.failing.is_empty());
 }
 
 #[test]

@@ -150,6 +150,9 @@ pub fn by_hand() -> PolicyView {
         schedule: None,
         problem: None,
         mode: RotationMode::Automatic,
+        expiry_before: Some(hours(168)),
+        replace_invalid: false,
+        timeout: hours(1),
         overlap_minimum: hours(1),
         quiet_for: Duration::from_secs(1800),
     }

@@ -1,0 +1,115 @@
+//! `spec.revokedVersions`: versions whose keys a person wants to be refused now, without overlap and without evidence.
+
+use super::due;
+use super::gate::delta;
+use super::retire;
+use super::rotate::{fold_delivery, intent};
+use super::successor;
+use crate::api::{OnReplacementFailure, Reason};
+use crate::controller::llm_key::model::{Effect, Env, Observed, Plan};
+use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
+use crate::ledger::{Record, Version};
+
+/// One step. Neither `llmkeys.dev/paused` nor an overlap holds it; what workloads have is replaced before it is revoked.
+pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
+    if o.key.revoked_versions.is_empty() || o.key.revoke_all {
+        return;
+    }
+    let delivered = record.delivered().map(|v| v.version);
+    let listed: Vec<&Version> = record
+        .versions
+        .iter()
+        .filter(|v| v.origin == Origin::Minted && o.key.revoked_versions.contains(&v.version))
+        .collect();
+    if listed.iter().any(|v| v.state == VersionState::Intent) {
+        retire::abandon_intents(&super::view(o, record), env, plan);
+        plan.hold = true;
+        return;
+    }
+    let now: Vec<i32> = listed
+        .iter()
+        .filter(|v| {
+            matches!(v.state, VersionState::Pending | VersionState::Overlap)
+                || Some(v.version) == delivered && given_up(o, record, v, env, plan)
+        })
+        .map(|v| v.version)
+        .collect();
+    if !now.is_empty() {
+        plan.effects.push(Effect::SwapLedger(Box::new(retiring(record, &now, env))));
+        return;
+    }
+    if let Some(compromised) = listed.iter().find(|v| Some(v.version) == delivered) {
+        replace(o, record, compromised, env, plan);
+    }
+}
+
+/// Said after everything else was planned: it must not keep the next key from being taken.
+pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
+    let listed = |v: &&Version| v.origin == Origin::Supplied && o.key.revoked_versions.contains(&v.version);
+    if let Some(version) = record.delivered().filter(listed) {
+        plan.stall(
+            Reason::NotSupported,
+            format!(
+                "spec.revokedVersions: version {} was supplied, so the operator cannot revoke it; put another key into the \
+                 source Secret and delete this one at the provider",
+                version.version
+            ),
+        );
+    }
+}
+
+/// L4 of all of them.
+fn retiring(record: &Record, numbers: &[i32], env: &Env) -> Record {
+    let mut next = successor(record, env);
+    for number in numbers {
+        if next.advance(*number, VersionState::Retiring)
+            && let Some(version) = next.version_mut(*number)
+        {
+            version.retiring_at = Some(env.now);
+            version.basis = Some(RevocationBasis::Explicit);
+        }
+    }
+    next
+}
+
+/// The replacement has not come within the policy's time-out, and the spec says that this is worse than no key.
+fn given_up(o: &Observed, record: &Record, listed: &Version, env: &Env, plan: &mut Plan) -> bool {
+    let replacement = record.in_flight().filter(|v| v.version != listed.version);
+    let Some(replacement) =
+        replacement.filter(|_| o.key.on_replacement_failure == OnReplacementFailure::RevokeAnyway)
+    else {
+        return false;
+    };
+    let at = replacement.created_at + delta(env.timings.scale(o.policy.timeout));
+    if env.now < at {
+        plan.wake_at(at);
+    }
+    env.now >= at
+}
+
+/// Begins the version that takes its place, unless one is on its way.
+fn replace(o: &Observed, record: &Record, compromised: &Version, env: &Env, plan: &mut Plan) {
+    if record.in_flight().is_some_and(|v| v.version != compromised.version) {
+        return;
+    }
+    let number = compromised.version;
+    if !o.key.minted {
+        due(
+            plan,
+            Reason::SupplyNextKey,
+            format!("version {number} is to be revoked: put the next key into the source Secret"),
+        );
+    } else if plan.stalled() {
+        due(
+            plan,
+            Reason::Rotating,
+            format!("version {number} is to be revoked and cannot be replaced: see Stalled"),
+        );
+    } else if !o.key.finalizer && !o.key.retain_on_delete {
+        plan.effects.push(Effect::SetFinalizer(true));
+    } else if let Some(mut next) = intent(o, record, RotationReason::BreakGlass, env) {
+        fold_delivery(record, &mut next);
+        due(plan, Reason::Rotating, format!("version {number} is to be revoked: the next key is being made"));
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+    }
+}

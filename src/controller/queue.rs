@@ -1,0 +1,230 @@
+//! Work by name: first come, first served, a name at most once at a time, and again when its own time comes.
+//!
+//! kube-runtime's runner takes waiting objects out of a hash set, in the set's order: while there is more work than
+//! workers, some are not looked at for as long as that lasts. And it polls every reconcile that waits whenever one goes on,
+//! so that it cannot be made to hold many. The order here is that of a queue, and what waits costs nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
+
+use crate::kube_ext::clock::Clock;
+
+/// What waits, what is due when, and what is being worked on. Times are those of a monotonic clock.
+#[derive(Debug)]
+pub struct Queue<K> {
+    ready: VecDeque<K>,
+    /// Time and number, by which equal times are told apart.
+    due: BTreeMap<(Duration, u64), K>,
+    /// Where each name stands in `due`.
+    times: HashMap<K, (Duration, u64)>,
+    waiting: HashSet<K>,
+    busy: HashSet<K>,
+    count: u64,
+}
+
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            due: BTreeMap::new(),
+            times: HashMap::new(),
+            waiting: HashSet::new(),
+            busy: HashSet::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Queue<K> {
+    /// The name is to be worked on at `at`, unless that is so earlier anyway.
+    pub fn ask(&mut self, name: K, at: Duration) {
+        if self.waiting.contains(&name) {
+            return;
+        }
+        if let Some(known) = self.times.get(&name) {
+            if known.0 <= at {
+                return;
+            }
+            self.due.remove(known);
+        }
+        self.count += 1;
+        let place = (at, self.count);
+        self.times.insert(name.clone(), place);
+        self.due.insert(place, name);
+    }
+
+    /// The next name whose turn it is. It is busy until [`Queue::done`]; asked for meanwhile, it waits for that.
+    pub fn take(&mut self, now: Duration) -> Option<K> {
+        while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= now) {
+            let name = entry.remove();
+            self.times.remove(&name);
+            self.waiting.insert(name.clone());
+            self.ready.push_back(name);
+        }
+        let place = self.ready.iter().position(|name| !self.busy.contains(name))?;
+        let name = self.ready.remove(place)?;
+        self.waiting.remove(&name);
+        self.busy.insert(name.clone());
+        Some(name)
+    }
+
+    /// The work on a name has ended.
+    pub fn done(&mut self, name: &K) {
+        self.busy.remove(name);
+    }
+
+    /// When the next name is due that is not so yet.
+    pub fn next_due(&self) -> Option<Duration> {
+        self.due.first_key_value().map(|((at, _), _)| *at)
+    }
+}
+
+/// Works through the names that arrive, `concurrency` at a time, until they end and what was begun is done. `work` says
+/// after how long a name is to be worked on again, if that is known. A name that arrives waits for `debounce`: what comes
+/// meanwhile is the same work.
+pub async fn run<K, F>(
+    names: impl Stream<Item = K>,
+    concurrency: usize,
+    debounce: Duration,
+    clock: Clock,
+    mut work: impl FnMut(K) -> F,
+) where
+    K: Clone + Eq + Hash,
+    F: Future<Output = Option<Duration>>,
+{
+    let mut names = pin!(names.fuse());
+    let mut queue: Queue<K> = Queue::default();
+    let mut working = FuturesUnordered::new();
+    let mut ended = false;
+    while !(ended && working.is_empty()) {
+        while !ended
+            && working.len() < concurrency
+            && let Some(name) = queue.take(clock.monotonic())
+        {
+            let work = work(name.clone());
+            working.push(async move { (name, work.await) });
+        }
+        let full = working.len() >= concurrency;
+        let next =
+            queue.next_due().filter(|_| !full && !ended).map(|at| at.saturating_sub(clock.monotonic()));
+        let timer = async {
+            match next {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            name = names.next(), if !ended => match name {
+                Some(name) => queue.ask(name, clock.monotonic() + debounce),
+                None => ended = true,
+            },
+            Some((name, again)) = working.next(), if !working.is_empty() => {
+                queue.done(&name);
+                if let Some(wait) = again {
+                    queue.ask(name, clock.monotonic() + wait);
+                }
+            }
+            () = timer => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn taken(queue: &mut Queue<&'static str>, now: u64) -> Vec<&'static str> {
+        std::iter::from_fn(|| queue.take(seconds(now))).collect()
+    }
+
+    #[test]
+    fn first_come_first_served_and_each_only_once() {
+        let mut queue = Queue::default();
+        for name in ["b", "a", "c", "a", "b"] {
+            queue.ask(name, seconds(1));
+        }
+        assert_eq!(taken(&mut queue, 0), Vec::<&str>::new());
+        assert_eq!((queue.next_due(), taken(&mut queue, 1)), (Some(seconds(1)), vec!["b", "a", "c"]));
+        assert_eq!(queue.next_due(), None);
+    }
+
+    #[test]
+    fn the_earliest_time_counts() {
+        let mut queue = Queue::default();
+        queue.ask("a", seconds(9));
+        queue.ask("a", seconds(5));
+        queue.ask("a", seconds(7));
+        assert_eq!((queue.next_due(), taken(&mut queue, 4)), (Some(seconds(5)), vec![]));
+        assert_eq!(taken(&mut queue, 5), ["a"]);
+        queue.done(&"a");
+        assert_eq!(taken(&mut queue, 100), Vec::<&str>::new(), "the other times are forgotten");
+    }
+
+    #[test]
+    fn a_busy_name_waits_for_its_end_and_holds_up_no_other() {
+        let mut queue = Queue::default();
+        queue.ask("a", seconds(1));
+        assert_eq!(queue.take(seconds(1)), Some("a"));
+        queue.ask("a", seconds(1));
+        queue.ask("b", seconds(2));
+        assert_eq!(taken(&mut queue, 2), ["b"]);
+        queue.done(&"a");
+        assert_eq!(taken(&mut queue, 2), ["a"]);
+    }
+
+    #[test]
+    fn who_comes_back_at_once_stands_at_the_end() {
+        let mut queue = Queue::default();
+        for name in ["a", "b", "c"] {
+            queue.ask(name, seconds(0));
+        }
+        let mut order = Vec::new();
+        for now in 1..=6 {
+            let name = queue.take(seconds(now)).unwrap();
+            order.push(name);
+            queue.done(&name);
+            queue.ask(name, seconds(now));
+        }
+        assert_eq!(order, ["a", "b", "c", "a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn no_more_at_a_time_than_allowed_and_what_was_begun_ends() {
+        let (at_once, most, runs) =
+            (std::cell::Cell::new(0), std::cell::Cell::new(0), std::cell::Cell::new(0));
+        let names = futures::stream::iter((0..20).chain(0..20)).then(|n| async move {
+            tokio::task::yield_now().await;
+            n
+        });
+        run(
+            names.chain(futures::stream::once(async {
+                while runs.get() < 20 {
+                    tokio::task::yield_now().await;
+                }
+                0
+            })),
+            3,
+            Duration::ZERO,
+            Clock::start(),
+            |_| async {
+                at_once.set(at_once.get() + 1);
+                most.set(most.get().max(at_once.get()));
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                at_once.set(at_once.get() - 1);
+                runs.set(runs.get() + 1);
+                None
+            },
+        )
+        .await;
+        assert!(most.get() == 3 && runs.get() >= 20 && at_once.get() == 0, "{} {}", most.get(), runs.get());
+    }
+}
