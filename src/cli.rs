@@ -46,6 +46,34 @@ enum Subcommands {
     Run(Box<RunArgs>),
     /// Prints the custom resource definitions as YAML.
     Crds,
+    /// The audit trail.
+    #[command(subcommand)]
+    Audit(AuditCommands),
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommands {
+    /// Checks that an audit trail is whole: nothing taken out, nothing put in, nothing edited.
+    ///
+    /// kubectl logs -n llmkey-system deploy/llmkey-operator --since=24h | llmkey-operator audit verify
+    #[command(verbatim_doc_comment)]
+    Verify(VerifyArgs),
+}
+
+/// What `audit verify` reads.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct VerifyArgs {
+    /// Files with log lines, oldest first [default: standard input].
+    pub files: Vec<PathBuf>,
+    /// Compares the end of each chain with its ledger in the cluster: only that shows an end that was cut off.
+    #[arg(long)]
+    pub ledgers: bool,
+    /// Namespace of the ledgers.
+    #[arg(long, default_value = DEFAULT_NAMESPACE, value_parser = namespace)]
+    pub operator_namespace: String,
+    /// Kubeconfig file for --ledgers [default: KUBECONFIG, else ~/.kube/config].
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +115,9 @@ struct RunArgs {
     /// How log lines look.
     #[arg(long, env = "LLMKEY_LOG_FORMAT", default_value = "json")]
     log_format: LogFormat,
+    /// File to which the audit trail is appended; - is standard output, among the log lines.
+    #[arg(long, env = "LLMKEY_AUDIT_LOG", default_value = "-")]
+    audit_log: PathBuf,
     /// Asks the API server for streaming lists; false for servers that cannot.
     #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -104,6 +135,8 @@ pub enum Command {
     Run(Box<Config>),
     /// `llmkey-operator crds`.
     Crds,
+    /// `llmkey-operator audit verify`.
+    Verify(VerifyArgs),
 }
 
 /// Everything that can be set from outside, with defaults filled in.
@@ -131,6 +164,8 @@ pub struct Config {
     pub log_level: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Where the audit trail goes; `-` is standard output.
+    pub audit_log: PathBuf,
     /// Whether watches use streaming lists.
     pub streaming_lists: bool,
     /// Divisor of every duration; 1 except in tests.
@@ -183,6 +218,7 @@ impl Config {
             concurrency: args.concurrency,
             log_level: args.log_level,
             log_format: args.log_format,
+            audit_log: args.audit_log,
             streaming_lists: args.streaming_lists,
             test_time_divisor: args.test_time_divisor,
         }
@@ -203,6 +239,9 @@ where
             Ok(Some(Command::Run(Box::new(Config::resolve(*args, around)))))
         }
         Ok(Cli { command: Subcommands::Crds }) => Ok(Some(Command::Crds)),
+        Ok(Cli { command: Subcommands::Audit(AuditCommands::Verify(args)) }) => {
+            Ok(Some(Command::Verify(args)))
+        }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             error.print()?;
             Ok(None)
@@ -214,7 +253,7 @@ where
 /// clap's errors go on with a usage text; the first paragraph says what is wrong.
 fn one_sentence(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is needed: run or crds".to_owned();
+        return "a command is needed: run, crds or audit".to_owned();
     }
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or_default();

@@ -12,6 +12,7 @@
 //! Arrow of use: `main → runtime → controller → {domain, ledger, crypto, provider, kube_ext} → api`.
 
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod controller;
 pub mod crypto;

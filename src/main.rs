@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use llmkey_operator::cli::{self, Command, Config};
-use llmkey_operator::{runtime, telemetry};
+use llmkey_operator::{audit, runtime, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -22,6 +22,11 @@ fn start() -> Result<(), Box<dyn Error>> {
     match cli::parse()? {
         None => Ok(()),
         Some(Command::Crds) => Ok(cli::print_crds()?),
+        Some(Command::Verify(args)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let whole = runtime.block_on(audit::check(&args))?;
+            if whole { Ok(()) } else { Err("the audit trail is not whole".into()) }
+        }
         Some(Command::Run(config)) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(run(*config))

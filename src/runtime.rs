@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tower::timeout::TimeoutLayer;
 use tower::util::MapResponseLayer;
 
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
+use crate::audit;
 use crate::cli::Config;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::Index;
@@ -63,6 +65,14 @@ pub enum RunError {
     /// The install cannot be used.
     #[error(transparent)]
     Install(#[from] install::InstallError),
+    /// The audit trail has no place.
+    #[error("the audit trail cannot be written to {}: {source}", .path.display())]
+    AuditLog {
+        /// As configured.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// The system has no randomness.
     #[error("the system's random source failed")]
     Randomness,
@@ -211,6 +221,8 @@ async fn lead(
 ) -> Result<(), RunError> {
     let (install, keyring) =
         install::load(&client, &config.operator_namespace, config.keyring_dir.as_deref()).await?;
+    let trail = audit::trail(&config.audit_log, clock)
+        .map_err(|source| RunError::AuditLog { path: config.audit_log.clone(), source })?;
     let (keys, keys_writer) = watches::store::<LLMKey>();
     let (policies, policies_writer) = watches::store::<RotationPolicy>();
     let (cluster_policies, cluster_writer) = watches::store::<ClusterRotationPolicy>();
@@ -220,7 +232,7 @@ async fn lead(
     let (wake, woken) = Wake::channel();
     let setup = Setup { client: client.clone(), streaming: config.streaming_lists };
     let ctx = Arc::new(Ctx {
-        ledgers: ledger::Store::new(&client, &config.operator_namespace, Arc::clone(&keyring)),
+        ledgers: ledger::Store::new(&client, &config.operator_namespace, Arc::clone(&keyring), trail),
         providers: Providers::new(ProvidersConfig {
             loopback_only: config.test_time_divisor > 1,
             ..ProvidersConfig::default()

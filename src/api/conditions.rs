@@ -257,6 +257,8 @@ reasons! {
     MintFailed,
     /// The provider did not revoke a key.
     RevokeFailed,
+    /// The audit trail cannot be written, so nothing is done.
+    AuditUnwritable,
     /// A new version is published.
     Published,
     /// A rotation is finished: the new version is published.

@@ -52,6 +52,9 @@ pub struct Record {
     /// `desiredState: Revoked` was carried out; coming back needs other bytes.
     #[serde(default)]
     pub revoked_by_spec: bool,
+    /// Newest link of the audit trail: the hash of the line that tells of this write. Set by the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_head: Option<String>,
     /// The versions, by number.
     pub versions: Vec<Version>,
 }
@@ -328,6 +331,7 @@ pub(super) mod tests {
             handled_rotate: None,
             awaiting_supply: false,
             revoked_by_spec: false,
+            audit_head: None,
             versions,
         }
     }

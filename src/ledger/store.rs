@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 
+use super::audit::Trail;
 use super::codec::{DecodeError, Summary, decode, encode, fingerprint_label};
 use super::record::Record;
 use crate::api::LEDGER_SUMMARY;
@@ -37,6 +38,9 @@ pub enum LedgerError {
     /// The record could not be written as JSON.
     #[error("the record could not be encoded")]
     Encode(#[from] super::codec::EncodeError),
+    /// The line of the audit trail could not be written, so the ledger was not.
+    #[error("the audit trail cannot be written: {0}")]
+    Audit(#[source] std::io::Error),
     /// The API server's answer lacks a resourceVersion.
     #[error("the API server's answer has no resourceVersion")]
     NoVersion,
@@ -70,12 +74,20 @@ pub struct Store {
     secrets: Api<Secret>,
     namespace: Arc<str>,
     keyring: Arc<Keyring>,
+    trail: Trail,
 }
 
 impl Store {
-    /// The ledgers in the operator's namespace.
-    pub fn new(client: &kube::Client, namespace: &str, keyring: Arc<Keyring>) -> Self {
-        Self { secrets: Api::namespaced(client.clone(), namespace), namespace: namespace.into(), keyring }
+    /// The ledgers in the operator's namespace. Every write is told to `trail` before it is tried.
+    pub fn new(client: &kube::Client, namespace: &str, keyring: Arc<Keyring>, trail: Trail) -> Self {
+        let secrets = Api::namespaced(client.clone(), namespace);
+        Self { secrets, namespace: namespace.into(), keyring, trail }
+    }
+
+    /// The record with the link of the audit trail that tells of it.
+    fn told(&self, before: Option<&Record>, record: &Record) -> Result<Record, LedgerError> {
+        let audit_head = self.trail.tell(before, Some(record)).map_err(LedgerError::Audit)?;
+        Ok(Record { audit_head, ..record.clone() })
     }
 
     /// Quorum read.
@@ -89,6 +101,7 @@ impl Store {
 
     /// The first write. `Conflict` if there is one already.
     pub async fn create(&self, record: &Record) -> Result<Ledger, LedgerError> {
+        let record = &self.told(None, record)?;
         let secret = encode(record, &self.namespace, &self.keyring)?;
         let stored = self.secrets.create(&PostParams::default(), &secret).await?;
         Self::written(record, &stored)
@@ -100,6 +113,7 @@ impl Store {
         if record.epoch <= read.record.epoch {
             return Err(LedgerError::Conflict);
         }
+        let record = &self.told(Some(&read.record), record)?;
         let mut secret = encode(record, &self.namespace, &self.keyring)?;
         secret.metadata.resource_version = Some(read.resource_version.clone());
         secret.metadata.uid = Some(read.uid.clone());
@@ -125,6 +139,7 @@ impl Store {
 
     /// Deletes a ledger exactly as it was read.
     pub async fn delete(&self, read: &Ledger) -> Result<(), LedgerError> {
+        self.trail.tell(Some(&read.record), None).map_err(LedgerError::Audit)?;
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(read.uid.clone()),

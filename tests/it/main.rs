@@ -5,6 +5,7 @@
 
 mod accounts;
 mod architecture;
+mod audit;
 mod bad_account;
 mod bad_input;
 mod bad_ledger;

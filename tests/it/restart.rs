@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::stage::{DIVISOR, Operator, Stage, Tenant, empty_stage, is, now, state, wait};
 use super::workload::{Workload, version};
 
-fn start(stage: &Stage) -> Operator {
+pub(crate) fn start(stage: &Stage) -> Operator {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     Operator::start(stage.cluster, &stage.installation, &name, DIVISOR, "debug")
@@ -25,13 +25,13 @@ async fn says(operator: &Operator, line: &str) -> bool {
     operator.get("/metrics").await.1.lines().any(|l| l == line)
 }
 
-async fn leads(operator: &Operator) {
+pub(crate) async fn leads(operator: &Operator) {
     wait("the operator leads", async || says(operator, "llmkey_leader 1").await.then_some(())).await;
     operator.ready().await;
 }
 
 /// kill -9, and its Lease is taken away so that the next one need not wait for the end of it.
-async fn kill(stage: &Stage, operator: Operator) {
+pub(crate) async fn kill(stage: &Stage, operator: Operator) {
     drop(operator);
     let leases: Api<Lease> = Api::namespaced(stage.cluster.admin().unwrap(), &stage.installation.namespace);
     leases.delete(&stage.installation.name, &DeleteParams::default()).await.unwrap();

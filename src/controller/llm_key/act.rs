@@ -67,7 +67,10 @@ impl From<LedgerError> for NotDone {
             LedgerError::Conflict => Self::Changed,
             LedgerError::Kube(error) => Self::Kube(error),
             other => Self::Failed(Failure {
-                reason: Reason::LedgerUnreadable,
+                reason: match other {
+                    LedgerError::Audit(_) => Reason::AuditUnwritable,
+                    _ => Reason::LedgerUnreadable,
+                },
                 message: other.to_string(),
                 class: Class::User,
                 retry_after: None,

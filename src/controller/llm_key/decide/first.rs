@@ -85,6 +85,7 @@ fn empty(o: &Observed, env: &Env) -> Record {
         handled_rotate: o.key.rotate.clone(),
         awaiting_supply: false,
         revoked_by_spec: false,
+        audit_head: None,
         versions: Vec::new(),
     }
 }
