@@ -29,7 +29,7 @@ use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
 use crate::kube_ext::lease::{Elector, LeaderGuard, Leadership, Timing};
 use crate::ledger;
-use crate::provider::{Providers, ProvidersConfig};
+use crate::provider::{CallWatch, Providers, ProvidersConfig};
 use crate::telemetry::health::Health;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
@@ -235,6 +235,7 @@ async fn lead(
         ledgers: ledger::Store::new(&client, &config.operator_namespace, Arc::clone(&keyring), trail),
         providers: Providers::new(ProvidersConfig {
             loopback_only: config.test_time_divisor > 1,
+            watch: calls(metrics.clone(), clock),
             ..ProvidersConfig::default()
         }),
         index: Arc::clone(&index),
@@ -364,6 +365,16 @@ async fn lead(
         () = guard.lost() => Err(RunError::LeadershipLost),
         Some(ended) = tasks.join_next() => Err(ended_early(ended)),
     }
+}
+
+/// Counts and times the requests to providers.
+fn calls(metrics: Metrics, clock: Clock) -> CallWatch {
+    CallWatch::new(move |provider, operation| {
+        let (metrics, begin) = (metrics.clone(), clock.monotonic());
+        Box::new(move |class| {
+            metrics.requested(provider, operation, class, clock.monotonic().saturating_sub(begin));
+        })
+    })
 }
 
 /// Whether a store has had its first full list. Polled: a store wakes one waiter only, and that may be a controller.

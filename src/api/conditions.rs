@@ -255,6 +255,8 @@ reasons! {
     Revoked,
     /// The provider did not make a key.
     MintFailed,
+    /// The account has no project of that name.
+    ProjectNotFound,
     /// The provider did not revoke a key.
     RevokeFailed,
     /// The audit trail cannot be written, so nothing is done.

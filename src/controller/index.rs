@@ -232,10 +232,18 @@ impl Index {
             .map(|(other, _)| other.clone())
     }
 
-    /// Whether the Secret is the target of an LLMKey.
+    /// Whether the Secret is the target of an LLMKey, or would become it. One that stands there and is not an LLMKey's is
+    /// claimed in vain: whoever names it as a target is told, and whoever uses it as a source goes on.
     pub fn is_target(&self, namespace: &str, secret: &str) -> bool {
         let inner = self.read();
         let id = name(namespace, secret);
+        if inner
+            .secrets
+            .get(&id)
+            .is_some_and(|meta| !meta.gone && meta.owner.is_none() && meta.adopt_by.is_none())
+        {
+            return false;
+        }
         inner.users.get(&id).into_iter().flatten().any(|key| {
             inner.keys.get(&(id.0.clone(), key.clone())).is_some_and(|refs| *refs.target == *secret)
         })

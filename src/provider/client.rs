@@ -1,6 +1,6 @@
 //! The calls that the controllers make.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -11,13 +11,13 @@ use super::{
     exchange::{Reply, Request, Unsendable},
     http::{Lost, Transport},
 };
-use crate::{crypto::SecretBytes, domain::health::Verdict, provider::Admin};
+use crate::{api::ProviderType, crypto::SecretBytes, domain::health::Verdict, provider::Admin};
 
 /// Pages of a list that are read before it counts as endless: 20 000 keys at OpenAI.
 const MAX_PAGES: usize = 200;
 
 /// How providers are called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ProvidersConfig {
     /// Longest wait for a connection, TLS included. Keep it well below `total_timeout`: only then a slow connection is known
     /// as "not sent".
@@ -30,6 +30,34 @@ pub struct ProvidersConfig {
     pub user_agent: String,
     /// Refuse every address that is not loopback, whatever an endpoint allows. Set whenever test time runs.
     pub loopback_only: bool,
+    /// Told of each request.
+    pub watch: CallWatch,
+}
+
+/// Called with the class of an answer: `2xx` to `5xx`, or why there was none.
+pub type Answered = Box<dyn FnOnce(&'static str) + Send>;
+
+/// Called with provider and operation when a request begins.
+#[derive(Clone)]
+pub struct CallWatch(Arc<dyn Fn(ProviderType, &'static str) -> Answered + Send + Sync>);
+
+impl CallWatch {
+    /// Calls `begin`, and what that returns when the request has ended.
+    pub fn new(begin: impl Fn(ProviderType, &'static str) -> Answered + Send + Sync + 'static) -> Self {
+        Self(Arc::new(begin))
+    }
+}
+
+impl Default for CallWatch {
+    fn default() -> Self {
+        Self::new(|_, _| Box::new(|_| ()))
+    }
+}
+
+impl fmt::Debug for CallWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallWatch")
+    }
 }
 
 impl Default for ProvidersConfig {
@@ -40,6 +68,7 @@ impl Default for ProvidersConfig {
             total_timeout: Duration::from_secs(30),
             user_agent: concat!("llmkey-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
             loopback_only: false,
+            watch: CallWatch::default(),
         }
     }
 }
@@ -118,14 +147,14 @@ impl Providers {
         let Ok(request) = dialect.validation_request(endpoint, key) else {
             return silent(Verdict::Unknown, "Unsendable", None);
         };
-        let reply = match self.0.send(endpoint, request).await {
+        let reply = match self.send("validate", endpoint, request).await {
             Ok(reply) => reply,
             Err(lost) => return unanswered(&lost.error),
         };
         let mut finding = classify(dialect, &reply);
         if finding.verdict == Verdict::Valid
             && let Some(keyless) = dialect.keyless_request(endpoint)
-            && let Ok(open) = self.0.send(endpoint, keyless).await
+            && let Ok(open) = self.send("validate", endpoint, keyless).await
             && classify(dialect, &open).verdict == Verdict::Valid
         {
             finding = Finding::new(Verdict::Valid, "AuthenticationNotEnforced");
@@ -141,7 +170,7 @@ impl Providers {
     /// Asks whether the admin credential works and keys can be made in the project.
     pub async fn check_account(&self, account: &Account) -> Result<(), CallError> {
         let admin = admin(account)?;
-        let reply = self.call(account, admin.account_request(account)).await?;
+        let reply = self.call("check_account", account, admin.account_request(account)).await?;
         admin.read_account(account, &reply).map_err(|error| scrubbed(error, account))
     }
 
@@ -156,7 +185,7 @@ impl Providers {
         let request = admin
             .mint_request(account, name)
             .map_err(|unsendable| MintError::NotSent(CallError::from(unsendable)))?;
-        let reply = match self.0.send(account.endpoint(), request).await {
+        let reply = match self.send("mint", account.endpoint(), request).await {
             Ok(reply) => reply,
             Err(Lost { error, maybe_sent: true }) => return Err(MintError::UnknownOutcome(error)),
             Err(Lost { error, maybe_sent: false }) => return Err(MintError::NotSent(error)),
@@ -176,7 +205,7 @@ impl Providers {
         let mut cursors = HashSet::new();
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let reply = self.call(account, admin.list_request(account, after.as_deref())).await?;
+            let reply = self.call("list", account, admin.list_request(account, after.as_deref())).await?;
             let page = admin.read_list(&reply).map_err(|error| scrubbed(error, account))?;
             keys.extend(page.keys);
             let Some(next) = page.next else { return Ok(keys) };
@@ -194,23 +223,49 @@ impl Providers {
         let Some(key) = id.key() else {
             return Err(CallError::local(ErrorClass::BadRequest, "KeyPartUnknown"));
         };
-        let reply = self.call(account, admin.last_used_request(account, key)).await?;
+        let reply = self.call("last_used", account, admin.last_used_request(account, key)).await?;
         admin.read_last_used(key, &reply).map_err(|error| scrubbed(error, account))
     }
 
     /// Ends the key at the provider. Safe to repeat.
     pub async fn revoke(&self, account: &Account, id: &ProviderKeyId) -> Result<Revocation, CallError> {
         let admin = admin(account)?;
-        let reply = self.call(account, admin.revoke_request(account, id)).await?;
+        let reply = self.call("revoke", account, admin.revoke_request(account, id)).await?;
         admin.read_revocation(id, &reply).map_err(|error| scrubbed(error, account))
     }
 
     async fn call(
         &self,
+        operation: &'static str,
         account: &Account,
         request: Result<Request, Unsendable>,
     ) -> Result<Reply, CallError> {
-        self.0.send(account.endpoint(), request?).await.map_err(|lost| lost.error)
+        self.send(operation, account.endpoint(), request?).await.map_err(|lost| lost.error)
+    }
+
+    async fn send(
+        &self,
+        operation: &'static str,
+        endpoint: &Endpoint,
+        request: Request,
+    ) -> Result<Reply, Lost> {
+        let answered = (self.0.config.watch.0)(endpoint.provider(), operation);
+        let reply = self.0.send(endpoint, request).await;
+        answered(match &reply {
+            Ok(reply) => status_class(reply.status),
+            Err(lost) => lost.error.class.as_str(),
+        });
+        reply
+    }
+}
+
+const fn status_class(status: u16) -> &'static str {
+    match status {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500..600 => "5xx",
+        _ => "other",
     }
 }
 

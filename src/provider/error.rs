@@ -33,6 +33,23 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CredentialInvalid => "credential_invalid",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::BadRequest => "bad_request",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Server => "server",
+            Self::NotReached => "not_reached",
+            Self::TimedOut => "timed_out",
+            Self::Garbled => "garbled",
+            Self::RefusedAddress => "refused_address",
+            Self::UnexpectedRedirect => "unexpected_redirect",
+        }
+    }
+
     const fn sentence(self) -> &'static str {
         match self {
             Self::CredentialInvalid => "the provider rejected the admin credential",

@@ -50,7 +50,7 @@ struct ClientKey {
 
 /// Clients by what they trust and may call, so that connections are pooled, and a semaphore for each host.
 pub(super) struct Transport {
-    config: ProvidersConfig,
+    pub(super) config: ProvidersConfig,
     clients: Mutex<HashMap<ClientKey, Client>>,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }

@@ -97,6 +97,12 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     if filter.is_empty() || filter.len() > MAX_FILTER {
         return Err(LogError::Filter);
     }
+    // A word alone that is no level would be taken as a target, and would silence all others.
+    let known =
+        |part: &str| part.contains('=') || ["off", "error", "warn", "info", "debug", "trace"].contains(&part);
+    if !filter.split(',').all(|part| known(part.trim().to_ascii_lowercase().as_str())) {
+        return Err(LogError::Filter);
+    }
     EnvFilter::builder().with_regex(false).parse(filter).map_err(|_| LogError::Filter)
 }
 

@@ -16,7 +16,7 @@ async fn a_wrong_project_is_put_right_and_a_key_is_made() {
     let t = tenant("wrong-project").await;
     t.llm_provider(&t.provider, json!({"openAI": {"project": "proj_nobodys"}})).await;
     t.minted("chat", json!({"rotationPolicyRef": {"name": "policy"}})).await;
-    t.until("chat", "the provider refuses", |key| because(key, "Reconciling", "MintFailed")).await;
+    t.until("chat", "the provider refuses", |key| because(key, "Stalled", "ProjectNotFound")).await;
     t.llm_provider(&t.provider, json!({})).await;
     let key = t.ready("chat").await;
     assert_eq!(key.status.unwrap().versions.len(), 1);
@@ -61,4 +61,24 @@ async fn a_key_that_another_llmkey_needs_is_revoked_once_that_one_has_its_own() 
     t.until("chat", "it is revoked", |key| state(key, 1).as_deref() == Some("Revoked")).await;
     let minted = || t.sandbox().live_keys(&t.project).into_iter().filter(|k| k.service_account_id.is_some());
     wait("no minted key is left", async || (minted().count() == 0).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_anew_at_another_provider_leaves_none_behind() {
+    let t = tenant("moved-provider").await;
+    t.minted("chat", json!({"rotationPolicyRef": {"name": "policy"}})).await;
+    t.ready("chat").await;
+    let first = t.delivered("chat", "OPENAI_API_KEY").await.unwrap();
+    t.delete("chat").await;
+    wait("the LLMKey is gone", async || t.keys().get_opt("chat").await.unwrap().is_none().then_some(()))
+        .await;
+    // Within the grace, from another account, which makes no keys: the one that does is not the LLMKey's any more.
+    t.source("chat", &t.person_key("second")).await;
+    let spec = json!({"provider": "OpenAI", "validation": {"mode": "Disabled"},
+        "source": {"secretRef": {"name": "chat-source", "key": "key"}}});
+    t.key("chat", json!({}), spec).await;
+    t.until("chat", "the supplied key is delivered", |key| is(key, "Ready", "True")).await;
+    wait("the minted key is revoked", async || (!t.sandbox().accepts(&first)).then_some(())).await;
+    let key = t.until("chat", "told", |key| state(key, 1).as_deref() == Some("Revoked")).await;
+    assert!(is(&key, "Stalled", "False"), "{key:?}");
 }

@@ -13,7 +13,7 @@ fn logs(stage: &Stage) -> String {
     let files = fs::read_dir(stage.cluster.dir()).unwrap().filter_map(Result::ok);
     let logs = files.filter(|file| {
         let name = file.file_name().to_string_lossy().into_owned();
-        (name.starts_with("operator") || name.starts_with("loaded")) && name.ends_with(".log")
+        name.starts_with("operator") || name.starts_with("loaded")
     });
     logs.map(|file| fs::read_to_string(file.path()).unwrap()).collect()
 }

@@ -44,6 +44,8 @@ pub struct Held {
     pub endpoint: Option<Endpoint>,
     /// What can make and revoke.
     pub account: Option<Arc<Account>>,
+    /// The account of another LLMProvider, by its name, at which older keys are to be revoked.
+    pub former: Option<(String, Arc<Account>)>,
     /// The watches are not to be trusted in this reconcile.
     pub look_again: bool,
 }

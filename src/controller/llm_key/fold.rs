@@ -153,7 +153,9 @@ impl Observed {
             // The answer to a revocation is not yet its success: the account may still not list its keys.
             Learned::Confirmed { version, gone } => {
                 self.pass.confirmed.insert(version, gone);
-                self.memory.failing.retain(|reason, _| *reason == Reason::MintFailed);
+                self.memory
+                    .failing
+                    .retain(|reason, _| matches!(reason, Reason::MintFailed | Reason::ProjectNotFound));
             }
             Learned::Reminded => {
                 if let Effect::NoteReminder { due, before } = effect {

@@ -22,7 +22,7 @@ use tracing::Instrument;
 pub use act::{Actor, Held, NotDone};
 pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing};
-pub use views::{Resolved, allowed};
+pub use views::{Resolved, account_at, allowed};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions, Reason};
 use crate::controller::context::Ctx;
@@ -317,6 +317,9 @@ async fn write_status(
     match api.patch_status(&o.key.name, &params, &Patch::Apply(&patch)).await {
         Ok(written) => {
             remember.resource_version = written.metadata.resource_version.map(String::into_boxed_str);
+            for (kind, reason, message) in status::news(&before, &status) {
+                ctx.events.publish(&act::reference(key), kind, reason, message).await;
+            }
             Ok(())
         }
         Err(kube::Error::Api(error)) if error.is_not_found() => Ok(()),

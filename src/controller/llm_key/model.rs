@@ -35,6 +35,8 @@ pub struct Observed {
     pub policy: PolicyView,
     /// The provider or account.
     pub provider: ProviderView,
+    /// Where older keys are that are to go, if that is another LLMProvider: the LLMKey was created anew with this one.
+    pub former: Option<Former>,
     /// The source Secret, for supplied keys.
     pub source: SourceView,
     /// The ledger.
@@ -141,6 +143,15 @@ pub struct ProviderView {
     pub reports_last_use: bool,
 }
 
+/// An account that only revocation still needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Former {
+    /// The LLMProvider.
+    pub provider: String,
+    /// Its account, or why it cannot be used.
+    pub account: Result<AccountRef, (Reason, String)>,
+}
+
 /// The source Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SourceView {
@@ -216,11 +227,11 @@ pub struct Memory {
 impl Memory {
     /// What puts off work at the provider. A key that cannot be made keeps none from being revoked, and the other way round.
     pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
-        let other = match work {
-            Work::Mint => Reason::RevokeFailed,
-            Work::Revoke => Reason::MintFailed,
+        let other: &[Reason] = match work {
+            Work::Mint => &[Reason::RevokeFailed],
+            Work::Revoke => &[Reason::MintFailed, Reason::ProjectNotFound],
         };
-        let waiting = self.failing.values().filter(|f| f.reason != other && now < f.not_before);
+        let waiting = self.failing.values().filter(|f| !other.contains(&f.reason) && now < f.not_before);
         waiting.max_by_key(|f| f.not_before)
     }
 }
@@ -253,6 +264,7 @@ impl Failing {
         matches!(
             self.reason,
             Reason::MintFailed
+                | Reason::ProjectNotFound
                 | Reason::RevokeFailed
                 | Reason::AdminCredentialInvalid
                 | Reason::AddressRefused

@@ -9,14 +9,15 @@ use kube::api::Api;
 
 use super::act::Held;
 use super::memory::{Remember, Seen, unchanged};
-use super::model::{LedgerView, Memory, Observed, Pass, SourceView, TargetView};
-use super::views::{Resolved, key_view, policy_view, resolve, texts};
+use super::model::{Former, LedgerView, Memory, Observed, Pass, SourceView, TargetView};
+use super::views::{Resolved, account_at, key_view, policy_view, resolve, texts};
 use crate::api::{ConditionStatus, ConditionType, LLMKey, Reason, parse_rfc3339};
 use crate::controller::context::Ctx;
 use crate::crypto::{self, Identity, SecretBytes};
 use crate::domain::health::{Health, HealthState, Verdict};
+use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
-use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary};
+use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary, Version};
 pub use target::{owner_reference, written_at};
 
 /// How much to read.
@@ -63,6 +64,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
         observed: Observed {
             policy: policy_view(ctx, key),
             provider,
+            former: None,
             source: SourceView::None,
             ledger: LedgerView::Absent,
             target: TargetView::Unread,
@@ -135,8 +137,32 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
     } else {
         read_ledger(ctx, &namespace, &name, &mut seeing.remember).await?
     };
+    if let LedgerView::Present(ledger) = &seeing.observed.ledger {
+        let own = key.spec.provider_ref.as_ref().map(|p| p.name.as_str());
+        let former = former(ctx, &ledger.record, own, &mut seeing.held).await?;
+        seeing.observed.former = former;
+    }
     source::read_source(ctx, key, seeing).await?;
     target::read_target(ctx, seeing).await
+}
+
+/// Keys that are to go and were made at another LLMProvider; if at several, those of the oldest version.
+async fn former(
+    ctx: &Ctx,
+    record: &Record,
+    own: Option<&str>,
+    held: &mut Held,
+) -> Result<Option<Former>, kube::Error> {
+    let leaving = |v: &&Version| matches!(v.state, VersionState::Retiring | VersionState::Intent);
+    let accounts = record.versions.iter().filter(leaving).filter_map(|v| v.account.as_ref());
+    let Some(provider) = accounts.map(|a| a.provider.clone()).find(|p| Some(p.as_str()) != own) else {
+        return Ok(None);
+    };
+    let account = account_at(ctx, &provider).await?.map(|(of, account, _)| {
+        held.former = Some((provider.clone(), account));
+        of
+    });
+    Ok(Some(Former { provider, account }))
 }
 
 /// After a glance: reads the ledger for the key that it holds. If it is another one than was last found right, or

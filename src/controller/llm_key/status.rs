@@ -1,6 +1,7 @@
 //! The status: a pure projection of what was observed, written only when it differs.
 
 use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use crate::api::{
@@ -9,8 +10,29 @@ use crate::api::{
 };
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
+use crate::kube_ext::events::EventKind;
 use crate::ledger::{Record, Version};
 use crate::provider::PRIVATE_NAME;
+
+/// What a person is told of by an event when it begins: the key does not work any more, somebody has to act, or the next
+/// key has to be supplied. What goes on was told before.
+pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKind, Reason, &'a str)> {
+    let told = |c: &Condition| {
+        before.conditions.iter().any(|b| b.type_ == c.type_ && b.status == c.status && b.reason == c.reason)
+    };
+    let kind = |c: &Condition| match (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) {
+        ("Healthy", "False", _) | ("Stalled", "True", _) => Some(EventKind::Warning),
+        ("RotationDue", "True", "SupplyNextKey" | "RemindOnly") => Some(EventKind::Normal),
+        _ => None,
+    };
+    let begun = after.conditions.iter().filter(|c| !told(c));
+    begun
+        .filter_map(|c| {
+            let reason = Reason::ALL.iter().find(|r| r.as_str() == c.reason)?;
+            Some((kind(c)?, *reason, c.message.as_str()))
+        })
+        .collect()
+}
 
 /// The delivered version as far as it is known without reading the ledger.
 struct Delivered {

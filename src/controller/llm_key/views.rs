@@ -316,6 +316,30 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
     })
 }
 
+/// The account that an LLMProvider of this name has now, or why it cannot be used.
+pub async fn account_at(
+    ctx: &Ctx,
+    name: &str,
+) -> Result<Result<(AccountRef, Arc<Account>, Endpoint), (Reason, String)>, kube::Error> {
+    let missing = |message: String| Ok(Err((Reason::AdminCredentialMissing, message)));
+    let found = ctx.stores.providers.get(&ObjectRef::new(name));
+    let Some(Ok(provider)) = found.as_ref().map(|p| &p.0) else {
+        return missing(format!("LLMProvider {name} is gone; restore it"));
+    };
+    let Ok(endpoint) = Endpoint::from_spec(&provider.spec) else {
+        return missing(format!("LLMProvider {name} has no usable URL"));
+    };
+    Ok(ctx.account(provider, &endpoint).await?.map(|account| {
+        let of = AccountRef {
+            provider: name.to_owned(),
+            r#type: provider.spec.r#type,
+            host: endpoint.authority(),
+            project: account.project().to_owned(),
+        };
+        (of, account, endpoint)
+    }))
+}
+
 /// Whether the provider lists the namespace.
 pub fn allowed(provider: &LLMProvider, namespace: &str) -> bool {
     provider.spec.allowed_namespaces.iter().any(|n| n == "*" || n == namespace)

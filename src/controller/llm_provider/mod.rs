@@ -117,9 +117,11 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                 ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
                     Finding::Stalled(Reason::AdminCredentialInvalid, message)
                 }
-                ErrorClass::NotFound | ErrorClass::BadRequest => {
-                    Finding::Stalled(Reason::NotSupported, message)
+                ErrorClass::NotFound => {
+                    let remedy = "set openAI.project to a project of the admin credential's organization";
+                    Finding::Stalled(Reason::ProjectNotFound, format!("{message}; {remedy}"))
                 }
+                ErrorClass::BadRequest => Finding::Stalled(Reason::NotSupported, message),
                 ErrorClass::RefusedAddress => Finding::Stalled(
                     Reason::AddressRefused,
                     format!("{message}; set spec.addresses to AllowPrivate if the server is in your network"),

@@ -53,6 +53,7 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         record,
         account_problem: o.provider.account_problem.as_ref(),
         account: o.provider.account.as_ref(),
+        former: None,
         memory: &o.memory,
         pass: &o.pass,
     };

@@ -19,11 +19,10 @@ use super::llm_key::memory::Remember;
 use super::llm_key::model::{
     KeyView, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
-use super::llm_key::{Actor, Held, NotDone, env};
+use super::llm_key::{Actor, Held, NotDone, account_at, env};
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
-use crate::ledger::{AccountRef, LedgerError, Record};
-use crate::provider::Endpoint;
+use crate::ledger::{LedgerError, Record};
 use decide::Waits;
 
 /// Steps of one pass at most.
@@ -247,24 +246,9 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
     let Some(wanted) = alive.or_else(|| minted.into_iter().find_map(|v| v.account.clone())) else {
         return Ok(view);
     };
-    let missing = |message: String| Some((Reason::AdminCredentialMissing, message));
-    let found = ctx.stores.providers.get(&ObjectRef::new(&wanted.provider));
-    let Some(Ok(provider)) = found.as_ref().map(|p| &p.0) else {
-        view.account_problem = missing(format!("LLMProvider {} is gone; restore it", wanted.provider));
-        return Ok(view);
-    };
-    let Ok(endpoint) = Endpoint::from_spec(&provider.spec) else {
-        view.account_problem = missing(format!("LLMProvider {} has no usable URL", wanted.provider));
-        return Ok(view);
-    };
-    match ctx.account(provider, &endpoint).await? {
-        Ok(account) => {
-            view.account = Some(AccountRef {
-                provider: wanted.provider,
-                r#type: provider.spec.r#type,
-                host: endpoint.authority(),
-                project: account.project().to_owned(),
-            });
+    match account_at(ctx, &wanted.provider).await? {
+        Ok((of, account, endpoint)) => {
+            view.account = Some(of);
             held.account = Some(account);
             held.endpoint = Some(endpoint);
         }
@@ -315,6 +299,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             quiet_for: Duration::ZERO,
         },
         provider,
+        former: None,
         source: SourceView::None,
         ledger: LedgerView::Absent,
         target: TargetView::Absent,

@@ -11,13 +11,20 @@ use crate::controller::llm_key::observe::facts;
 use crate::crypto::SecretBytes;
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
+use crate::ledger::Version;
 use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
 impl Actor<'_> {
-    /// The account at hand, in the given project of it.
-    fn account_in(&self, project: &str) -> Result<Account, NotDone> {
-        let account = self.held.account.as_ref().ok_or_else(|| {
+    /// The account in the given project of it: the one at hand, or the former one if versions there are at this project.
+    fn account_in(&self, o: &Observed, project: &str) -> Result<Account, NotDone> {
+        let former = self.held.former.as_ref().filter(|(provider, _)| {
+            let at = |v: &Version| {
+                v.account.as_ref().is_some_and(|a| a.provider == *provider && a.project == project)
+            };
+            record(o).is_ok_and(|r| r.versions.iter().any(at))
+        });
+        let account = former.map(|(_, account)| account).or(self.held.account.as_ref()).ok_or_else(|| {
             let message = "the account cannot be used".to_owned();
             NotDone::Failed(failure(Reason::AdminCredentialMissing, message, Class::User))
         })?;
@@ -27,12 +34,16 @@ impl Actor<'_> {
     /// The account that a version's key is at: the decision made sure that it is the one at hand but for the project.
     fn account_of(&self, o: &Observed, version: i32) -> Result<Account, NotDone> {
         let of = record(o)?.version(version).and_then(|v| v.account.as_ref()).ok_or(NotDone::Changed)?;
-        self.account_in(&of.project)
+        self.account_in(o, &of.project)
     }
 
     /// The keys in a project. One that the LLMProvider does not name any more may be gone: then it holds none.
     async fn list(&self, account: &Account) -> Result<Vec<ListedKey>, CallError> {
-        let named = self.held.account.as_ref().is_some_and(|a| a.project() == account.project());
+        let former = self.held.former.as_ref().map(|(_, former)| former);
+        let named = [self.held.account.as_ref(), former]
+            .into_iter()
+            .flatten()
+            .any(|named| named.project() == account.project());
         match self.ctx.providers.list(account).await {
             Err(error) if error.class == ErrorClass::NotFound && !named => Ok(Vec::new()),
             listed => listed,
@@ -81,7 +92,7 @@ impl Actor<'_> {
         project: &str,
         below: u32,
     ) -> Result<Learned, NotDone> {
-        let account = self.account_in(project)?;
+        let account = self.account_in(o, project)?;
         let reason = o.waits_for_strays();
         let listed = self.list(&account).await.map_err(|error| {
             let message = format!("the account's keys could not be listed: {error}");
@@ -97,7 +108,7 @@ impl Actor<'_> {
         project: &str,
         id: &str,
     ) -> Result<Learned, NotDone> {
-        let account = self.account_in(project)?;
+        let account = self.account_in(o, project)?;
         let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
         match self.ctx.providers.revoke(&account, &key).await {
             Ok(_) => {
@@ -210,6 +221,7 @@ fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
         ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
             (Reason::AdminCredentialInvalid, Class::User)
         }
+        ErrorClass::NotFound if reason == Reason::MintFailed => (Reason::ProjectNotFound, Class::User),
         ErrorClass::RefusedAddress => (Reason::AddressRefused, Class::User),
         _ => (reason, Class::Transient),
     };

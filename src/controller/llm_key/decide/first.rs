@@ -15,7 +15,8 @@ pub(super) fn first(o: &Observed, env: &Env, plan: &mut Plan) {
             Reason::LedgerMissing,
             format!(
                 "there are versions of this key, but its ledger is gone; nothing is minted or revoked and the Secret {} \
-                 stays. Restore the operator's namespace from a backup, or delete this LLMKey and its Secret to start anew",
+                 stays. Restore the operator's namespace from a backup, or delete this LLMKey and its Secret to start anew, and \
+                 the keys at the provider by hand",
                 o.key.target_name
             ),
         );

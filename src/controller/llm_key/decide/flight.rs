@@ -17,7 +17,9 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     }
     match version.state {
         // The source is another one now: what the attempt may have made goes, and then the intent.
-        VersionState::Intent if !o.key.minted => {
+        VersionState::Intent
+            if !o.key.minted || o.former.as_ref().is_some_and(|former| retire::at(former, version)) =>
+        {
             retire::abandon_intents(&super::view(o, record), env, plan);
         }
         VersionState::Intent => mint(o, record, version, env, plan),

@@ -94,14 +94,19 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         release::take_over(o, record, env, plan);
         return;
     }
+    // Told whatever else is under way.
+    if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
+        plan.next_rotation = rotate::when(o, &record.lineage, published, env);
+    }
     let steps: [fn(&Observed, &Record, &Env, &mut Plan); 10] = [
         repair_before_revocation,
         break_glass::advance,
         flight::advance,
         rotate::revoke_all,
-        retire_step,
         repair,
         rotate::start,
+        // After the start: a key that cannot be revoked keeps nobody from getting another one.
+        retire_step,
         break_glass::supplied,
         overlap::advance,
         steady::probe,
@@ -129,6 +134,7 @@ fn view<'a>(o: &'a Observed, record: &'a Record) -> retire::View<'a> {
         record,
         account_problem: o.provider.account_problem.as_ref().or(o.provider.problem.as_ref()),
         account: o.provider.account.as_ref(),
+        former: o.former.as_ref(),
         memory: &o.memory,
         pass: &o.pass,
     }

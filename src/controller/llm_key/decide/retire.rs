@@ -3,7 +3,7 @@
 use super::gate::delta;
 use super::{due, successor};
 use crate::api::{ConditionStatus, ConditionType, Reason};
-use crate::controller::llm_key::model::{Effect, Env, Memory, Pass, Plan, Work};
+use crate::controller::llm_key::model::{Effect, Env, Former, Memory, Pass, Plan, Work};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{AccountRef, Record, Version};
 
@@ -15,6 +15,8 @@ pub struct View<'a> {
     pub account_problem: Option<&'a (Reason, String)>,
     /// The account that can be used.
     pub account: Option<&'a AccountRef>,
+    /// The account of another LLMProvider, for keys that were made there.
+    pub former: Option<&'a Former>,
     /// Hints.
     pub memory: &'a Memory,
     /// This reconcile.
@@ -137,7 +139,7 @@ pub(super) fn waiting(record: &Record, memory: &Memory, work: Work, env: &Env, p
     let (reason, message) = (failing.reason, failing.message.clone());
     let works = record.owner.is_some() && record.delivered().is_some();
     match reason {
-        Reason::MintFailed if works => due(plan, reason, message),
+        Reason::MintFailed | Reason::ProjectNotFound if works => due(plan, reason, message),
         Reason::RevokeFailed if works => {
             plan.find(ConditionType::OverlapActive, ConditionStatus::True, reason, message);
         }
@@ -162,15 +164,24 @@ pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
 
 /// The version's account is not the one at hand, or cannot be used: a call elsewhere would find nothing and prove nothing.
 fn unreachable(view: &View<'_>, version: &Version, what: &str, env: &Env, plan: &mut Plan) -> bool {
-    if let Some((reason, message)) = view.account_problem {
+    let (problem, account) = match view.former.filter(|former| at(former, version)) {
+        Some(former) => (former.account.as_ref().err(), former.account.as_ref().ok()),
+        None => (view.account_problem, view.account),
+    };
+    if let Some((reason, message)) = problem {
         plan.stall(*reason, format!("version {} {what}: {message}", version.version));
-    } else if !version.within_reach(view.account) {
+    } else if !version.within_reach(account) {
         plan.stall(Reason::AccountChanged, elsewhere(version));
     } else {
         return false;
     }
     plan.wake_at(env.now + delta(env.timings.provider_check_interval));
     true
+}
+
+/// Whether the version's key is at a former account.
+pub(super) fn at(former: &Former, version: &Version) -> bool {
+    version.account.as_ref().is_some_and(|account| account.provider == former.provider)
 }
 
 /// Which account a version's key is at, for a person.

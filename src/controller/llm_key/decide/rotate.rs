@@ -160,11 +160,18 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
 
 fn start_supplied(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let delivered = record.delivered();
+    let scheduled =
+        delivered.and_then(|v| next_rotation(o, record, v.published_at.or(Some(v.created_at)), env, plan));
+    let is_due = record.awaiting_supply || scheduled.is_some_and(|at| env.now >= at);
     if let SourceView::Value(facts) = &o.source
         && delivered.and_then(|v| v.key.as_ref()).map(|k| &k.fingerprint) != Some(&facts.fingerprint)
         && record.in_flight().is_none_or(|v| v.state == VersionState::Publishing)
     {
         replace(o, record, facts, env, plan);
+        if is_due && plan.effects.is_empty() {
+            // What stands in the source is not delivered: the next key is still waited for.
+            supply_next(o, plan);
+        }
         return;
     }
     let requested = o.key.rotate.as_ref().filter(|t| record.handled_rotate.as_ref() != Some(*t));
@@ -175,31 +182,41 @@ fn start_supplied(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
-    let scheduled =
-        delivered.and_then(|v| next_rotation(o, record, v.published_at.or(Some(v.created_at)), env, plan));
-    if record.awaiting_supply || scheduled.is_some_and(|at| env.now >= at) {
+    if is_due {
         supply_next(o, plan);
     }
 }
 
 /// A person must act, and where.
 pub(super) fn supply_next(o: &Observed, plan: &mut Plan) {
+    let expiry = o.key.expires_at.map_or_else(String::new, |at| {
+        format!("; spec.expiresAt says {}: change it with the key", crate::api::rfc3339(at))
+    });
     due(
         plan,
         Reason::SupplyNextKey,
         format!(
             "the key is due for rotation: put the next one into the source Secret of {}/{}, then delete the old one at the \
-             provider when nothing uses it any more",
+             provider when nothing uses it any more{expiry}",
             o.key.namespace, o.key.name
         ),
     );
 }
 
+/// Whether a version of this key stands in `spec.revokedVersions`.
+fn listed(o: &Observed, record: &Record, facts: &KeyFacts) -> bool {
+    record.versions.iter().any(|v| {
+        o.key.revoked_versions.contains(&v.version)
+            && v.key.as_ref().is_some_and(|key| key.fingerprint == facts.fingerprint)
+    })
+}
+
 fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mut Plan) {
-    if record.was_retired(&facts.fingerprint) {
+    if record.was_retired(&facts.fingerprint) || listed(o, record, facts) {
         plan.stall(
             Reason::SourceWasRevoked,
-            "the source Secret holds a key that was revoked here before; put another key into it",
+            "the source Secret holds a key that was revoked here before, or stands in spec.revokedVersions; put another key \
+             into it",
         );
         return;
     }
@@ -260,40 +277,37 @@ pub(super) fn due_time(
     env: &Env,
     plan: &mut Plan,
 ) -> Option<DateTime<Utc>> {
-    let schedule = o.policy.schedule.as_ref();
-    let scheduled = schedule.and_then(|schedule| {
-        let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
-        in_window(o, schedule, at, env, plan)
-    });
-    let at = [scheduled, expiry(o, env)].into_iter().flatten().min()?;
+    let at = when(o, lineage, published, env)?;
     plan.next_rotation = Some(at);
     if env.now < at {
         plan.wake_at(at);
-        if let Some(schedule) = schedule {
+        if let Some(schedule) = &o.policy.schedule {
+            if schedule::next_due(schedule, published, lineage, &env.timings)
+                .is_some_and(|due| due <= env.now)
+            {
+                let opens = crate::api::rfc3339(at);
+                let message = format!("a rotation is due; the policy's next window opens at {opens}");
+                due(plan, Reason::WaitingForWindow, message);
+            }
             remind(o, schedule, published, at, env, plan);
         }
     }
     Some(at)
 }
 
-/// When a rotation that is due at `at` may start. What a person has to supply is asked for at any time.
-fn in_window(
+/// When the next rotation starts: as scheduled, in a window of the policy, or in time before the key expires. What a person
+/// has to supply is asked for at any time.
+pub(super) fn when(
     o: &Observed,
-    schedule: &schedule::Plan,
-    at: DateTime<Utc>,
+    lineage: &str,
+    published: DateTime<Utc>,
     env: &Env,
-    plan: &mut Plan,
 ) -> Option<DateTime<Utc>> {
-    if !o.key.minted {
-        return Some(at);
-    }
-    let opens = schedule::may_start(schedule, at.max(env.now))?;
-    if at <= env.now && env.now < opens {
-        let message =
-            format!("a rotation is due; the policy's next window opens at {}", crate::api::rfc3339(opens));
-        due(plan, Reason::WaitingForWindow, message);
-    }
-    Some(opens)
+    let scheduled = o.policy.schedule.as_ref().and_then(|schedule| {
+        let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
+        if o.key.minted { schedule::may_start(schedule, at.max(env.now)) } else { Some(at) }
+    });
+    [scheduled, expiry(o, env)].into_iter().flatten().min()
 }
 
 /// When a key that expires is to be replaced.

@@ -50,6 +50,36 @@ const SCENARIOS: &[Scenario] = &[
         end: 8 * HOUR,
     },
     Scenario {
+        name: "delete and create again with another LLMProvider",
+        world: World::minting,
+        events: &[
+            (600, World::delete),
+            (1200, |w| {
+                w.llm_provider = "another".into();
+                create_again(w);
+            }),
+        ],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "delete in a mint and create again as a supplied key",
+        world: || {
+            let mut world = World::minting();
+            world.provider.full = true;
+            world.supply("sk-supplied-1", Verdict::Valid);
+            world
+        },
+        events: &[
+            (600, World::delete),
+            (1200, |w| {
+                w.llm_provider = "another".into();
+                let source = json!({"secretRef": {"name": "s", "key": "k"}});
+                w.create(&json!({"providerRef": {"name": "another"}, "source": source}));
+            }),
+        ],
+        end: 8 * HOUR,
+    },
+    Scenario {
         name: "delete and create again too late",
         world: World::minting,
         events: &[(600, World::delete), (600 + HOUR + 120, create_again)],

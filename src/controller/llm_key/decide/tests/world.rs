@@ -13,12 +13,13 @@ use crate::api::{
     to_k8s,
 };
 use crate::controller::llm_key::model::{
-    Env, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
+    Env, Former, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
 use crate::controller::llm_key::observe::resume_health;
 use crate::controller::llm_key::views::{Texts, key_view};
 use crate::controller::released::observed;
 use crate::domain::health::Verdict;
+use crate::domain::lifecycle::VersionState;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record};
@@ -109,6 +110,8 @@ pub struct World {
     pub project: String,
     /// Another host is another account.
     pub host: String,
+    /// Name of the LLMProvider that the LLMKey refers to.
+    pub llm_provider: String,
     pub source: Option<String>,
     pub ledger: Option<Ledger>,
     /// Fingerprints that other ledgers hold.
@@ -194,6 +197,7 @@ impl World {
             account_problem: None,
             project: "proj_1".into(),
             host: "api.openai.com".into(),
+            llm_provider: "openai".into(),
             source: None,
             ledger: None,
             elsewhere: BTreeSet::new(),
@@ -283,11 +287,21 @@ impl World {
     pub fn account(&self) -> Option<AccountRef> {
         let usable = self.provider_problem.is_none() && self.account_problem.is_none();
         usable.then(|| AccountRef {
-            provider: "openai".into(),
+            provider: self.llm_provider.clone(),
             r#type: ProviderType::OpenAI,
             host: self.host.clone(),
             project: self.project.clone(),
         })
+    }
+
+    /// Every other LLMProvider is there and works.
+    fn former(&self) -> Option<Former> {
+        let versions = self.ledger.as_ref().map(|l| &l.record.versions)?;
+        let leaving =
+            versions.iter().filter(|v| matches!(v.state, VersionState::Retiring | VersionState::Intent));
+        let mut accounts = leaving.filter_map(|v| v.account.clone());
+        let account = accounts.find(|a| a.provider != self.llm_provider)?;
+        Some(Former { provider: account.provider.clone(), account: Ok(account) })
     }
 
     pub fn env(&mut self) -> Env {
@@ -308,6 +322,7 @@ impl World {
         resume_health(key, &mut memory, self.now);
         let mut held = Held { key_version: version_of(key), ..Held::default() };
         let mut observed = Observed {
+            former: self.former(),
             policy: self.policy.clone(),
             provider: ProviderView {
                 shown: "OpenAI (openai)".into(),
