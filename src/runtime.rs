@@ -18,6 +18,7 @@ use tower::util::MapResponseLayer;
 
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::cli::Config;
+use crate::controller::consumers::Rosters;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::Index;
 use crate::controller::watches::{self, Setup, Wake};
@@ -233,6 +234,8 @@ async fn lead(
         leader: guard.clone(),
         operator_namespace: config.operator_namespace.clone(),
         turns: tokio::sync::Semaphore::new(config.concurrency.into()),
+        rosters: Rosters::default(),
+        may_restart: config.rollout,
         remembered: llm_key::memory::Remembered::default(),
         loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),

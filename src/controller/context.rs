@@ -78,6 +78,10 @@ pub struct Ctx {
     /// LLMKeys that are worked on at the same time, first come, first served. The library's own limit takes whichever waits
     /// in the first bucket of a hash set: under load some keys would never have their turn.
     pub turns: tokio::sync::Semaphore,
+    /// The last looks at workloads.
+    pub rosters: super::consumers::Rosters,
+    /// The operator may restart workloads.
+    pub may_restart: bool,
     /// What earlier reconciles of LLMKeys learned.
     pub remembered: super::llm_key::memory::Remembered,
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::ProviderType;
 use crate::crypto::Envelope;
+use crate::domain::evidence::Restart;
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 
 /// Format that this program writes. Older ones are read, newer ones are left alone.
@@ -94,6 +95,9 @@ pub struct Version {
     /// What the policy in force asked of the overlap when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<OverlapTerms>,
+    /// Restarts of workloads, so that they take this version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<Restart>,
     /// L4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring_at: Option<DateTime<Utc>>,
@@ -128,6 +132,7 @@ impl Version {
             published_at: None,
             superseded_at: None,
             overlap: None,
+            restarts: Vec::new(),
             retiring_at: None,
             revoked_at: None,
             basis: None,
@@ -184,6 +189,15 @@ pub struct OverlapTerms {
     pub minimum_seconds: u64,
     /// `overlap.evidence.quietFor`.
     pub quiet_for_seconds: u64,
+    /// `overlap.maximum`; none in records of an earlier version, like those below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum_seconds: Option<u64>,
+    /// `overlap.evidence.consumers` is Required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<bool>,
+    /// `overlap.onStuck` is Revoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoke_when_stuck: Option<bool>,
 }
 
 /// The LLMKey is gone.
@@ -280,6 +294,9 @@ impl Record {
         for version in &mut self.versions {
             if matches!(version.state, VersionState::Revoked | VersionState::Abandoned) {
                 version.sealed = None;
+            }
+            if version.state != VersionState::Current {
+                version.restarts.clear();
             }
         }
         while self.versions.len() > MAX_VERSIONS {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::api::{ConditionStatus, ConditionType, Reason, RotationMode, ValidationMode};
+use crate::domain::evidence::{self, Judged, Workload};
 use crate::domain::health::{Health, Verdict};
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
@@ -75,6 +76,8 @@ pub struct KeyView {
     pub target_name: String,
     /// `desiredState: Revoked`.
     pub revoke_all: bool,
+    /// Workloads that use the target may be restarted.
+    pub restarts: bool,
     /// Deletion leaves the keys.
     pub retain_on_delete: bool,
     /// Time between deletion and revocation.
@@ -108,8 +111,14 @@ pub struct PolicyView {
     pub mode: RotationMode,
     /// Both keys work at least this long.
     pub overlap_minimum: Duration,
+    /// What happens then to an older key without evidence is `revoke_when_stuck`.
+    pub overlap_maximum: Duration,
     /// The provider must not have seen the old key for this long.
     pub quiet_for: Duration,
+    /// All workloads must have the current version.
+    pub consumers: bool,
+    /// An older key is revoked at the maximum, whatever is known of its use.
+    pub revoke_when_stuck: bool,
 }
 
 /// The provider or account.
@@ -197,6 +206,10 @@ pub struct Memory {
     pub repaired: Option<DateTime<Utc>>,
     /// When the provider was last asked whether the old key is in use, and what it said.
     pub last_use: Option<(i32, DateTime<Utc>, Option<DateTime<Utc>>)>,
+    /// The last look at the workloads that use the target.
+    pub consumers: Option<evidence::Look>,
+    /// Workloads whose restart admission refused.
+    pub restart_refused: BTreeSet<String>,
 }
 
 /// Failures in a row.
@@ -246,6 +259,8 @@ pub struct Pass {
     pub revoke_answered: BTreeSet<i32>,
     /// Versions that the provider was asked about after that: whether their keys are gone and refused.
     pub confirmed: BTreeMap<i32, bool>,
+    /// The workloads were looked at in this reconcile, for a revocation.
+    pub looked_for_l4: bool,
     /// The delivered key was checked in this reconcile.
     pub checked_delivered: bool,
     /// The target was written in this reconcile.
@@ -259,6 +274,7 @@ impl Pass {
     pub fn forget_holders(&mut self) {
         self.shared.clear();
         self.checked_after_l4.clear();
+        self.looked_for_l4 = false;
     }
 }
 
@@ -271,6 +287,19 @@ pub struct Minted {
     pub id: String,
     /// What may be known of it.
     pub facts: KeyFacts,
+}
+
+/// A workload that is to be restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RestartOrder {
+    /// Which.
+    pub workload: Workload,
+    /// Its uid.
+    pub uid: String,
+    /// What the annotation said when it was looked at.
+    pub before: Option<String>,
+    /// What it is to say.
+    pub mark: String,
 }
 
 /// Which key to check.
@@ -333,6 +362,13 @@ pub enum Effect {
         /// The version.
         version: i32,
     },
+    /// Look at the workloads that use the target.
+    LookAtConsumers {
+        /// A look that began then or later serves; none: only one that begins now.
+        since: Option<DateTime<Utc>>,
+    },
+    /// Restart a workload by its template's annotation.
+    Restart(Box<RestartOrder>),
     /// Revoke the version's key.
     Revoke {
         /// The version.
@@ -385,6 +421,8 @@ pub struct Plan {
     pub wake: Option<DateTime<Utc>>,
     /// When the next rotation is due.
     pub next_rotation: Option<DateTime<Utc>>,
+    /// The workloads that use the target, as far as they were looked at.
+    pub consumers: Vec<Judged>,
     /// No later step may follow in this decision.
     pub hold: bool,
     /// What is due and a glance does not show: read it and decide again.

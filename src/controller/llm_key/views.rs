@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::model::{KeyView, PolicyView, ProviderView};
 use crate::api::{
-    ClusterRotationPolicy, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider, PAUSED, PolicyKind,
-    ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
+    ClusterRotationPolicy, ConsumerEvidence, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider,
+    OnStuck, PAUSED, PolicyKind, ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
@@ -104,6 +104,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         minted,
         target_name: key.spec.target.secret_name.clone().unwrap_or_else(|| key.name_any()),
         revoke_all: key.spec.desired_state == DesiredState::Revoked,
+        restarts: key.spec.target.rollout != Some(crate::api::TargetRollout::None),
         // What a person supplied is retained anyway: that goes by each version's origin, which outlives the spec.
         retain_on_delete: key.spec.deletion_policy == Some(DeletionPolicy::Retain),
         grace: duration(key.spec.deletion_grace_period, timings.deletion_grace),
@@ -184,6 +185,9 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
             RotationMode::Automatic
         },
         overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
+        overlap_maximum: overlap.maximum.map_or(whole(timings.overlap_maximum), Duration::from),
+        consumers: overlap.evidence.as_ref().is_none_or(|e| e.consumers != ConsumerEvidence::Ignored),
+        revoke_when_stuck: overlap.on_stuck == OnStuck::Revoke,
         quiet_for: overlap
             .evidence
             .and_then(|e| e.quiet_for)

@@ -4,6 +4,7 @@
 //! until nothing is left to do; after a crash the next process starts from observation alone and comes to the same
 //! steps, because every effect that cannot be repeated stands in the ledger before it happens.
 
+pub mod consumers;
 mod first;
 mod flight;
 mod gate;

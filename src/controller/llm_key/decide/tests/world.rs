@@ -18,6 +18,7 @@ use crate::controller::llm_key::model::{
 use crate::controller::llm_key::observe::resume_health;
 use crate::controller::llm_key::views::{Texts, key_view};
 use crate::controller::released::observed;
+use crate::domain::evidence::Consumer;
 use crate::domain::health::Verdict;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
@@ -91,6 +92,8 @@ pub struct History {
     pub retired: BTreeMap<i32, (usize, String)>,
     /// The version that was last written to the target.
     pub published: i32,
+    /// Restarts of workloads, by what they were marked with.
+    pub restarts: BTreeMap<(String, String), usize>,
     /// Crashes and lost replies so far.
     pub faults: usize,
     /// Writes to the API server and the provider.
@@ -115,6 +118,10 @@ pub struct World {
     pub elsewhere: BTreeSet<String>,
     pub target: Option<Target>,
     pub provider: Provider,
+    /// Who uses the target.
+    pub consumers: Vec<Consumer>,
+    /// Another hand takes every restart back.
+    pub restarts_are_reverted: bool,
     pub history: History,
     pub count: u64,
 }
@@ -151,6 +158,9 @@ pub fn by_hand() -> PolicyView {
         problem: None,
         mode: RotationMode::Automatic,
         overlap_minimum: hours(1),
+        overlap_maximum: hours(168),
+        consumers: true,
+        revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
     }
 }
@@ -196,6 +206,8 @@ impl World {
             elsewhere: BTreeSet::new(),
             target: None,
             provider: Provider::default(),
+            consumers: Vec::new(),
+            restarts_are_reverted: false,
             history: History::default(),
             count: 0,
         };
