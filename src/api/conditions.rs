@@ -257,6 +257,8 @@ reasons! {
     NoConsumers,
     /// Workloads that use the Secret may have the older version.
     WaitingForConsumers,
+    /// A person must approve the revocation.
+    WaitingForApproval,
     /// Workloads are restarted.
     WorkloadRestarted,
     /// The keys are revoked, as the spec asks.

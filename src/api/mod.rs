@@ -34,6 +34,8 @@ pub const FINALIZER: &str = "llmkeys.dev/revoke";
 pub const ROTATE: &str = "llmkeys.dev/rotate";
 /// Annotation on an `LLMKey`: `"true"` stops new rotations and revocations.
 pub const PAUSED: &str = "llmkeys.dev/paused";
+/// Annotation on an `LLMKey`: the version whose key may be revoked, where the policy asks for an approval.
+pub const APPROVE_REVOKE: &str = "llmkeys.dev/approve-revoke";
 /// Annotation on a Secret: its owner lets the named `LLMKey` take it over.
 pub const ADOPT_BY: &str = "llmkeys.dev/adopt-by";
 /// Annotation on a pod template: the `LLMKey` and version that the operator restarted it for.

@@ -148,6 +148,21 @@ pub struct Overlap {
     /// comes. `Revoke`: it is revoked, whoever uses it still, if the current key works.
     #[serde(default)]
     pub on_stuck: OnStuck,
+    /// `Automatic` (default): the older key is revoked when all this holds, or `maximum` says so. `Manual`: then it waits for a
+    /// person's approval, the annotation `llmkeys.dev/approve-revoke: <its version>` on the LLMKey.
+    #[serde(default)]
+    pub approval: Approval,
+}
+
+/// Who has the last word on a revocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Automatic or Manual.")]
+pub enum Approval {
+    /// The operator.
+    #[default]
+    Automatic,
+    /// A person.
+    Manual,
 }
 
 /// What happens without evidence.

@@ -1,7 +1,7 @@
 //! A look at the pods and workloads of a namespace: listed, never watched or cached, and shared by the `LLMKey`s of the namespace for
 //! a short while.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,6 +92,17 @@ pub async fn look(ctx: &Ctx, namespace: &str, not_before: DateTime<Utc>) -> Resu
 
 async fn list(ctx: &Ctx, namespace: &str) -> Result<Roster, kube::Error> {
     let at = ctx.clock.now();
+    // Rollouts first: pods that are older than a rollout that was over before are no part of it.
+    let mut rollouts = BTreeMap::new();
+    let mut keep = |kind, meta: &ObjectMeta, rollout| {
+        rollouts.insert(Workload { kind, name: meta.name.clone().unwrap_or_default() }, rollout);
+    };
+    let each = |d: Deployment| keep(WorkloadKind::Deployment, &d.metadata, deployment(&d));
+    pages(&namespaced(ctx, namespace), each).await?;
+    let each = |s: StatefulSet| keep(WorkloadKind::StatefulSet, &s.metadata, stateful_set(&s));
+    pages(&namespaced(ctx, namespace), each).await?;
+    let each = |d: DaemonSet| keep(WorkloadKind::DaemonSet, &d.metadata, daemon_set(&d));
+    pages(&namespaced(ctx, namespace), each).await?;
     let mut found: Vec<(Owner, Member)> = Vec::new();
     pages(&namespaced::<Pod>(ctx, namespace), |pod| found.extend(member(&pod))).await?;
     let of_kind = |wanted: fn(&Owner) -> bool| found.iter().any(|(owner, _)| wanted(owner));
@@ -105,27 +116,9 @@ async fn list(ctx: &Ctx, namespace: &str) -> Result<Roster, kube::Error> {
     } else {
         BTreeMap::new()
     };
-    let pods: Vec<Member> = found
-        .into_iter()
-        .map(|(owner, pod)| Member { owner: top(owner, pod.owner, &replica_sets, &jobs), ..pod })
-        .collect();
-    let mut rollouts = BTreeMap::new();
-    let kinds: BTreeSet<&WorkloadKind> = pods.iter().map(|pod| &pod.owner.kind).collect();
-    let mut keep = |kind, meta: &ObjectMeta, rollout| {
-        rollouts.insert(Workload { kind, name: meta.name.clone().unwrap_or_default() }, rollout);
-    };
-    if kinds.contains(&WorkloadKind::Deployment) {
-        let each = |d: Deployment| keep(WorkloadKind::Deployment, &d.metadata, deployment(&d));
-        pages(&namespaced(ctx, namespace), each).await?;
-    }
-    if kinds.contains(&WorkloadKind::StatefulSet) {
-        let each = |s: StatefulSet| keep(WorkloadKind::StatefulSet, &s.metadata, stateful_set(&s));
-        pages(&namespaced(ctx, namespace), each).await?;
-    }
-    if kinds.contains(&WorkloadKind::DaemonSet) {
-        let each = |d: DaemonSet| keep(WorkloadKind::DaemonSet, &d.metadata, daemon_set(&d));
-        pages(&namespaced(ctx, namespace), each).await?;
-    }
+    let owned =
+        |(owner, pod): (Owner, Member)| Member { owner: top(owner, pod.owner, &replica_sets, &jobs), ..pod };
+    let pods = found.into_iter().map(owned).collect();
     Ok(Roster { at, pods, rollouts })
 }
 

@@ -195,6 +195,9 @@ pub struct OverlapTerms {
     /// `overlap.evidence.consumers` is Required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumers: Option<bool>,
+    /// `overlap.approval` is Manual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manual: Option<bool>,
     /// `overlap.onStuck` is Revoke.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoke_when_stuck: Option<bool>,

@@ -68,6 +68,8 @@ pub struct KeyView {
     pub finalizer: bool,
     /// The annotation that stops new rotations and revocations.
     pub paused: bool,
+    /// The version whose revocation a person approves.
+    pub approved: Option<i32>,
     /// The annotation that asks for a rotation.
     pub rotate: Option<String>,
     /// The key is made by the operator.
@@ -97,6 +99,7 @@ pub struct KeyView {
 }
 
 /// The policy in force.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent word of the policy")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PolicyView {
     /// As status shows it.
@@ -117,6 +120,8 @@ pub struct PolicyView {
     pub quiet_for: Duration,
     /// All workloads must have the current version.
     pub consumers: bool,
+    /// A person must approve a revocation.
+    pub manual: bool,
     /// An older key is revoked at the maximum, whatever is known of its use.
     pub revoke_when_stuck: bool,
 }

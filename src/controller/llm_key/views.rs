@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::model::{KeyView, PolicyView, ProviderView};
 use crate::api::{
-    ClusterRotationPolicy, ConsumerEvidence, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider,
-    OnStuck, PAUSED, PolicyKind, ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, from_k8s,
+    APPROVE_REVOKE, Approval, ClusterRotationPolicy, ConsumerEvidence, DeletionPolicy, DesiredState,
+    FINALIZER, LLMKey, LLMProvider, OnStuck, PAUSED, PolicyKind, ROTATE, Reason, RotationMode,
+    RotationPolicy, RotationPolicySpec, from_k8s,
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
@@ -96,6 +97,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         namespace_terminating: false,
         finalizer: key.finalizers().iter().any(|f| f == FINALIZER),
         paused: key.annotations().get(PAUSED).is_some_and(|v| v == "true"),
+        approved: key.annotations().get(APPROVE_REVOKE).and_then(|version| version.trim().parse().ok()),
         rotate: key
             .annotations()
             .get(ROTATE)
@@ -187,6 +189,7 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
         overlap_maximum: overlap.maximum.map_or(whole(timings.overlap_maximum), Duration::from),
         consumers: overlap.evidence.as_ref().is_none_or(|e| e.consumers != ConsumerEvidence::Ignored),
+        manual: overlap.approval == Approval::Manual,
         revoke_when_stuck: overlap.on_stuck == OnStuck::Revoke,
         quiet_for: overlap
             .evidence

@@ -56,42 +56,56 @@ impl Actor<'_> {
         };
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.ctx.client.clone(), &o.key.namespace, &resource);
+        let done = set_mark(&api, &resource, order).await;
+        // What was looked at before is not so any more.
         self.ctx.rosters.forget(&o.key.namespace);
-        let name = &order.workload.name;
-        for _ in 0..CONFLICTS {
-            let found = match api.get(name).await {
-                Ok(found) => found,
-                Err(error) if gone(&error) => return Ok(Learned::Restarted { refused: false }),
-                Err(error) => return Err(NotDone::Kube(Box::new(error))),
-            };
-            let pointer = "/spec/template/metadata/annotations";
-            let marked =
-                found.data.pointer(pointer).and_then(|a| a.get(RESTARTED_FOR)).and_then(Value::as_str);
-            if found.meta().uid.as_deref() != Some(&order.uid) || marked != order.before.as_deref() {
-                return Ok(Learned::Restarted { refused: false });
-            }
-            let patch = json!({
-                "apiVersion": resource.api_version,
-                "kind": resource.kind,
-                "metadata": {"name": name, "uid": order.uid, "resourceVersion": found.meta().resource_version},
-                "spec": {"template": {"metadata": {"annotations": {RESTARTED_FOR: order.mark}}}},
-            });
-            let params = PatchParams::apply(RESTART_FIELD_MANAGER).force();
-            match api.patch(name, &params, &Patch::Apply(&patch)).await {
-                Ok(_) => return Ok(Learned::Restarted { refused: false }),
-                Err(kube::Error::Api(status)) if status.is_conflict() => {}
-                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
-                    tracing::warn!(
-                        namespace = o.key.namespace,
-                        workload = %order.workload,
-                        code = status.code,
-                        "a restart was refused"
-                    );
-                    return Ok(Learned::Restarted { refused: true });
-                }
-                Err(error) => return Err(NotDone::Kube(Box::new(error))),
-            }
+        match done {
+            Ok(refused) => Ok(Learned::Restarted { refused }),
+            Err(error) => Err(NotDone::Kube(Box::new(error))),
         }
-        Ok(Learned::Restarted { refused: false })
     }
+}
+
+/// Whether the annotation was refused.
+async fn set_mark(
+    api: &Api<DynamicObject>,
+    resource: &ApiResource,
+    order: &RestartOrder,
+) -> Result<bool, kube::Error> {
+    let name = &order.workload.name;
+    for _ in 0..CONFLICTS {
+        let found = match api.get(name).await {
+            Ok(found) => found,
+            Err(error) if gone(&error) => return Ok(false),
+            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let pointer = "/spec/template/metadata/annotations";
+        let marked = found.data.pointer(pointer).and_then(|a| a.get(RESTARTED_FOR)).and_then(Value::as_str);
+        if found.meta().uid.as_deref() != Some(&order.uid) || marked != order.before.as_deref() {
+            return Ok(false);
+        }
+        let patch = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name, "uid": order.uid, "resourceVersion": found.meta().resource_version},
+            "spec": {"template": {"metadata": {"annotations": {RESTARTED_FOR: order.mark}}}},
+        });
+        let params = PatchParams::apply(RESTART_FIELD_MANAGER).force();
+        match api.patch(name, &params, &Patch::Apply(&patch)).await {
+            Ok(_) => return Ok(false),
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                tracing::warn!(
+                    namespace = api.namespace(),
+                    workload = %order.workload,
+                    code = status.code,
+                    "a restart was refused"
+                );
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }

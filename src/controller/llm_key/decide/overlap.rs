@@ -63,6 +63,17 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         return;
     }
     let Some(basis) = basis(o, old, &evidence, (&terms, since), env, plan) else { return };
+    if terms.manual && o.key.approved != Some(old.version) {
+        hold(
+            plan,
+            Reason::WaitingForApproval,
+            format!(
+                "version {} is kept until its revocation is approved: set the annotation llmkeys.dev/approve-revoke to \"{}\"",
+                old.version, old.version
+            ),
+        );
+        return;
+    }
     if !delivered_works(o, delivered, env, plan) {
         return;
     }
@@ -100,6 +111,8 @@ pub(super) struct Terms {
     quiet_for: Duration,
     /// All workloads must have the current version.
     pub consumers: bool,
+    /// A person must approve.
+    manual: bool,
     /// At the maximum the older key is revoked without evidence.
     revoke_when_stuck: bool,
 }
@@ -111,6 +124,7 @@ fn terms(o: &Observed, old: &Version) -> Terms {
         maximum: o.policy.overlap_maximum,
         quiet_for: o.policy.quiet_for,
         consumers: o.policy.consumers,
+        manual: o.policy.manual,
         revoke_when_stuck: o.policy.revoke_when_stuck,
     };
     match (&o.policy.shown, &old.overlap) {
@@ -119,6 +133,7 @@ fn terms(o: &Observed, old: &Version) -> Terms {
             maximum: begun.maximum_seconds.map_or(now.maximum, Duration::from_secs),
             quiet_for: Duration::from_secs(begun.quiet_for_seconds),
             consumers: begun.consumers.unwrap_or(now.consumers),
+            manual: begun.manual.unwrap_or(now.manual),
             revoke_when_stuck: begun.revoke_when_stuck.unwrap_or(now.revoke_when_stuck),
         },
         _ => now,

@@ -205,3 +205,17 @@ fn a_pod_that_appears_at_the_last_moment_is_seen_before_the_revocation_is_record
     until(&mut run, 8 * 3600);
     assert_eq!(states(&run.world), [Overlap, Current], "{}", run.story());
 }
+
+#[test]
+fn where_the_policy_asks_a_person_approves_each_revocation() {
+    let mut world = World::minting();
+    world.policy.manual = true;
+    let mut run = rotated(world);
+    run.world.annotate(crate::api::APPROVE_REVOKE, "7");
+    until(&mut run, 8 * 3600);
+    assert_eq!(states(&run.world), [Overlap, Current]);
+    assert_eq!(condition(&run, "OverlapActive").1, "WaitingForApproval");
+    run.world.annotate(crate::api::APPROVE_REVOKE, "1");
+    until(&mut run, 9 * 3600);
+    assert_eq!(states(&run.world), [Revoked, Current]);
+}

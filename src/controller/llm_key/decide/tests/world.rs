@@ -160,6 +160,7 @@ pub fn by_hand() -> PolicyView {
         overlap_minimum: hours(1),
         overlap_maximum: hours(168),
         consumers: true,
+        manual: false,
         revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
     }
