@@ -114,7 +114,7 @@ pub struct PolicyView {
     pub mode: RotationMode,
     /// Both keys work at least this long.
     pub overlap_minimum: Duration,
-    /// What happens then to an older key without evidence is `revoke_when_stuck`.
+    /// Evidence is waited for so long; `revoke_when_stuck` says what happens then.
     pub overlap_maximum: Duration,
     /// The provider must not have seen the old key for this long.
     pub quiet_for: Duration,
