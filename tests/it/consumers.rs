@@ -1,6 +1,9 @@
 //! Workloads that use the Secret: they hold the older key until they have the newer one, and are restarted for it. Pods are made
 //! by the workload controllers; no node runs, so that tests say when a pod is ready.
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,7 +15,7 @@ use super::stage::{Tenant, because, find, is, now, state, wait};
 use super::workload::{time, version};
 
 /// No minimum and no quiet: consumers alone are waited for.
-fn at_once(overlap: Value) -> Value {
+fn at_once(overlap: &Value) -> Value {
     let mut spec = json!({"overlap": {"minimum": "0s", "evidence": {"quietFor": "0s"}}});
     spec["overlap"].as_object_mut().unwrap().extend(overlap.as_object().unwrap().clone());
     spec
@@ -140,7 +143,7 @@ fn restarted_for(web: &Deployment) -> Option<String> {
 #[tokio::test]
 async fn a_pod_older_than_the_secret_holds_the_older_key_until_it_is_replaced() {
     let t = Tenant::new("pod").await;
-    ready(&t, at_once(json!({})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
     let first = t.delivered("chat", "OPENAI_API_KEY").await.unwrap();
     pod(&t, json!({}), using(&["chat"])).await;
     rotate(&t, "chat").await;
@@ -169,7 +172,7 @@ async fn a_pod_older_than_the_secret_holds_the_older_key_until_it_is_replaced() 
 #[tokio::test]
 async fn a_pod_that_has_ended_and_one_that_only_pulls_images_hold_nothing() {
     let t = Tenant::new("ended").await;
-    ready(&t, at_once(json!({})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
     pod(&t, json!({}), using(&["chat"])).await;
     let pods: Api<Pod> = api(&t);
     let ended = json!({"status": {"phase": "Succeeded"}});
@@ -189,7 +192,7 @@ async fn a_pod_that_has_ended_and_one_that_only_pulls_images_hold_nothing() {
 async fn at_the_maximum_hold_holds_and_revoke_revokes() {
     let t = Tenant::new("maximum").await;
     // 30 minutes are 6 s.
-    ready(&t, at_once(json!({"maximum": "30m"})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({"maximum": "30m"})), &["chat"], json!({})).await;
     pod(&t, json!({}), using(&["chat"])).await;
     rotate(&t, "chat").await;
     let passed = |key: &LLMKey| {
@@ -198,7 +201,7 @@ async fn at_the_maximum_hold_holds_and_revoke_revokes() {
     let key = t.until("chat", "the maximum has passed", passed).await;
     assert_eq!(state(&key, 1).as_deref(), Some("Overlap"));
     assert!(is(&key, "Ready", "True"));
-    t.policy("policy", at_once(json!({"maximum": "30m", "onStuck": "Revoke"}))).await;
+    t.policy("policy", at_once(&json!({"maximum": "30m", "onStuck": "Revoke"}))).await;
     let key = revoked(&t, "chat").await;
     assert_eq!(basis(&key), "MaximumReached");
     assert!(now() > time(version(&key, 2).published_at.as_ref()) + chrono::TimeDelta::seconds(6));
@@ -207,7 +210,7 @@ async fn at_the_maximum_hold_holds_and_revoke_revokes() {
 #[tokio::test]
 async fn a_pod_that_reads_the_file_anew_is_presumed_current() {
     let t = Tenant::new("reload").await;
-    ready(&t, at_once(json!({})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
     let spec = json!({
         "containers": [{"name": "app", "image": "app", "volumeMounts": [{"name": "key", "mountPath": "/key"}]}],
         "volumes": [{"name": "key", "projected": {"sources": [{"secret": {"name": "chat"}}]}}],
@@ -222,7 +225,7 @@ async fn a_pod_that_reads_the_file_anew_is_presumed_current() {
 async fn a_deployment_is_restarted_once_for_all_keys_that_it_uses() {
     let t = Tenant::new("rollout").await;
     let kubelet = Kubelet::start(&t);
-    ready(&t, at_once(json!({})), &["chat", "embed"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat", "embed"], json!({})).await;
     let keep = json!({"metadata": {"annotations": {"llmkeys.dev/restart": "false"}}});
     deployment(&t, keep, using(&["chat", "embed"])).await;
     available(&t).await;
@@ -255,7 +258,7 @@ async fn a_deployment_is_restarted_once_for_all_keys_that_it_uses() {
 async fn a_paused_deployment_is_a_straggler_until_it_goes_on() {
     let t = Tenant::new("paused-web").await;
     let kubelet = Kubelet::start(&t);
-    ready(&t, at_once(json!({})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
     deployment(&t, json!({}), using(&["chat"])).await;
     available(&t).await;
     let deployments: Api<Deployment> = api(&t);
@@ -275,7 +278,7 @@ async fn a_paused_deployment_is_a_straggler_until_it_goes_on() {
 async fn a_person_restarts_what_the_key_does_not_let_the_operator_restart() {
     let t = Tenant::new("by-hand").await;
     let kubelet = Kubelet::start(&t);
-    ready(&t, at_once(json!({})), &["chat"], json!({"target": {"rollout": "None"}})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({"target": {"rollout": "None"}})).await;
     deployment(&t, json!({}), using(&["chat"])).await;
     available(&t).await;
     rotate(&t, "chat").await;
@@ -293,7 +296,7 @@ async fn a_person_restarts_what_the_key_does_not_let_the_operator_restart() {
 #[tokio::test]
 async fn a_running_job_is_waited_for() {
     let t = Tenant::new("job").await;
-    ready(&t, at_once(json!({})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
     let mut spec = using(&["chat"]);
     spec["restartPolicy"] = json!("Never");
     let job: Job =
@@ -309,6 +312,66 @@ async fn a_running_job_is_waited_for() {
     let ended = json!({"status": {"phase": "Succeeded"}});
     pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&ended)).await.unwrap();
     revoked(&t, "chat").await;
+}
+
+/// A policy of the tenant that refuses restarts by the operator's annotation.
+async fn refuse_restarts(t: &Tenant) {
+    let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({
+        "metadata": {"name": t.namespace},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["UPDATE"],
+            }]},
+            "validations": [{
+                "expression": "!('llmkeys.dev/restarted-for' in object.spec.template.metadata.?annotations.orValue({}))",
+                "message": "no restarts here",
+            }],
+        },
+    }))
+    .unwrap();
+    let binding: ValidatingAdmissionPolicyBinding = serde_json::from_value(json!({
+        "metadata": {"name": t.namespace},
+        "spec": {
+            "policyName": t.namespace, "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": t.namespace}}},
+        },
+    }))
+    .unwrap();
+    Api::all(t.client.clone()).create(&PostParams::default(), &policy).await.unwrap();
+    Api::all(t.client.clone()).create(&PostParams::default(), &binding).await.unwrap();
+    let mark =
+        json!({"spec": {"template": {"metadata": {"annotations": {"llmkeys.dev/restarted-for": "x"}}}}});
+    let deployments: Api<Deployment> = api(t);
+    let dry_run = PatchParams::default().dry_run();
+    let refused =
+        async || deployments.patch("web", &dry_run, &Patch::Merge(&mark)).await.is_err().then_some(());
+    wait("restarts are refused", refused).await;
+}
+
+#[tokio::test]
+async fn a_restart_that_admission_refuses_is_tried_twice_and_the_key_is_held() {
+    let t = Tenant::new("refused").await;
+    let kubelet = Kubelet::start(&t);
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
+    deployment(&t, json!({}), using(&["chat"])).await;
+    available(&t).await;
+    refuse_restarts(&t).await;
+    rotate(&t, "chat").await;
+    let key = held(&t, "chat", "RefusedByAdmission").await;
+    assert!(is(&key, "Ready", "True"));
+    let after = now() + chrono::TimeDelta::seconds(5);
+    t.asked_after(after).await;
+    held(&t, "chat", "RefusedByAdmission").await;
+    let by_operator = |event: &&Value| {
+        event["objectRef"]["namespace"] == *t.namespace
+            && event["objectRef"]["resource"] == "deployments"
+            && event["verb"] == "patch"
+            && event["user"]["username"].as_str().is_some_and(|name| name.contains("llmkey-operator"))
+    };
+    let events = t.stage.cluster.audit_events().unwrap();
+    assert_eq!(events.iter().filter(by_operator).count(), 2);
+    assert_eq!(restarted_for(&api::<Deployment>(&t).get("web").await.unwrap()), None);
+    drop(kubelet);
 }
 
 /// Lists of the tenant's pods and workloads, by the operator.
@@ -331,7 +394,7 @@ fn looks(t: &Tenant) -> Vec<String> {
 #[tokio::test]
 async fn workloads_are_listed_only_while_an_older_key_works() {
     let t = Tenant::new("looks").await;
-    ready(&t, at_once(json!({})), &["chat"], json!({})).await;
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
     t.settled("chat").await;
     assert!(looks(&t).is_empty(), "{:?}", looks(&t));
     rotate(&t, "chat").await;
