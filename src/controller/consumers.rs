@@ -64,7 +64,7 @@ impl Rosters {
     fn drop_old(&self, before: DateTime<Utc>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, shared| match shared.try_lock() {
-            Ok(last) => last.as_ref().is_none_or(|roster| roster.at >= before),
+            Ok(last) => last.as_ref().is_some_and(|roster| roster.at >= before),
             Err(_) => true,
         });
     }

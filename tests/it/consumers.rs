@@ -4,7 +4,7 @@
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -251,6 +251,48 @@ async fn a_deployment_is_restarted_once_for_all_keys_that_it_uses() {
     assert_eq!(sets.items.len(), 2, "one restart for both");
     let managers = after.metadata.managed_fields.unwrap_or_default();
     assert!(managers.iter().any(|m| m.manager.as_deref() == Some("llmkey-operator-restart")));
+    drop(kubelet);
+}
+
+#[tokio::test]
+async fn a_stateful_set_is_restarted_and_one_that_says_on_delete_is_not() {
+    let t = Tenant::new("stateful").await;
+    let kubelet = Kubelet::start(&t);
+    ready(&t, at_once(&json!({})), &["chat"], json!({})).await;
+    let sets: Api<StatefulSet> = api(&t);
+    for (name, strategy) in [("db", "RollingUpdate"), ("kept", "OnDelete")] {
+        let set: StatefulSet = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"replicas": 2, "serviceName": name, "selector": {"matchLabels": {"app": name}},
+                     "updateStrategy": {"type": strategy},
+                     "template": {"metadata": {"labels": {"app": name}}, "spec": using(&["chat"])}},
+        }))
+        .unwrap();
+        sets.create(&PostParams::default(), &set).await.unwrap();
+        let ready = async || {
+            let status = sets.get(name).await.unwrap().status?;
+            (status.ready_replicas == Some(2)).then_some(())
+        };
+        wait("the StatefulSet is ready", ready).await;
+    }
+    rotate(&t, "chat").await;
+    let all_but_one = |key: &LLMKey| {
+        let shown = consumers(key);
+        let stands =
+            |name: &str| shown.iter().find(|c| c.name == name).map(|c| (c.state.clone(), c.stale_pods));
+        stands("db") == Some(("Current".into(), 0)) && stands("kept") == Some(("Straggler".into(), 2))
+    };
+    t.until("chat", "one is restarted, the other is not", all_but_one).await;
+    held(&t, "chat", "OnDelete").await;
+    let mark = async |name: &str| {
+        let template = sets.get(name).await.unwrap().spec.unwrap().template.metadata.unwrap();
+        template.annotations.and_then(|a| a.get("llmkeys.dev/restarted-for").cloned())
+    };
+    assert_eq!((mark("db").await.as_deref(), mark("kept").await), (Some("chat/2"), None));
+    let pods: Api<Pod> = api(&t);
+    let kept = ListParams::default().labels("app=kept");
+    pods.delete_collection(&DeleteParams::default().grace_period(0), &kept).await.unwrap();
+    assert_eq!(basis(&revoked(&t, "chat").await), "ConsumersProven");
     drop(kubelet);
 }
 

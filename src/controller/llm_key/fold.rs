@@ -162,10 +162,13 @@ impl Observed {
             Learned::Restarted { refused } => {
                 // What the last look told is not so any more.
                 self.memory.consumers = None;
-                if let Effect::Restart(order) = effect
-                    && refused
-                {
-                    self.memory.restart_refused.insert(order.workload.to_string());
+                if let Effect::Restart(order) = effect {
+                    let workload = order.workload.to_string();
+                    if refused {
+                        self.memory.restart_refused.insert(workload);
+                    } else {
+                        self.memory.restart_refused.remove(&workload);
+                    }
                 }
             }
             Learned::RevokeAnswered(version) => {
