@@ -397,6 +397,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn terms_of_an_earlier_program_read_without_what_it_did_not_know() {
+        let old =
+            serde_json::json!({"policy": "RotationPolicy/x", "minimumSeconds": 60, "quietForSeconds": 0});
+        let terms: OverlapTerms = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!((terms.maximum_seconds, terms.consumers), (None, None));
+        assert_eq!((terms.revoke_when_stuck, terms.manual), (None, None));
+        assert_eq!(serde_json::to_value(&terms).unwrap(), old);
+    }
+
+    #[test]
     fn an_illegal_move_changes_nothing() {
         let mut record = record(vec![version(1, VersionState::Revoked, Origin::Minted)]);
         assert!(!record.advance(1, VersionState::Current));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::deliver::{after, states};
 use super::driver::Run;
-use super::world::{World, at, hours};
+use super::world::{World, at, by_hand, hours};
+use crate::controller::llm_key::model::PolicyView;
 use crate::domain::evidence::{Consumer, PodUse, Reads, Rollout, Workload, WorkloadKind};
 use crate::domain::lifecycle::RevocationBasis;
 use crate::domain::lifecycle::VersionState::{Current, Overlap, Revoked};
@@ -183,6 +184,24 @@ fn a_policy_that_ignores_workloads_neither_looks_nor_restarts() {
     );
     assert_eq!((looks(&run), run.world.history.restarts.len()), (0, 0));
     assert_eq!(condition(&run, "ConsumersCurrent").1, "NotObserved");
+}
+
+#[test]
+fn a_policy_that_goes_leaves_its_terms_and_an_earlier_ones_say_nothing_of_workloads() {
+    let gone = || PolicyView { shown: None, ..by_hand() };
+    let mut world = World::minting();
+    world.policy.consumers = false;
+    let mut run = rotated(world.clone());
+    run.world.policy = gone();
+    until(&mut run, 8 * 3600);
+    assert_eq!((states(&run.world), looks(&run)), (vec![Revoked, Current], 0));
+
+    let mut run = rotated(world);
+    let old = run.world.ledger.as_mut().unwrap().record.version_mut(1).unwrap();
+    old.overlap.as_mut().unwrap().consumers = None;
+    run.world.policy = gone();
+    until(&mut run, 8 * 3600);
+    assert!(looks(&run) >= 2, "what is in force asks for it");
 }
 
 #[test]
