@@ -76,6 +76,7 @@ pub struct VerifyArgs {
     pub kubeconfig: Option<PathBuf>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Debug, Args)]
 struct RunArgs {
     /// Namespace of the operator's own Secrets and Lease [default: `POD_NAMESPACE`, the service
@@ -122,6 +123,11 @@ struct RunArgs {
     #[arg(long, env = "LLMKEY_STREAMING_LISTS", default_value_t = true, action = ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     streaming_lists: bool,
+    /// Restarts workloads that use a rotated key, where their `LLMKey` does not say otherwise; needs rights that the chart gives
+    /// with `rollout.enabled`.
+    #[arg(long, env = "LLMKEY_ROLLOUT", default_value_t = false, action = ArgAction::Set,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rollout: bool,
     /// For tests only: divides every duration; the operator then refuses providers that are not on loopback.
     #[arg(long, env = "LLMKEY_TEST_TIME_DIVISOR", default_value_t = 1, hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -140,6 +146,7 @@ pub enum Command {
 }
 
 /// Everything that can be set from outside, with defaults filled in.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Namespace of the operator's own Secrets and Lease.
@@ -168,6 +175,8 @@ pub struct Config {
     pub audit_log: PathBuf,
     /// Whether watches use streaming lists.
     pub streaming_lists: bool,
+    /// Whether workloads are restarted.
+    pub rollout: bool,
     /// Divisor of every duration; 1 except in tests.
     pub test_time_divisor: u32,
 }
@@ -220,6 +229,7 @@ impl Config {
             log_format: args.log_format,
             audit_log: args.audit_log,
             streaming_lists: args.streaming_lists,
+            rollout: args.rollout,
             test_time_divisor: args.test_time_divisor,
         }
     }
@@ -310,7 +320,7 @@ mod tests {
         let config = run(&[], pod).unwrap();
         assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("keys", "operator-abc"));
         assert!(config.leader_elect && config.streaming_lists && config.per_key_metrics);
-        assert_eq!((config.concurrency, config.test_time_divisor), (16, 1));
+        assert_eq!((config.concurrency, config.test_time_divisor, config.rollout), (16, 1, false));
     }
 
     #[test]

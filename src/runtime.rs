@@ -20,6 +20,7 @@ use tower::util::MapResponseLayer;
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::audit;
 use crate::cli::Config;
+use crate::controller::consumers::Rosters;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::Index;
 use crate::controller::watches::{self, Setup, Wake};
@@ -245,6 +246,8 @@ async fn lead(
         metrics: metrics.clone(),
         leader: guard.clone(),
         operator_namespace: config.operator_namespace.clone(),
+        rosters: Rosters::default(),
+        may_restart: config.rollout,
         remembered: llm_key::memory::Remembered::default(),
         loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),

@@ -251,6 +251,18 @@ reasons! {
     NoOverlap,
     /// Workloads are not looked at.
     NotObserved,
+    /// Every pod that uses the Secret has the current version.
+    AllCurrent,
+    /// Every pod that uses the Secret has the current version, if some do as they say.
+    PresumedCurrent,
+    /// No pod uses the Secret.
+    NoConsumers,
+    /// Workloads that use the Secret may have the older version.
+    WaitingForConsumers,
+    /// A person must approve the revocation.
+    WaitingForApproval,
+    /// Workloads are restarted.
+    WorkloadRestarted,
     /// The keys are revoked, as the spec asks.
     Revoked,
     /// The provider did not make a key.

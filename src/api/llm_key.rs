@@ -218,6 +218,22 @@ pub struct Target {
     #[x_kube(validation = Rule::new(HAS_KEY).message("no entry has $(KEY), so the key would not be delivered; add one, or leave data out for the default ($$(KEY) is plain text)"))]
     #[x_kube(validation = Rule::new(KNOWN_NAMES).message("$(NAME) knows the names KEY, BASE_URL, MODEL, CONFIG and VERSION; write $$( for a plain $("))]
     pub data: BTreeMap<String, String>,
+    /// Whether workloads that use the Secret are restarted after a rotation. `Automatic` (default): where the operator may do that, by
+    /// the annotation `llmkeys.dev/restarted-for` on their pod template. `None`: you do it; the older key is kept meanwhile. One
+    /// workload opts out with the annotation `llmkeys.dev/restart: "false"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TargetRollout")]
+    pub rollout: Option<TargetRollout>,
+}
+
+/// Who restarts workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Automatic or None.")]
+pub enum TargetRollout {
+    /// The operator, where it may.
+    Automatic,
+    /// A person.
+    None,
 }
 
 /// Names a policy.
@@ -374,6 +390,14 @@ pub struct LLMKeyStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["version".into()]))]
     #[schemars(length(max = 20))]
     pub versions: Vec<VersionStatus>,
+    /// Workloads that use the Secret, at most 50, stragglers first; only while an older key works.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
+    #[schemars(length(max = 50))]
+    pub consumers: Vec<ConsumerStatus>,
+    /// How many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers_total: Option<i32>,
     /// Resource versions that were last found right: a hint that saves reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ObservedVersions>,
@@ -458,10 +482,32 @@ pub struct VersionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub revoked_at: Option<String>,
-    /// What the revocation rests on: ProviderQuiet, MinimumElapsed or Explicit.
+    /// What the revocation rests on: ConsumersProven, Presumed, ProviderQuiet, MinimumElapsed, MaximumReached, Explicit or
+    /// NeverPublished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub revocation_basis: Option<String>,
+}
+
+/// A workload that uses the Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerStatus {
+    /// Deployment, StatefulSet, DaemonSet, Job, CronJob, Pod, or another kind with its group.
+    #[schemars(length(max = 330))]
+    pub kind: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Current, Presumed, Stale or Straggler.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// Why it is Stale or a Straggler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub reason: Option<String>,
+    /// Pods that may have the older version.
+    pub stale_pods: i32,
 }
 
 /// Resource versions that were last found right.

@@ -27,6 +27,8 @@ pub(crate) const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]
 pub const VERSION: &str = "v1alpha1";
 /// Field manager of every write but the restart annotation.
 pub const FIELD_MANAGER: &str = "llmkey-operator";
+/// Field manager of the restart annotation.
+pub const RESTART_FIELD_MANAGER: &str = "llmkey-operator-restart";
 /// Finalizer, present only while the ledger holds something that deletion must revoke.
 pub const FINALIZER: &str = "llmkeys.dev/revoke";
 
@@ -34,8 +36,16 @@ pub const FINALIZER: &str = "llmkeys.dev/revoke";
 pub const ROTATE: &str = "llmkeys.dev/rotate";
 /// Annotation on an `LLMKey`: `"true"` stops new rotations and revocations.
 pub const PAUSED: &str = "llmkeys.dev/paused";
+/// Annotation on an `LLMKey`: the version whose key may be revoked, where the policy asks for an approval.
+pub const APPROVE_REVOKE: &str = "llmkeys.dev/approve-revoke";
 /// Annotation on a Secret: its owner lets the named `LLMKey` take it over.
 pub const ADOPT_BY: &str = "llmkeys.dev/adopt-by";
+/// Annotation on a pod template: the `LLMKey` and version that the operator restarted it for.
+pub const RESTARTED_FOR: &str = "llmkeys.dev/restarted-for";
+/// Annotation on a workload or its pod template: `"false"` keeps the operator from restarting it.
+pub const RESTART: &str = "llmkeys.dev/restart";
+/// Annotation on a pod: `"true"` says that it reads Secret volumes anew when they change.
+pub const RELOAD: &str = "llmkeys.dev/reload";
 /// Label on a target Secret: the `LLMKey` that it belongs to.
 pub const KEY_LABEL: &str = "llmkeys.dev/key";
 /// Label on an admin credential Secret, value `"true"`.

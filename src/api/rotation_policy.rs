@@ -190,20 +190,71 @@ pub enum RotationMode {
 /// The time in which two keys work.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.maximum) || duration(self.maximum) >= (has(self.minimum) ? duration(self.minimum) : duration('24h'))").message("maximum: at least minimum, whose default is 24h"))]
 pub struct Overlap {
     /// The older key works at least this long after the new one was published, 0s to 720h. Default: 24h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('720h')").message("at most 720h"))]
     pub minimum: Option<GoDuration>,
+    /// How long evidence is waited for, counted like `minimum` and not shorter, up to 2160h. Default: 168h, or `minimum` if that is
+    /// longer. What happens then is `onStuck`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('2160h')").message("at most 2160h"))]
+    pub maximum: Option<GoDuration>,
     /// What must be known before the older key is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// What happens to the older key when `maximum` has passed without evidence. `Hold` (default): it works on until the evidence
+    /// comes. `Revoke`: it is revoked, whoever uses it still, if the current key works.
+    #[serde(default)]
+    pub on_stuck: OnStuck,
+    /// `Automatic` (default): the older key is revoked when all this holds, or `maximum` says so. `Manual`: then it waits for a
+    /// person's approval, the annotation `llmkeys.dev/approve-revoke: <its version>` on the LLMKey.
+    #[serde(default)]
+    pub approval: Approval,
+}
+
+/// Who has the last word on a revocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Automatic or Manual.")]
+pub enum Approval {
+    /// The operator.
+    #[default]
+    Automatic,
+    /// A person.
+    Manual,
+}
+
+/// What happens without evidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Hold or Revoke.")]
+pub enum OnStuck {
+    /// The older key works on.
+    #[default]
+    Hold,
+    /// The older key is revoked.
+    Revoke,
+}
+
+/// Whether workloads are evidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Required or Ignored.")]
+pub enum ConsumerEvidence {
+    /// All pods that use the Secret must have the current version.
+    #[default]
+    Required,
+    /// Workloads are not looked at.
+    Ignored,
 }
 
 /// Evidence that nobody uses the older key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
+    /// `Required` (default): every pod that uses the Secret must have begun with the current version. `Ignored`: workloads are
+    /// neither looked at nor restarted.
+    #[serde(default)]
+    pub consumers: ConsumerEvidence,
     /// The provider must not have seen the older key for this long, 0s to 168h; 0s does not ask. Default: 1h where the
     /// provider reports the last use.
     #[serde(default, skip_serializing_if = "Option::is_none")]

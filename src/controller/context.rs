@@ -75,6 +75,10 @@ pub struct Ctx {
     pub operator_namespace: String,
     /// Everything was listed once: what is counted before would be too little.
     pub loaded: std::sync::atomic::AtomicBool,
+    /// The last looks at workloads.
+    pub rosters: super::consumers::Rosters,
+    /// The operator may restart workloads.
+    pub may_restart: bool,
     /// What earlier reconciles of LLMKeys learned.
     pub remembered: super::llm_key::memory::Remembered,
 }

@@ -1,5 +1,6 @@
 //! The controllers.
 
+pub mod consumers;
 pub mod context;
 pub mod index;
 pub mod install;

@@ -139,6 +139,12 @@ pub enum RevocationBasis {
     ProviderQuiet,
     /// The policy's `overlap.minimum` is over, and the policy asks for no quiet.
     MinimumElapsed,
+    /// Every pod that uses the Secret was newer.
+    ConsumersProven,
+    /// Every pod that uses the Secret was newer, or said that it reads the file anew.
+    Presumed,
+    /// The policy's `overlap.maximum` was over, and `onStuck` is `Revoke`.
+    MaximumReached,
     /// A person asked for it, or deleted the resource.
     Explicit,
     /// The key was never delivered to anybody.
@@ -151,6 +157,9 @@ impl RevocationBasis {
         match self {
             Self::ProviderQuiet => "ProviderQuiet",
             Self::MinimumElapsed => "MinimumElapsed",
+            Self::ConsumersProven => "ConsumersProven",
+            Self::Presumed => "Presumed",
+            Self::MaximumReached => "MaximumReached",
             Self::Explicit => "Explicit",
             Self::NeverPublished => "NeverPublished",
         }

@@ -81,6 +81,14 @@ timings! {
         overlap = 24 * 60 * 60;
         /// The provider must not have seen the older key for this long, where the policy says nothing.
         quiet_for = 60 * 60;
+        /// Most overlap without evidence, where the policy says nothing; what happens then is its `onStuck`.
+        overlap_maximum = 168 * 60 * 60;
+        /// Least time between two looks at the pods and workloads of a namespace.
+        consumer_look = 30;
+        /// A restart of a workload that replaced no pods is tried once more after this.
+        restart_retry = 5 * 60;
+        /// A rollout that is not over after this has failed, as far as the older key is concerned.
+        rollout_deadline = 15 * 60;
         /// Time between the deletion of an `LLMKey` and the revocation of its keys, where its spec says nothing.
         deletion_grace = 60 * 60;
         /// A new key that the provider refuses is pending, not invalid, until this long after its minting.
@@ -115,6 +123,10 @@ timings! {
     margins {
         /// How long a key that was just minted may be missing from the provider's list.
         list_visibility_lag = 30;
+        /// Pods that are created this long after the Secret was written have what it holds; kubelets may be late so long.
+        consumer_margin = 60;
+        /// Pods that say that they read the file anew have done so this long after the Secret was written.
+        reload_presumed = 5 * 60;
     }
 }
 
@@ -151,7 +163,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 24);
+        assert_eq!(table.len(), 30);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

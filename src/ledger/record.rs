@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::ProviderType;
 use crate::crypto::Envelope;
+use crate::domain::evidence::Restart;
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 
 /// Format that this program writes. Older ones are read, newer ones are left alone.
@@ -97,6 +98,9 @@ pub struct Version {
     /// What the policy in force asked of the overlap when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<OverlapTerms>,
+    /// Restarts of workloads, so that they take this version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<Restart>,
     /// L4.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring_at: Option<DateTime<Utc>>,
@@ -131,6 +135,7 @@ impl Version {
             published_at: None,
             superseded_at: None,
             overlap: None,
+            restarts: Vec::new(),
             retiring_at: None,
             revoked_at: None,
             basis: None,
@@ -187,6 +192,18 @@ pub struct OverlapTerms {
     pub minimum_seconds: u64,
     /// `overlap.evidence.quietFor`.
     pub quiet_for_seconds: u64,
+    /// `overlap.maximum`; none in records of an earlier version, like those below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maximum_seconds: Option<u64>,
+    /// `overlap.evidence.consumers` is Required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<bool>,
+    /// `overlap.approval` is Manual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manual: Option<bool>,
+    /// `overlap.onStuck` is Revoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoke_when_stuck: Option<bool>,
 }
 
 /// The LLMKey is gone.
@@ -284,6 +301,9 @@ impl Record {
             if matches!(version.state, VersionState::Revoked | VersionState::Abandoned) {
                 version.sealed = None;
             }
+            if version.state != VersionState::Current {
+                version.restarts.clear();
+            }
         }
         while self.versions.len() > MAX_VERSIONS {
             let Some(oldest) = self.versions.iter().position(|v| {
@@ -378,6 +398,16 @@ pub(super) mod tests {
             .map(|v| record.was_retired(&v.key.as_ref().unwrap().fingerprint))
             .collect();
         assert_eq!(retired, [true, true, false]);
+    }
+
+    #[test]
+    fn terms_of_an_earlier_program_read_without_what_it_did_not_know() {
+        let old =
+            serde_json::json!({"policy": "RotationPolicy/x", "minimumSeconds": 60, "quietForSeconds": 0});
+        let terms: OverlapTerms = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!((terms.maximum_seconds, terms.consumers), (None, None));
+        assert_eq!((terms.revoke_when_stuck, terms.manual), (None, None));
+        assert_eq!(serde_json::to_value(&terms).unwrap(), old);
     }
 
     #[test]

@@ -225,6 +225,17 @@ fn rights_are_those_that_were_reviewed() {
 const FOR_EVERYBODY: [&str; 3] =
     ["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
 
+#[test]
+fn restarting_workloads_is_granted_only_when_asked_for() {
+    let restarts = "apps/deployments [\"get\",\"patch\"]";
+    let asked = render(&json!({"rollout": {"enabled": true}})).unwrap();
+    assert!(rights(&asked).contains(restarts) && args(&asked).contains(&"--rollout=true".to_owned()));
+    let by_default = render(&json!({})).unwrap();
+    assert!(
+        !rights(&by_default).contains(restarts) && args(&by_default).contains(&"--rollout=false".to_owned())
+    );
+}
+
 #[tokio::test]
 async fn the_server_grants_what_the_chart_says_and_nothing_else() {
     let cluster = testbed::shared().await.unwrap();
@@ -259,7 +270,8 @@ async fn the_server_grants_what_the_chart_says_and_nothing_else() {
 
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
     for (group, resource, verb) in [
-        ("", "pods", "list"),
+        ("", "pods", "watch"),
+        ("", "pods", "get"),
         ("", "pods/exec", "create"),
         ("", "serviceaccounts/token", "create"),
         ("", "serviceaccounts", "impersonate"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use llmkey_operator::api::{self, ConditionType, Reason};
+use llmkey_operator::domain::evidence::{Obstacle, Waits};
 use llmkey_operator::domain::timings::Timings;
 use llmkey_operator::testbed::source_dir;
 
@@ -45,6 +46,22 @@ fn every_condition_is_explained() {
 fn every_reason_is_explained_once() {
     let known = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
     assert_eq!(sorted(first_cells(&concepts(), "### Reasons")), sorted(known));
+}
+
+#[test]
+fn every_reason_of_a_consumer_is_explained() {
+    let rows: Vec<String> = concepts()
+        .lines()
+        .filter(|l| l.starts_with("| `Stale`") || l.starts_with("| `Straggler`"))
+        .map(str::to_owned)
+        .collect();
+    let stale = Waits::ALL.map(|waits| format!("| `Stale` | `{}` |", waits.as_str()));
+    let stragglers = Obstacle::ALL.map(|obstacle| format!("| `Straggler` | `{}` |", obstacle.as_str()));
+    let known: Vec<String> = stale.into_iter().chain(stragglers).collect();
+    assert_eq!(rows.len(), known.len(), "{rows:?}");
+    for row in known {
+        assert!(rows.iter().any(|told| told.starts_with(&row)), "{row}");
+    }
 }
 
 #[test]

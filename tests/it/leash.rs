@@ -297,6 +297,82 @@ async fn of_an_llm_key_only_status_and_its_finalizer_are_written() {
     refused(keys.create(&put(), &copy).await, "neither create nor delete");
 }
 
+/// A workload of a person, on which the operator is tried.
+async fn workload(leash: &Leash, kind: &str, spec: Value) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
+    let mut whole = json!({
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}, "annotations": {"note": "mine"}},
+                     "spec": {"containers": [{"name": "app", "image": "app"}]}},
+    });
+    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let object = serde_json::from_value(json!({
+        "apiVersion": "apps/v1", "kind": kind, "spec": whole,
+        "metadata": {"name": "web", "labels": {"team": "a"}, "annotations": {"note": "mine"}},
+    }))
+    .unwrap();
+    let theirs: Api<DynamicObject> = Api::namespaced_with(leash.admin.clone(), &leash.tenant, &resource);
+    theirs.create(&put(), &object).await.unwrap();
+    Api::namespaced_with(leash.operator.clone(), &leash.tenant, &resource)
+}
+
+#[tokio::test]
+async fn of_workloads_only_the_annotation_that_restarts_them_is_written() {
+    const SPEC: &str = "only its template's annotation llmkeys.dev/restarted-for";
+    const METADATA: &str = "may not change a workload's labels, annotations, owners or finalizers";
+    const OTHERS: &str = "neither create nor delete workloads";
+    let leash = Leash::new("leash-workloads").await;
+    let stateful = json!({"replicas": 0, "serviceName": "web"});
+    for (kind, spec) in [
+        ("Deployment", json!({"replicas": 0})),
+        ("StatefulSet", stateful),
+        ("DaemonSet", json!({"updateStrategy": {"type": "OnDelete"}})),
+    ] {
+        let own = workload(&leash, kind, spec).await;
+        let merge =
+            async |patch: Value| own.patch("web", &PatchParams::default(), &Patch::Merge(patch)).await;
+        let template =
+            |annotations: Value| json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        let probe = Patch::Merge(json!({"spec": {"minReadySeconds": 7}}));
+        let dry_run = PatchParams::default().dry_run();
+        refused_in_time(async || own.patch("web", &dry_run, &probe).await, SPEC).await;
+        // As the operator does it, and taken back.
+        let applied = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"},
+                             "spec": template(json!({"llmkeys.dev/restarted-for": "chat/2"}))["spec"]});
+        let apply = PatchParams::apply(api::RESTART_FIELD_MANAGER).force();
+        own.patch("web", &apply, &Patch::Apply(&applied)).await.unwrap();
+        merge(template(json!({"llmkeys.dev/restarted-for": "chat/3"}))).await.unwrap();
+        merge(template(json!({"llmkeys.dev/restarted-for": null}))).await.unwrap();
+
+        refused(merge(template(json!({"note": "theirs"}))).await, SPEC);
+        refused(merge(template(json!({"note": null}))).await, SPEC);
+        refused(merge(template(json!({"llmkeys.dev/restarted-for": "chat/4", "other": "x"}))).await, SPEC);
+        refused(merge(json!({"spec": {"template": {"metadata": {"labels": {"more": "x"}}}}})).await, SPEC);
+        let containers = json!([{"name": "app", "image": "theirs"}]);
+        refused(merge(json!({"spec": {"template": {"spec": {"containers": containers}}}})).await, SPEC);
+        refused(merge(json!({"spec": {"template": {"spec": {"serviceAccountName": "other"}}}})).await, SPEC);
+        refused(merge(json!({"spec": {"revisionHistoryLimit": 3}})).await, SPEC);
+        refused(merge(json!({"metadata": {"labels": {"team": "b"}}})).await, METADATA);
+        refused(merge(json!({"metadata": {"annotations": {"note": "theirs"}}})).await, METADATA);
+        refused(merge(json!({"metadata": {"finalizers": ["example.com/x"]}})).await, METADATA);
+        refused(own.delete("web", &DeleteParams::default()).await, OTHERS);
+        let mut copy = own.get("web").await.unwrap();
+        copy.metadata = kube::api::ObjectMeta { name: Some("copy".to_owned()), ..Default::default() };
+        refused(own.create(&put(), &copy).await, OTHERS);
+        if kind != "DaemonSet" {
+            let scale = Patch::Merge(json!({"spec": {"replicas": 3}}));
+            refused(own.patch_scale("web", &PatchParams::default(), &scale).await, OTHERS);
+            refused(merge(json!({"spec": {"replicas": 3}})).await, SPEC);
+        }
+    }
+}
+
+/// A policy takes a moment to be in force.
+async fn refused_in_time<T: std::fmt::Debug>(ask: impl AsyncFn() -> Result<T, Error>, part: &str) {
+    wait("the policy on workloads refuses", async || ask().await.is_err().then_some(())).await;
+    refused(ask().await, part);
+}
+
 #[tokio::test]
 async fn of_policies_and_providers_only_the_status_is_written() {
     let leash = Leash::new("leash-status").await;

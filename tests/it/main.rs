@@ -16,6 +16,7 @@ mod canary;
 mod cel;
 mod chart;
 mod common;
+mod consumers;
 mod control_plane;
 mod crds;
 mod deletion;

@@ -168,14 +168,17 @@ async fn build() -> Stage {
 
 async fn with_operator(level: &str, cluster: &'static ControlPlane) -> Stage {
     let stage = without_operator(cluster).await;
-    let operator = Operator::start(stage.cluster, &stage.installation, "operator", DIVISOR, level);
+    let further = ["--rollout=true"];
+    let operator =
+        Operator::start_with(stage.cluster, &stage.installation, "operator", DIVISOR, level, &further);
     operator.ready().await;
     Stage { operator: Some(operator), ..stage }
 }
 
 async fn without_operator(cluster: &'static ControlPlane) -> Stage {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let installation = install_chart(cluster, "llmkey-system", &json!({})).await.unwrap();
+    let installation =
+        install_chart(cluster, "llmkey-system", &json!({"rollout": {"enabled": true}})).await.unwrap();
     Stage { cluster, installation, sandbox: sandbox(), operator: None }
 }
 

@@ -1,5 +1,6 @@
 //! Every effect of a reconcile, one function for each. What it teaches goes back into the observation.
 
+mod consumers;
 mod provider;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,8 @@ impl Actor<'_> {
             Effect::DeleteTarget => self.delete_target(o).await,
             Effect::CheckShared { version } => self.check_shared(o, *version).await,
             Effect::ReadLastUse { version } => self.read_last_use(o, *version).await,
+            Effect::LookAtConsumers { since } => Ok(self.look_at_consumers(o, *since).await),
+            Effect::Restart(order) => self.restart(o, order).await,
             Effect::Revoke { version } => self.revoke(o, *version).await,
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version).await,
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView};
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
+use crate::domain::evidence::Look;
 use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::Ledger;
@@ -57,6 +58,13 @@ pub enum Learned {
         version: i32,
         /// The answer.
         used: Option<DateTime<Utc>>,
+    },
+    /// Who uses the target.
+    Consumers(Look),
+    /// A workload was restarted, or needs it no more.
+    Restarted {
+        /// Admission did not let it happen.
+        refused: bool,
     },
     /// The provider answered the revocation.
     RevokeAnswered(i32),
@@ -146,6 +154,22 @@ impl Observed {
             Learned::LastUse { version, used } => {
                 self.memory.last_use = Some((version, env.now, used));
                 self.mended(&[Reason::RevokeFailed]);
+            }
+            Learned::Consumers(look) => {
+                self.pass.looked_for_l4 = matches!(effect, Effect::LookAtConsumers { since: None });
+                self.memory.consumers = Some(look);
+            }
+            Learned::Restarted { refused } => {
+                // What the last look told is not so any more.
+                self.memory.consumers = None;
+                if let Effect::Restart(order) = effect {
+                    let workload = order.workload.to_string();
+                    if refused {
+                        self.memory.restart_refused.insert(workload);
+                    } else {
+                        self.memory.restart_refused.remove(&workload);
+                    }
+                }
             }
             Learned::RevokeAnswered(version) => {
                 self.pass.revoke_answered.insert(version);

@@ -377,6 +377,8 @@ impl Effect {
             Self::DeleteTarget => "delete_target",
             Self::CheckShared { .. } => "check_shared",
             Self::ReadLastUse { .. } => "read_last_use",
+            Self::LookAtConsumers { .. } => "look_at_consumers",
+            Self::Restart(_) => "restart",
             Self::Revoke { .. } => "revoke",
             Self::ConfirmRevoked { .. } => "confirm_revoked",
             Self::NoteReminder { .. } => "note_reminder",

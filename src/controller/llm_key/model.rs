@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::api::{
     ConditionStatus, ConditionType, OnReplacementFailure, Reason, RotationMode, ValidationMode,
 };
+use crate::domain::evidence::{self, Judged, Workload};
 use crate::domain::health::{Health, Verdict};
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
@@ -71,6 +72,8 @@ pub struct KeyView {
     pub finalizer: bool,
     /// The annotation that stops new rotations and revocations.
     pub paused: bool,
+    /// The version whose revocation a person approves.
+    pub approved: Option<i32>,
     /// The annotation that asks for a rotation.
     pub rotate: Option<String>,
     /// The key is made by the operator.
@@ -85,6 +88,8 @@ pub struct KeyView {
     pub expires_at: Option<DateTime<Utc>>,
     /// What becomes of a listed version that cannot be replaced.
     pub on_replacement_failure: OnReplacementFailure,
+    /// Workloads that use the target may be restarted.
+    pub restarts: bool,
     /// Deletion leaves the keys.
     pub retain_on_delete: bool,
     /// Time between deletion and revocation.
@@ -104,6 +109,7 @@ pub struct KeyView {
 }
 
 /// The policy in force.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent word of the policy")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PolicyView {
     /// As status shows it.
@@ -124,8 +130,16 @@ pub struct PolicyView {
     pub timeout: Duration,
     /// Both keys work at least this long.
     pub overlap_minimum: Duration,
+    /// Evidence is waited for so long; `revoke_when_stuck` says what happens then.
+    pub overlap_maximum: Duration,
     /// The provider must not have seen the old key for this long.
     pub quiet_for: Duration,
+    /// All workloads must have the current version.
+    pub consumers: bool,
+    /// A person must approve a revocation.
+    pub manual: bool,
+    /// An older key is revoked at the maximum, whatever is known of its use.
+    pub revoke_when_stuck: bool,
 }
 
 /// The provider or account.
@@ -222,6 +236,10 @@ pub struct Memory {
     pub repaired: Option<DateTime<Utc>>,
     /// When the provider was last asked whether the old key is in use, and what it said.
     pub last_use: Option<(i32, DateTime<Utc>, Option<DateTime<Utc>>)>,
+    /// The last look at the workloads that use the target.
+    pub consumers: Option<evidence::Look>,
+    /// Workloads whose restart admission refused.
+    pub restart_refused: BTreeSet<String>,
 }
 
 impl Memory {
@@ -293,6 +311,8 @@ pub struct Pass {
     pub revoke_answered: BTreeSet<i32>,
     /// Versions that the provider was asked about after that: whether their keys are gone and refused.
     pub confirmed: BTreeMap<i32, bool>,
+    /// The workloads were looked at in this reconcile, for a revocation.
+    pub looked_for_l4: bool,
     /// The delivered key was checked in this reconcile.
     pub checked_delivered: bool,
     /// The target was written in this reconcile.
@@ -306,6 +326,7 @@ impl Pass {
     pub fn forget_holders(&mut self) {
         self.shared.clear();
         self.checked_after_l4.clear();
+        self.looked_for_l4 = false;
     }
 }
 
@@ -318,6 +339,19 @@ pub struct Minted {
     pub id: String,
     /// What may be known of it.
     pub facts: KeyFacts,
+}
+
+/// A workload that is to be restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RestartOrder {
+    /// Which.
+    pub workload: Workload,
+    /// Its uid.
+    pub uid: String,
+    /// What the annotation said when it was looked at.
+    pub before: Option<String>,
+    /// What it is to say.
+    pub mark: String,
 }
 
 /// Which key to check.
@@ -380,6 +414,13 @@ pub enum Effect {
         /// The version.
         version: i32,
     },
+    /// Look at the workloads that use the target.
+    LookAtConsumers {
+        /// A look that began then or later serves; none: only one that begins now.
+        since: Option<DateTime<Utc>>,
+    },
+    /// Restart a workload by its template's annotation.
+    Restart(Box<RestartOrder>),
     /// Revoke the version's key.
     Revoke {
         /// The version.
@@ -432,6 +473,8 @@ pub struct Plan {
     pub wake: Option<DateTime<Utc>>,
     /// When the next rotation is due.
     pub next_rotation: Option<DateTime<Utc>>,
+    /// The workloads that use the target, as far as they were looked at.
+    pub consumers: Vec<Judged>,
     /// No later step may follow in this decision.
     pub hold: bool,
     /// What is due and a glance does not show: read it and decide again.

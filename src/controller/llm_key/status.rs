@@ -3,13 +3,15 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+use super::decide::consumers;
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, KeyHealth, LLMKeyStatus, LastRotation, ObservedVersions,
-    PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
+    ConditionStatus, ConditionType, Conditions, ConsumerStatus, KeyHealth, LLMKeyStatus, LastRotation,
+    ObservedVersions, PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
 };
+use crate::domain::evidence::Judged;
 use crate::domain::health::{Health, HealthState, Verdict};
-use crate::domain::lifecycle::VersionState;
+use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{Record, Version};
 use crate::provider::PRIVATE_NAME;
@@ -69,6 +71,7 @@ pub fn status(
     let mut conditions = Conditions::new(&before.conditions, o.key.generation, env.now);
     base(&mut conditions);
     found(&mut conditions, plan);
+    consumers_at_rest(&mut conditions, o, plan, before);
     ready(&mut conditions, o, plan, delivered.is_some(), health);
     healthy(&mut conditions, o, delivered.is_some(), health);
     LLMKeyStatus {
@@ -89,7 +92,59 @@ pub fn status(
             || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
             |r| r.versions.iter().rev().map(version).collect(),
         ),
+        consumers: plan.consumers.iter().take(MAX_CONSUMERS).map(consumer).collect(),
+        consumers_total: (!plan.consumers.is_empty())
+            .then(|| i32::try_from(plan.consumers.len()).unwrap_or(i32::MAX)),
         observed: Some(observed),
+    }
+}
+
+/// Workloads that status names.
+const MAX_CONSUMERS: usize = 50;
+
+fn consumer(judged: &Judged) -> ConsumerStatus {
+    ConsumerStatus {
+        kind: judged.workload.kind.to_string(),
+        name: judged.workload.name.clone(),
+        state: judged.standing.as_str().to_owned(),
+        reason: judged.standing.reason().map(str::to_owned),
+        stale_pods: i32::try_from(judged.stale).unwrap_or(i32::MAX),
+    }
+}
+
+/// What the consumers were when the older key was revoked: pods that began since then have the version, too.
+fn consumers_at_rest(conditions: &mut Conditions, o: &Observed, plan: &Plan, before: &LLMKeyStatus) {
+    let kind = ConditionType::ConsumersCurrent;
+    if plan.findings.iter().any(|f| f.condition == kind) {
+        return;
+    }
+    match &o.ledger {
+        LedgerView::Present(ledger) => {
+            let record = &ledger.record;
+            let Some(current) = record.current() else { return };
+            let last =
+                record.versions.iter().rev().find(|v| v.version < current.version && v.basis.is_some());
+            let open = record.versions.iter().any(|v| v.state == VersionState::Overlap);
+            let (reason, message) = match last.and_then(|v| v.basis).filter(|_| !open) {
+                Some(RevocationBasis::ConsumersProven) => {
+                    (Reason::AllCurrent, consumers::proven_message(current.version))
+                }
+                Some(RevocationBasis::Presumed) => {
+                    (Reason::PresumedCurrent, consumers::presumed_message(current.version))
+                }
+                _ => return,
+            };
+            conditions.set(kind, ConditionStatus::True, reason, &message);
+        }
+        LedgerView::Unread(_) => {
+            let told = before.conditions.iter().find(|c| c.type_ == kind.as_str());
+            let same = |reason: &Reason| told.is_some_and(|c| c.reason == reason.as_str());
+            if let Some(reason) = [Reason::AllCurrent, Reason::PresumedCurrent].into_iter().find(same) {
+                let message = told.map(|c| c.message.clone()).unwrap_or_default();
+                conditions.set(kind, ConditionStatus::True, reason, &message);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -132,7 +187,7 @@ fn base(conditions: &mut Conditions) {
         ConditionType::ConsumersCurrent,
         Unknown,
         Reason::NotObserved,
-        "workloads that use the Secret are not looked at",
+        "workloads are looked at only while an older key works",
     );
     conditions.set(ConditionType::OverlapActive, False, Reason::NoOverlap, "");
 }

@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::model::{KeyView, PolicyView, ProviderView};
 use crate::api::{
-    ClusterRotationPolicy, DeletionPolicy, DesiredState, FINALIZER, LLMKey, LLMProvider, PAUSED, PolicyKind,
-    ROTATE, Reason, RotationMode, RotationPolicy, RotationPolicySpec, Trigger, TriggerType, from_k8s,
+    APPROVE_REVOKE, Approval, ClusterRotationPolicy, ConsumerEvidence, DeletionPolicy, DesiredState,
+    FINALIZER, LLMKey, LLMProvider, OnStuck, PAUSED, PolicyKind, ROTATE, Reason, RotationMode,
+    RotationPolicy, RotationPolicySpec, Trigger, TriggerType, from_k8s,
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
@@ -96,6 +97,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         namespace_terminating: false,
         finalizer: key.finalizers().iter().any(|f| f == FINALIZER),
         paused: key.annotations().get(PAUSED).is_some_and(|v| v == "true"),
+        approved: key.annotations().get(APPROVE_REVOKE).and_then(|version| version.trim().parse().ok()),
         rotate: key
             .annotations()
             .get(ROTATE)
@@ -107,6 +109,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         revoked_versions: key.spec.revoked_versions.iter().copied().collect(),
         expires_at: key.spec.expires_at.as_deref().and_then(crate::api::parse_rfc3339),
         on_replacement_failure: key.spec.on_replacement_failure.unwrap_or_default(),
+        restarts: key.spec.target.rollout != Some(crate::api::TargetRollout::None),
         // What a person supplied is retained anyway: that goes by each version's origin, which outlives the spec.
         retain_on_delete: key.spec.deletion_policy == Some(DeletionPolicy::Retain),
         grace: duration(key.spec.deletion_grace_period, timings.deletion_grace),
@@ -190,6 +193,10 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         replace_invalid: triggers(spec).any(|t| t.r#type == TriggerType::Invalid),
         timeout: spec.timeout.map_or(whole(timings.rotation_timeout), Duration::from),
         overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
+        overlap_maximum: overlap.maximum.map_or(whole(timings.overlap_maximum), Duration::from),
+        consumers: overlap.evidence.as_ref().is_none_or(|e| e.consumers != ConsumerEvidence::Ignored),
+        manual: overlap.approval == Approval::Manual,
+        revoke_when_stuck: overlap.on_stuck == OnStuck::Revoke,
         quiet_for: overlap
             .evidence
             .and_then(|e| e.quiet_for)

@@ -14,7 +14,8 @@ pub const FILE: &str = "examples/01-quickstart.yaml";
 pub const KEY: &str = "chat";
 
 /// The example's objects for one tenant's namespace, which comes first. What a user would write is changed in three
-/// places: the account, which is the sandbox's; the namespaces; and the overlap, which would be a day.
+/// places: the account, which is the sandbox's; the namespaces; and the overlap, which would be a day, and a minute at least
+/// where workloads are looked at.
 pub fn manifests(sandbox: &Sandbox, tenant: &str, operator: &str) -> Result<Vec<Value>, DemoError> {
     let path = source_dir().join(FILE);
     let unusable = |problem: String| DemoError::NotStarted(format!("{}: {problem}", path.display()));
@@ -36,7 +37,9 @@ pub fn manifests(sandbox: &Sandbox, tenant: &str, operator: &str) -> Result<Vec<
             }
             Some("RotationPolicy") => {
                 object["metadata"]["namespace"] = json!(tenant);
-                object["spec"]["overlap"] = json!({"minimum": "0s", "evidence": {"quietFor": "0s"}});
+                object["spec"]["overlap"] = json!({
+                    "minimum": "0s", "evidence": {"consumers": "Ignored", "quietFor": "0s"},
+                });
             }
             _ => object["metadata"]["namespace"] = json!(tenant),
         }

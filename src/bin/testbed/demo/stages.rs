@@ -115,7 +115,8 @@ impl Stages<'_> {
             say(format!("{} {}", text("/kind"), text("/metadata/name")))?;
         }
         say(
-            "Changed for the demo: the provider above in place of api.openai.com, and an overlap of 0s in place of a day.",
+            "Changed for the demo: the provider above in place of api.openai.com, and an overlap of 0s, without evidence, in \
+             place of a day.",
         )
     }
 

@@ -229,6 +229,10 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
                 policy: o.policy.shown.clone(),
                 minimum_seconds: o.policy.overlap_minimum.as_secs(),
                 quiet_for_seconds: o.policy.quiet_for.as_secs(),
+                maximum_seconds: Some(o.policy.overlap_maximum.as_secs()),
+                consumers: Some(o.policy.consumers),
+                manual: Some(o.policy.manual),
+                revoke_when_stuck: Some(o.policy.revoke_when_stuck),
             });
         }
     }

@@ -5,6 +5,7 @@
 //! steps, because every effect that cannot be repeated stands in the ledger before it happens.
 
 mod break_glass;
+pub mod consumers;
 mod first;
 mod flight;
 mod gate;

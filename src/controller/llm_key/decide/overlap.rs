@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
+use super::consumers::{self, Evidence};
 use super::gate::delta;
 use super::retire::holder;
 use super::successor;
-use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode};
+use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode, rfc3339};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView, Work};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{Record, Version};
@@ -38,8 +41,9 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         }
     };
     let Some(since) = since else { return };
-    let (minimum, quiet_for) = terms(o, old);
-    let over = since + delta(env.timings.scale(minimum));
+    let terms = terms(o, old);
+    let Some(evidence) = consumers::advance(o, record, delivered, since, &terms, env, plan) else { return };
+    let over = since + delta(env.timings.scale(terms.minimum));
     if env.now < over {
         hold(
             plan,
@@ -58,7 +62,18 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         hold(plan, failing.reason, failing.message.clone());
         return;
     }
-    let Some(basis) = quiet(o, old, env.timings.scale(quiet_for), env, plan) else { return };
+    let Some(basis) = basis(o, old, &evidence, (&terms, since), env, plan) else { return };
+    if terms.manual && o.key.approved != Some(old.version) {
+        hold(
+            plan,
+            Reason::WaitingForApproval,
+            format!(
+                "version {} is kept until its revocation is approved: set the annotation llmkeys.dev/approve-revoke to \"{}\"",
+                old.version, old.version
+            ),
+        );
+        return;
+    }
     if !delivered_works(o, delivered, env, plan) {
         return;
     }
@@ -71,6 +86,11 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         plan.wake_at(env.now + delta(env.timings.provider_check_interval));
         return;
     }
+    if evidence.asked() && basis != RevocationBasis::MaximumReached && !o.pass.looked_for_l4 {
+        // What was known of them may have changed.
+        plan.effects.push(Effect::LookAtConsumers { since: None });
+        return;
+    }
     let mut next = successor(record, env);
     if next.advance(old.version, VersionState::Retiring)
         && let Some(version) = next.version_mut(old.version)
@@ -81,14 +101,81 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     }
 }
 
-/// What is asked of the overlap: by the policy in force, or, if there is none any more, by the one under which it began.
-fn terms(o: &Observed, old: &Version) -> (Duration, Duration) {
+/// What is asked of an overlap.
+pub(super) struct Terms {
+    /// Both keys work at least this long.
+    minimum: Duration,
+    /// Evidence is waited for this long.
+    maximum: Duration,
+    /// The provider must not have seen the older key for this long.
+    quiet_for: Duration,
+    /// All workloads must have the current version.
+    pub consumers: bool,
+    /// A person must approve.
+    manual: bool,
+    /// At the maximum the older key is revoked without evidence.
+    revoke_when_stuck: bool,
+}
+
+/// By the policy in force, or, if there is none any more, by the one under which the overlap began.
+fn terms(o: &Observed, old: &Version) -> Terms {
+    let now = Terms {
+        minimum: o.policy.overlap_minimum,
+        maximum: o.policy.overlap_maximum,
+        quiet_for: o.policy.quiet_for,
+        consumers: o.policy.consumers,
+        manual: o.policy.manual,
+        revoke_when_stuck: o.policy.revoke_when_stuck,
+    };
     match (&o.policy.shown, &old.overlap) {
-        (None, Some(begun)) if begun.policy.is_some() => {
-            (Duration::from_secs(begun.minimum_seconds), Duration::from_secs(begun.quiet_for_seconds))
-        }
-        _ => (o.policy.overlap_minimum, o.policy.quiet_for),
+        (None, Some(begun)) if begun.policy.is_some() => Terms {
+            minimum: Duration::from_secs(begun.minimum_seconds),
+            maximum: begun.maximum_seconds.map_or(now.maximum, Duration::from_secs),
+            quiet_for: Duration::from_secs(begun.quiet_for_seconds),
+            consumers: begun.consumers.unwrap_or(now.consumers),
+            manual: begun.manual.unwrap_or(now.manual),
+            revoke_when_stuck: begun.revoke_when_stuck.unwrap_or(now.revoke_when_stuck),
+        },
+        _ => now,
     }
+}
+
+/// What the revocation would rest on; none while evidence is missing, or has to be asked for first.
+fn basis(
+    o: &Observed,
+    old: &Version,
+    evidence: &Evidence,
+    (terms, since): (&Terms, DateTime<Utc>),
+    env: &Env,
+    plan: &mut Plan,
+) -> Option<RevocationBasis> {
+    let maximum = since + delta(env.timings.scale(terms.maximum.max(terms.minimum)));
+    let stuck = terms.revoke_when_stuck && env.now >= maximum;
+    if let Evidence::Missing(what) = evidence {
+        if stuck {
+            return Some(RevocationBasis::MaximumReached);
+        }
+        let end = match (terms.revoke_when_stuck, env.now >= maximum) {
+            (true, _) => {
+                plan.wake_at(maximum);
+                format!("; it is revoked all the same at {}", rfc3339(maximum))
+            }
+            (false, true) => format!("; overlap.maximum passed at {}, and onStuck is Hold", rfc3339(maximum)),
+            (false, false) => String::new(),
+        };
+        hold(plan, Reason::WaitingForConsumers, format!("version {} is kept: {what}{end}", old.version));
+        return None;
+    }
+    let quiet = quiet(o, old, env.timings.scale(terms.quiet_for), env, plan);
+    if quiet.is_none() && terms.revoke_when_stuck {
+        if stuck && plan.effects.is_empty() {
+            return Some(RevocationBasis::MaximumReached);
+        }
+        if !stuck {
+            plan.wake_at(maximum);
+        }
+    }
+    evidence.basis().filter(|_| quiet.is_some()).or(quiet)
 }
 
 /// What a person or a missing policy holds.

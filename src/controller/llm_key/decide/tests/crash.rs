@@ -7,6 +7,7 @@ use serde_json::json;
 use super::driver::{Event, Fault, Run};
 use super::world::World;
 use crate::api::LLMKey;
+use crate::domain::evidence::WorkloadKind;
 use crate::domain::health::Verdict;
 
 /// A scenario: the world at its beginning, what people do and when, and its end.
@@ -41,6 +42,18 @@ const SCENARIOS: &[Scenario] = &[
         world: || World::supplying("sk-supplied-1"),
         events: &[],
         end: 6 * HOUR,
+    },
+    Scenario {
+        name: "rotate with a workload that is restarted",
+        world: || super::consumers::using(World::minting(), &[WorkloadKind::Deployment]),
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "rotate with a pod that ends late",
+        world: || super::consumers::using(World::minting(), &[WorkloadKind::Pod]),
+        events: &[(600, |w| w.rotate("now")), (2 * HOUR, |w| w.consumers.clear())],
+        end: 8 * HOUR,
     },
     Scenario { name: "rotate", world: World::minting, events: &[(600, |w| w.rotate("now"))], end: 8 * HOUR },
     Scenario {

@@ -341,6 +341,8 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::DeleteTarget => "delete the target".into(),
         Effect::CheckShared { version } => format!("is version {version} shared?"),
         Effect::ReadLastUse { version } => format!("when was version {version} used?"),
+        Effect::LookAtConsumers { .. } => "look at the consumers".into(),
+        Effect::Restart(order) => format!("restart {} for {}", order.workload, order.mark),
         Effect::Revoke { version } => format!("revoke version {version}"),
         Effect::ConfirmRevoked { version } => format!("confirm the revocation of version {version}"),
         Effect::NoteReminder { .. } => "note the reminder".into(),

@@ -4,6 +4,7 @@ use super::perform::{Undone, broken};
 use super::world::{ProviderKey, World, delta, facts};
 use crate::api::{ConditionType, DesiredState, LLMKeyStatus, OnReplacementFailure, ValidationMode};
 use crate::controller::llm_key::model::Plan;
+use crate::domain::evidence::{PodUse, Reads};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::domain::names::{MintName, lineage_code};
 use crate::ledger::Record;
@@ -37,7 +38,12 @@ impl World {
                 }
                 if matches!(
                     version.basis,
-                    Some(RevocationBasis::ProviderQuiet | RevocationBasis::MinimumElapsed)
+                    Some(
+                        RevocationBasis::ProviderQuiet
+                            | RevocationBasis::MinimumElapsed
+                            | RevocationBasis::ConsumersProven
+                            | RevocationBasis::Presumed
+                    )
                 ) {
                     self.judge_evidence(next, version.version)?;
                 }
@@ -68,6 +74,12 @@ impl World {
             && !self.verdict(&target.bytes).accepts()
         {
             return broken(format!("I4: L4 for version {number} while the current key does not work"));
+        }
+        let newer = target.written + delta(self.timings.consumer_margin);
+        let reread = self.now >= target.written + delta(self.timings.reload_presumed);
+        let current = |pod: &PodUse| pod.created >= newer || (pod.reads == Reads::Anew && reread);
+        if self.policy.consumers && !self.consumers.iter().flat_map(|c| &c.pods).all(current) {
+            return broken(format!("I4: L4 for version {number}, which a pod may have"));
         }
         let id = next.version(number).and_then(|v| v.provider_key_id.clone());
         let used = self.provider.keys.iter().find(|k| Some(&k.id) == id.as_ref()).and_then(|k| k.used);

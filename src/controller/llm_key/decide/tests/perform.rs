@@ -4,9 +4,10 @@ use super::world::{Held, ProviderKey, Target, World, delta, facts, version_of};
 use crate::api::{FINALIZER, Reason};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
-use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, Subject};
+use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, RestartOrder, Subject};
 use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
+use crate::domain::evidence::{Census, Look};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{Ledger, Record};
 use crate::provider::ProviderKeyId;
@@ -90,6 +91,8 @@ impl World {
                 Ok(Learned::Shared { version: *version, holder })
             }
             Effect::ReadLastUse { version } => self.read_last_use(o, *version),
+            Effect::LookAtConsumers { .. } => Ok(Learned::Consumers(self.look_at_consumers())),
+            Effect::Restart(order) => self.restart(order),
             Effect::Revoke { version } => self.revoke(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
@@ -325,6 +328,34 @@ impl World {
         let key = self.provider.keys.iter().find(|k| k.id == id && k.host == self.host);
         let used = key.and_then(|k| k.used).map(|at| at + chrono::Duration::seconds(1));
         Ok(Learned::LastUse { version, used })
+    }
+
+    fn look_at_consumers(&self) -> Look {
+        let census = Census { consumers: self.consumers.clone(), restarting: 0, may_restart: true };
+        Look { at: self.now, found: Ok(census) }
+    }
+
+    /// The pods are replaced at once.
+    fn restart(&mut self, order: &RestartOrder) -> Result<Learned, Undone> {
+        let name = order.workload.to_string();
+        let version = order.mark.split('/').take(2).collect::<Vec<_>>().join("/");
+        let tries = self.history.restarts.entry((name.clone(), version)).or_insert(0);
+        *tries += 1;
+        if *tries > 2 {
+            return broken(format!("{name} is restarted a third time for {}", order.mark));
+        }
+        self.history.writes += 1;
+        let (now, reverted) = (self.now, self.restarts_are_reverted);
+        let found = self.consumers.iter_mut().find(|c| c.workload == order.workload);
+        if let Some((consumer, false)) = found.map(|consumer| (consumer, reverted)) {
+            if let Some(rollout) = &mut consumer.rollout {
+                rollout.restarted_for = Some(order.mark.clone());
+            }
+            for pod in &mut consumer.pods {
+                pod.created = now;
+            }
+        }
+        Ok(Learned::Restarted { refused: false })
     }
 
     fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, Undone> {

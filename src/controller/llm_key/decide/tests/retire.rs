@@ -91,7 +91,7 @@ fn a_shared_key_is_kept_before_and_after_l4() {
     run.until(&[], 9000).unwrap();
     assert_eq!(states(&run.world), [Overlap, Current]);
     let mut run = in_overlap();
-    let l4 = run.effects + 4;
+    let l4 = run.effects + 7;
     run.faults.insert(l4, super::driver::Fault::CrashAfter);
     run.until(&[], 4202).unwrap();
     assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
@@ -104,7 +104,7 @@ fn a_shared_key_is_kept_before_and_after_l4() {
 #[test]
 fn a_secret_that_was_set_back_after_l4_is_repaired_before_the_revocation() {
     let mut run = in_overlap();
-    let l4 = run.effects + 4;
+    let l4 = run.effects + 7;
     run.faults.insert(l4, super::driver::Fault::CrashAfter);
     run.until(&[], 4202).unwrap();
     assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
@@ -118,7 +118,7 @@ fn a_secret_that_was_set_back_after_l4_is_repaired_before_the_revocation() {
 #[test]
 fn a_revocation_waits_for_the_admin_credential_and_for_the_right_account() {
     let mut run = in_overlap();
-    let l4 = run.effects + 4;
+    let l4 = run.effects + 7;
     run.faults.insert(l4, super::driver::Fault::CrashAfter);
     run.until(&[], 4202).unwrap();
     run.world.account_problem = Some((Reason::AdminCredentialMissing, "its Secret is gone".into()));

@@ -18,6 +18,7 @@ use crate::controller::llm_key::model::{
 use crate::controller::llm_key::observe::resume_health;
 use crate::controller::llm_key::views::{Texts, key_view};
 use crate::controller::released::observed;
+use crate::domain::evidence::Consumer;
 use crate::domain::health::Verdict;
 use crate::domain::lifecycle::VersionState;
 use crate::domain::schedule;
@@ -92,6 +93,8 @@ pub struct History {
     pub retired: BTreeMap<i32, (usize, String)>,
     /// The version that was last written to the target.
     pub published: i32,
+    /// Restarts of workloads, by what they were marked with.
+    pub restarts: BTreeMap<(String, String), usize>,
     /// Crashes and lost replies so far.
     pub faults: usize,
     /// Writes to the API server and the provider.
@@ -118,6 +121,10 @@ pub struct World {
     pub elsewhere: BTreeSet<String>,
     pub target: Option<Target>,
     pub provider: Provider,
+    /// Who uses the target.
+    pub consumers: Vec<Consumer>,
+    /// Another hand takes every restart back.
+    pub restarts_are_reverted: bool,
     pub history: History,
     pub count: u64,
 }
@@ -157,6 +164,10 @@ pub fn by_hand() -> PolicyView {
         replace_invalid: false,
         timeout: hours(1),
         overlap_minimum: hours(1),
+        overlap_maximum: hours(168),
+        consumers: true,
+        manual: false,
+        revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
     }
 }
@@ -203,6 +214,8 @@ impl World {
             elsewhere: BTreeSet::new(),
             target: None,
             provider: Provider::default(),
+            consumers: Vec::new(),
+            restarts_are_reverted: false,
             history: History::default(),
             count: 0,
         };
