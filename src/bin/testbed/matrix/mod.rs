@@ -1,0 +1,185 @@
+//! `testbed crash-matrix`: every effect of the operator, struck by every fault.
+//!
+//! The operator's own program runs against a real API server and the sandbox provider, through a proxy that sees every
+//! request on both ways. First the undisturbed run of each scenario is learned; then each of its effects is struck by each
+//! fault, in a namespace and a project of its own; then the end must be the same, and the logs must show that nothing was
+//! lost, refused or revoked too early on the way. `docs/evidence/README.md` is the manual.
+
+mod batch;
+mod bed;
+mod blow;
+mod cell;
+mod effect;
+mod exchange;
+mod fault;
+mod history;
+mod listen;
+mod plan;
+mod probe;
+mod report;
+mod scenario;
+mod stream;
+mod upstream;
+mod world;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use batch::{Goals, Ran, Stage};
+use bed::Bed;
+use cell::Name;
+use history::Audit;
+use plan::{Learned, Only};
+use report::{Outcome, Report};
+use scenario::Scenario;
+
+/// Whatever ends a campaign early.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How often each scenario is learned: runs that differ would make every comparison worthless.
+const LESSONS: usize = 3;
+/// How often a cell is run whose fault did not strike where it should.
+const TRIES: usize = 4;
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only these: S2, S2:7, S2:7:CA or S2::CA; may be repeated.
+    #[arg(long)]
+    only: Vec<Only>,
+    /// The operator's program [default: beside this one].
+    #[arg(long)]
+    operator: Option<PathBuf>,
+    /// File for the tables; without it they are printed.
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// Learns the effects, prints them, and ends.
+    #[arg(long)]
+    learn: bool,
+}
+
+/// Runs it. False if a cell failed.
+pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
+    let program = match arguments.operator {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("llmkey-operator"),
+    };
+    if !program.is_file() {
+        return Err(format!("{} does not exist; use `make crash-matrix`", program.display()).into());
+    }
+    let bed = Arc::new(Bed::make(program).await?);
+    let begin = bed.clock.monotonic();
+    let operator = bed.start().await?;
+    let audit = Audit::new(bed.cluster.audit_log());
+    let mut stage = Stage { bed: Arc::clone(&bed), operator: Some(operator), audit };
+    let wanted = |scenario: &Scenario| {
+        arguments.only.is_empty() || arguments.only.iter().any(|only| only.scenario == *scenario)
+    };
+    let scenarios: Vec<Scenario> = Scenario::ALL.into_iter().filter(wanted).collect();
+    let (learned, goals) = learn(&mut stage, &scenarios).await?;
+    if arguments.learn {
+        for (scenario, effects) in &learned {
+            for (index, effect) in effects.iter().enumerate() {
+                say(&format!("{}:{} {effect}", scenario.code(), index + 1))?;
+            }
+        }
+        return Ok(true);
+    }
+    let plan = plan::plan(&learned, &arguments.only);
+    say(&format!("{} cells, {} are left out by rules", plan.cells.len(), plan.left_out.len()))?;
+    let mut cells = campaign(&mut stage, plan.cells, &goals).await?;
+    let left_out = plan.left_out.into_iter().map(|(name, reason)| (name, Outcome::NotApplicable(reason)));
+    cells.extend(left_out);
+    let seconds = bed.clock.monotonic().saturating_sub(begin).as_secs();
+    let versions = vec![
+        ("llmkey-operator".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("Kubernetes".to_owned(), bed.cluster.version().to_owned()),
+        ("sandbox provider".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    let report = Report { learned, cells, versions };
+    match &arguments.write {
+        Some(path) => std::fs::write(path, report.markdown())?,
+        None => say(&report.markdown())?,
+    }
+    say(&format!("in {seconds} s"))?;
+    say(&report.summary())?;
+    Ok(report.counts().1 == 0)
+}
+
+/// The undisturbed run of each scenario, several times at once: its effects and its end.
+async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Goals), Failure> {
+    let names = scenarios
+        .iter()
+        .flat_map(|scenario| std::iter::repeat_n(Name { scenario: *scenario, aim: None }, LESSONS));
+    let lessons = stage.run(names.collect(), &Goals::new()).await?;
+    let (mut learned, mut goals) = (Learned::new(), Goals::new());
+    for Ran { name, effects, state, problems, .. } in lessons {
+        if !problems.is_empty() {
+            return Err(format!("undisturbed, {name} fails: {}", problems.join("; ")).into());
+        }
+        let told = |effects: &[effect::Effect]| {
+            effects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        match learned.get(&name.scenario) {
+            Some(known) if *known != effects => {
+                let (one, other) = (told(known), told(&effects));
+                return Err(format!("two undisturbed runs of {name} differ: {one} | {other}").into());
+            }
+            _ => drop(learned.insert(name.scenario, effects)),
+        }
+        match goals.get(&name.scenario) {
+            Some(known) if *known != state => {
+                let difference = world::difference(known, &state);
+                return Err(format!("two undisturbed runs of {name} end differently: {difference}").into());
+            }
+            _ => drop(goals.insert(name.scenario, state)),
+        }
+    }
+    Ok((learned, goals))
+}
+
+/// All cells; those whose fault did not strike as it should are run again, in the end alone.
+async fn campaign(
+    stage: &mut Stage,
+    cells: Vec<Name>,
+    goals: &Goals,
+) -> Result<Vec<(Name, Outcome)>, Failure> {
+    let (total, mut ended) = (cells.len(), Vec::new());
+    let mut waiting = cells;
+    for again in 0..TRIES {
+        let mut missed = Vec::new();
+        for batch in plan::batches(&waiting) {
+            for ran in stage.run(batch, goals).await? {
+                if !ran.valid && again + 1 < TRIES {
+                    missed.push(ran.name);
+                    continue;
+                }
+                let outcome = outcome(&ran);
+                if let Outcome::Failed(problems) = &outcome {
+                    let name = &ran.name;
+                    say(&format!(
+                        "FAIL {name}: {}\n     testbed crash-matrix --only {name}",
+                        problems.join("; ")
+                    ))?;
+                }
+                ended.push((ran.name, outcome));
+            }
+            say(&format!("{} of {total}", ended.len()))?;
+        }
+        waiting = missed;
+    }
+    Ok(ended)
+}
+
+fn outcome(ran: &Ran) -> Outcome {
+    let mut problems = ran.problems.clone();
+    if !ran.valid {
+        problems.insert(0, "INVALID: the fault did not strike".to_owned());
+    }
+    if problems.is_empty() { Outcome::Passed } else { Outcome::Failed(problems) }
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
