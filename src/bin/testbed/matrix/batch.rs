@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
 use llmkey_operator::api::{LLMKey, LLMProvider};
+use llmkey_operator::sandbox::LogEntry;
 use llmkey_operator::testbed::apply;
 use serde_json::Value;
 
@@ -28,7 +29,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The operator's watches have shown what was created by then.
 const SHOWN: Duration = Duration::from_millis(300);
 /// Longest wait for the end after the last fault …
-const ENDS_WITHIN: Duration = Duration::from_secs(25);
+const ENDS_WITHIN: Duration = Duration::from_secs(40);
 /// … and how much longer where a request is slow: the API server's deadline, and what comes after it.
 const SLOW: Duration = Duration::from_secs(40);
 /// An end is the end if it lasts: nothing may be written for so long.
@@ -45,6 +46,8 @@ pub struct Ran {
     pub name: Name,
     /// Its effects, in order.
     pub effects: Vec<Effect>,
+    /// When each came, after the story's beginning.
+    pub times: Vec<Duration>,
     /// Its state at the end.
     pub state: Value,
     /// Its fault struck, where and when it should.
@@ -83,7 +86,9 @@ impl Stage {
             Some(Fault::Pause) => Some(bed.spawn(true)?),
             _ => None,
         };
-        cells.iter().for_each(|cell| cell.arm());
+        for cell in &cells {
+            cell.arm();
+        }
         stream::iter(cells.iter().map(Ok::<_, Failure>))
             .try_for_each_concurrent(PARALLEL, |cell| cell.name.scenario.begin(&bed.admin, cell))
             .await?;
@@ -104,12 +109,15 @@ impl Stage {
         tokio::time::sleep(QUIET).await;
         workloads.abort();
         let world = World::read(&bed.admin, &bed.installation.namespace).await?;
+        // First the provider's logs: whatever they tell, the audit log has what had to come before it.
+        let provider: Vec<Vec<LogEntry>> =
+            cells.iter().map(|cell| bed.sandbox.log_of(&cell.project)).collect();
         let writes = self.audit.news()?;
         let mut ran = Vec::new();
         for (index, cell) in cells.iter().enumerate() {
             let state = world.of(cell, &bed.sandbox);
             let mut problems = cell.violations();
-            problems.extend(history(bed, cell, &writes));
+            problems.extend(history(bed, cell, &provider[index], &writes));
             match goals.get(&cell.name.scenario) {
                 Some(goal) if state != *goal => problems.push(format!("I6: {}", difference(goal, &state))),
                 None if !cell.name.scenario.ended(&state) => problems.push(format!("no end: {state}")),
@@ -124,6 +132,7 @@ impl Stage {
             ran.push(Ran {
                 name: cell.name.clone(),
                 effects: cell.effects(),
+                times: cell.times(),
                 valid: cell.fault().is_none() || cell.fired() && held,
                 state,
                 problems,
@@ -169,14 +178,13 @@ impl Stage {
     }
 }
 
-fn history(bed: &Bed, cell: &Cell, writes: &[Write]) -> Vec<String> {
-    let provider = bed.sandbox.log_of(&cell.project);
+fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write]) -> Vec<String> {
     let ledger = (bed.installation.namespace.clone(), cell.ledger.clone());
     let (extra, doubled) = match cell.fault() {
         Some(fault) => (fault.extra_keys(), fault == Fault::Duplicate),
         None => (0, false),
     };
-    History::new(&provider, writes, &ledger, &cell.namespace, extra, doubled).violations()
+    History::new(provider, writes, &ledger, &cell.namespace, extra, doubled).violations()
 }
 
 /// Creates what the stories begin with, and waits until the operator has seen it and done with it.

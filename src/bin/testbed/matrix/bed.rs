@@ -101,6 +101,12 @@ impl Bed {
         })
     }
 
+    /// Who the operator is for the API server.
+    pub fn username(&self) -> String {
+        let Installation { namespace, service_account, .. } = &self.installation;
+        format!("system:serviceaccount:{namespace}:{service_account}")
+    }
+
     /// A new cell: a namespace's name, a project and an address of the provider of its own.
     pub async fn place(&self, name: Name) -> Result<Placed, Failure> {
         let namespace = format!("{}-{}", name.to_string().replace(':', "-"), random_suffix()?).to_lowercase();

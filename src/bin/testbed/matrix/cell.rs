@@ -25,6 +25,8 @@ pub struct Aim {
     pub occurrence: usize,
     /// The fault.
     pub fault: Fault,
+    /// When the effect came in the undisturbed run, after its beginning.
+    pub after: Duration,
 }
 
 /// What a cell is called: `S2:7:CA`.
@@ -62,7 +64,8 @@ pub struct Cell {
 
 #[derive(Default)]
 struct State {
-    armed: bool,
+    armed: Option<Duration>,
+    times: Vec<Duration>,
     watched: bool,
     effects: Vec<Effect>,
     fired: bool,
@@ -91,7 +94,7 @@ impl Cell {
 
     /// From here on effects count.
     pub fn arm(&self) {
-        self.state().armed = true;
+        self.state().armed = Some(self.clock.monotonic());
     }
 
     /// Notes an effect on its way; the fault that strikes it, if it is the one that was waited for.
@@ -101,10 +104,9 @@ impl Cell {
         if !effect.kind.only_reads() {
             state.last_write = Some(now);
         }
-        if !state.armed || !self.name.scenario.counts(effect.kind) {
-            return None;
-        }
+        let begin = state.armed.filter(|_| self.name.scenario.counts(effect.kind))?;
         state.effects.push(effect.clone());
+        state.times.push(now.saturating_sub(begin));
         let aim = self.name.aim.as_ref().filter(|aim| !state.fired && aim.effect == *effect)?;
         let occurrence = state.effects.iter().filter(|seen| *seen == effect).count();
         if occurrence != aim.occurrence {
@@ -120,6 +122,11 @@ impl Cell {
     /// The effects so far.
     pub fn effects(&self) -> Vec<Effect> {
         self.state().effects.clone()
+    }
+
+    /// When each of them came, after the cell was armed.
+    pub fn times(&self) -> Vec<Duration> {
+        self.state().times.clone()
     }
 
     /// Whether the fault has struck.
@@ -208,7 +215,13 @@ mod tests {
     }
 
     fn cell(occurrence: usize) -> Cell {
-        let aim = Aim { index: 3, effect: effect("1:Current"), occurrence, fault: Fault::LostAfter };
+        let aim = Aim {
+            index: 3,
+            effect: effect("1:Current"),
+            occurrence,
+            fault: Fault::LostAfter,
+            after: Duration::ZERO,
+        };
         let name = Name { scenario: Scenario::Rotate, aim: Some(aim) };
         Cell::new(name, "n".to_owned(), "l".to_owned(), "p".to_owned(), Clock::start())
     }

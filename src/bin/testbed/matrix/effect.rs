@@ -187,8 +187,8 @@ mod tests {
 
     use super::*;
 
-    fn cluster(method: Method, path: &str, body: &Value) -> Option<(Whose, String)> {
-        let (whose, effect) = of_cluster(&method, path, body.to_string().as_bytes(), "ops")?;
+    fn cluster(method: &Method, path: &str, body: &Value) -> Option<(Whose, String)> {
+        let (whose, effect) = of_cluster(method, path, body.to_string().as_bytes(), "ops")?;
         Some((whose, effect.to_string()))
     }
 
@@ -202,20 +202,21 @@ mod tests {
         };
         let whose = Whose::Ledger("llmkey-x".to_owned());
         assert_eq!(
-            cluster(Method::PUT, "/api/v1/namespaces/ops/secrets/llmkey-x", &ledger("llmkeys.dev/ledger")),
+            cluster(&Method::PUT, "/api/v1/namespaces/ops/secrets/llmkey-x", &ledger("llmkeys.dev/ledger")),
             Some((whose.clone(), "ledger:swap 1:Overlap 2:Current".to_owned()))
         );
-        let other = cluster(Method::POST, "/api/v1/namespaces/ops/secrets", &ledger("Opaque"));
+        let other = cluster(&Method::POST, "/api/v1/namespaces/ops/secrets", &ledger("Opaque"));
         assert_eq!(other, None, "the keyring and the install");
         assert_eq!(
-            cluster(Method::DELETE, "/api/v1/namespaces/ops/secrets/llmkey-x", &Value::Null),
+            cluster(&Method::DELETE, "/api/v1/namespaces/ops/secrets/llmkey-x", &Value::Null),
             Some((whose, "ledger:delete".to_owned()))
         );
     }
 
     #[test]
     fn a_keys_own_requests_are_told_apart_and_others_left_alone() {
-        let told = |method, path: &str, body: Value| cluster(method, path, &body).map(|(_, effect)| effect);
+        let told =
+            |method: Method, path: &str, body: Value| cluster(&method, path, &body).map(|(_, effect)| effect);
         let key = "/apis/llmkeys.dev/v1alpha1/namespaces/a/llmkeys/chat";
         let finalizer = |list: Value| json!({"metadata": {"finalizers": list}});
         assert_eq!(told(Method::PATCH, key, finalizer(json!(["x"]))).as_deref(), Some("finalizer on"));

@@ -26,6 +26,7 @@ pub struct Write {
 /// The audit log, read as it grows.
 pub struct Audit {
     path: PathBuf,
+    username: String,
     offset: u64,
     rest: Vec<u8>,
 }
@@ -34,10 +35,17 @@ pub struct Audit {
 #[serde(rename_all = "camelCase")]
 struct Event {
     verb: String,
+    user: User,
     object_ref: Option<ObjectRef>,
     response_status: Option<ResponseStatus>,
     request_received_timestamp: DateTime<Utc>,
     stage_timestamp: DateTime<Utc>,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
 }
 
 #[derive(Deserialize)]
@@ -57,9 +65,9 @@ struct ResponseStatus {
 }
 
 impl Audit {
-    /// From the log's beginning.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, offset: 0, rest: Vec::new() }
+    /// What one user wrote, from the log's beginning.
+    pub fn new(path: PathBuf, username: String) -> Self {
+        Self { path, username, offset: 0, rest: Vec::new() }
     }
 
     /// The writes of Secrets since the last time.
@@ -69,17 +77,20 @@ impl Audit {
         self.offset += u64::try_from(file.read_to_end(&mut self.rest)?)?;
         let complete = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let text: Vec<u8> = self.rest.drain(..complete).collect();
-        Ok(text.split(|byte| *byte == b'\n').filter_map(write).collect())
+        Ok(text.split(|byte| *byte == b'\n').filter_map(|line| write(line, &self.username)).collect())
     }
 }
 
-/// The write that a line tells of, if any.
-fn write(line: &[u8]) -> Option<Write> {
+/// The user's write that a line tells of, if any.
+fn write(line: &[u8], username: &str) -> Option<Write> {
     let event: Event = serde_json::from_slice(line).ok()?;
     let object = event.object_ref?;
     let done = event.response_status.is_some_and(|status| (200..300).contains(&status.code));
     let writes = ["create", "update", "patch"].contains(&event.verb.as_str());
-    (done && writes && object.resource == "secrets").then(|| Write {
+    if !done || !writes || object.resource != "secrets" || event.user.username != username {
+        return None;
+    }
+    Some(Write {
         object: (object.namespace, object.name),
         began: event.request_received_timestamp,
         ended: event.stage_timestamp,
@@ -92,7 +103,7 @@ pub struct History<'a> {
     pub provider: &'a [LogEntry],
     /// When its ledger was written.
     pub ledger: Vec<&'a Write>,
-    /// When its target was written.
+    /// When the operator wrote its target.
     pub target: Vec<&'a Write>,
     /// Keys beyond three that its fault excuses at one time.
     pub extra_keys: usize,
@@ -269,14 +280,15 @@ mod tests {
     fn a_line_of_the_audit_log_is_read() {
         let line = |code: u16, verb: &str| {
             format!(
-                r#"{{"verb":"{verb}","stage":"ResponseComplete","objectRef":{{"resource":"secrets","namespace":"n","name":"chat"}},"responseStatus":{{"code":{code}}},"requestReceivedTimestamp":"2027-01-15T08:00:00.000000Z","stageTimestamp":"2027-01-15T08:00:01.000000Z"}}"#
+                r#"{{"verb":"{verb}","user":{{"username":"operator"}},"stage":"ResponseComplete","objectRef":{{"resource":"secrets","namespace":"n","name":"chat"}},"responseStatus":{{"code":{code}}},"requestReceivedTimestamp":"2027-01-15T08:00:00.000000Z","stageTimestamp":"2027-01-15T08:00:01.000000Z"}}"#
             )
         };
-        let written = write(line(201, "create").as_bytes()).unwrap();
+        let written = write(line(201, "create").as_bytes(), "operator").unwrap();
         assert_eq!((written.object.0.as_str(), written.object.1.as_str()), ("n", "chat"));
         assert!(written.began < written.ended);
-        assert_eq!(write(line(409, "update").as_bytes()), None);
-        assert_eq!(write(line(200, "get").as_bytes()), None);
-        assert_eq!(write(b""), None);
+        assert_eq!(write(line(409, "update").as_bytes(), "operator"), None);
+        assert_eq!(write(line(200, "get").as_bytes(), "operator"), None);
+        assert_eq!(write(line(200, "update").as_bytes(), "somebody"), None, "a person's write");
+        assert_eq!(write(b"", "operator"), None);
     }
 }

@@ -30,7 +30,7 @@ use batch::{Goals, Ran, Stage};
 use bed::Bed;
 use cell::Name;
 use history::Audit;
-use plan::{Learned, Only};
+use plan::{Learned, Only, Times};
 use report::{Outcome, Report};
 use scenario::Scenario;
 
@@ -45,7 +45,7 @@ const TRIES: usize = 4;
 /// What to run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only these: S2, S2:7, S2:7:CA or S2::CA; may be repeated.
+    /// Only these: `S2`, `S2:7`, `S2:7:CA` or `S2::CA`; may be repeated.
     #[arg(long)]
     only: Vec<Only>,
     /// The operator's program [default: beside this one].
@@ -71,13 +71,13 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     let bed = Arc::new(Bed::make(program).await?);
     let begin = bed.clock.monotonic();
     let operator = bed.start().await?;
-    let audit = Audit::new(bed.cluster.audit_log());
+    let audit = Audit::new(bed.cluster.audit_log(), bed.username());
     let mut stage = Stage { bed: Arc::clone(&bed), operator: Some(operator), audit };
     let wanted = |scenario: &Scenario| {
         arguments.only.is_empty() || arguments.only.iter().any(|only| only.scenario == *scenario)
     };
     let scenarios: Vec<Scenario> = Scenario::ALL.into_iter().filter(wanted).collect();
-    let (learned, goals) = learn(&mut stage, &scenarios).await?;
+    let (learned, times, goals) = learn(&mut stage, &scenarios).await?;
     if arguments.learn {
         for (scenario, effects) in &learned {
             for (index, effect) in effects.iter().enumerate() {
@@ -86,7 +86,7 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
         }
         return Ok(true);
     }
-    let plan = plan::plan(&learned, &arguments.only);
+    let plan = plan::plan(&learned, &times, &arguments.only);
     say(&format!("{} cells, {} are left out by rules", plan.cells.len(), plan.left_out.len()))?;
     let mut cells = campaign(&mut stage, plan.cells, &goals).await?;
     let left_out = plan.left_out.into_iter().map(|(name, reason)| (name, Outcome::NotApplicable(reason)));
@@ -107,20 +107,21 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     Ok(report.counts().1 == 0)
 }
 
-/// The undisturbed run of each scenario, several times at once: its effects and its end.
-async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Goals), Failure> {
+/// The undisturbed run of each scenario, several times at once: its effects, when they came, and its end.
+async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Times, Goals), Failure> {
     let names = scenarios
         .iter()
         .flat_map(|scenario| std::iter::repeat_n(Name { scenario: *scenario, aim: None }, LESSONS));
     let lessons = stage.run(names.collect(), &Goals::new()).await?;
-    let (mut learned, mut goals) = (Learned::new(), Goals::new());
-    for Ran { name, effects, state, problems, .. } in lessons {
+    let (mut learned, mut when, mut goals) = (Learned::new(), Times::new(), Goals::new());
+    for Ran { name, effects, times, state, problems, .. } in lessons {
         if !problems.is_empty() {
             return Err(format!("undisturbed, {name} fails: {}", problems.join("; ")).into());
         }
         let told = |effects: &[effect::Effect]| {
             effects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
+        when.insert(name.scenario, times);
         match learned.get(&name.scenario) {
             Some(known) if *known != effects => {
                 let (one, other) = (told(known), told(&effects));
@@ -136,7 +137,7 @@ async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Go
             _ => drop(goals.insert(name.scenario, state)),
         }
     }
-    Ok((learned, goals))
+    Ok((learned, when, goals))
 }
 
 /// All cells; those whose fault did not strike as it should are run again, in the end alone.

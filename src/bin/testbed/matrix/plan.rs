@@ -1,6 +1,7 @@
 //! Which cells there are, and in which company each runs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::cell::{Aim, Name};
 use super::effect::Effect;
@@ -14,6 +15,8 @@ const UNDER_ONE_BLOW: usize = 48;
 
 /// The effects of each scenario in its undisturbed run.
 pub type Learned = BTreeMap<Scenario, Vec<Effect>>;
+/// When each of them came, after the story's beginning.
+pub type Times = BTreeMap<Scenario, Vec<Duration>>;
 
 /// What `--only` asks for: `S2`, `S2:7`, `S2:7:CA` or `S2::CA`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +64,14 @@ pub struct Plan {
 }
 
 /// Every effect with every fault.
-pub fn plan(learned: &Learned, only: &[Only]) -> Plan {
+pub fn plan(learned: &Learned, times: &Times, only: &[Only]) -> Plan {
     let mut plan = Plan { cells: Vec::new(), left_out: Vec::new() };
     for (scenario, effects) in learned {
         for (index, effect) in effects.iter().enumerate() {
             let occurrence = effects[..=index].iter().filter(|seen| *seen == effect).count();
+            let after = times.get(scenario).and_then(|times| times.get(index)).copied().unwrap_or_default();
             for fault in Fault::ALL {
-                let aim = Aim { index: index + 1, effect: effect.clone(), occurrence, fault };
+                let aim = Aim { index: index + 1, effect: effect.clone(), occurrence, fault, after };
                 let name = Name { scenario: *scenario, aim: Some(aim) };
                 if !only.is_empty() && !only.iter().any(|only| only.takes(&name)) {
                     continue;
@@ -98,10 +102,16 @@ pub fn batches(cells: &[Name]) -> Vec<Vec<Name>> {
     }
     let mut batches = Vec::new();
     for (group, mut cells) in groups {
-        // What comes to its effect late waits for nobody who is early.
-        cells.sort_by_key(|name| (name.scenario.begins_ready(), name.scenario));
-        let size = if group < 2 { TOGETHER } else { UNDER_ONE_BLOW };
-        batches.extend(cells.chunks(size).map(<[Name]>::to_vec));
+        if group < 2 {
+            // Dealt like cards: what is slow by nature (the end of a namespace) is not all in one batch.
+            let count = cells.len().div_ceil(TOGETHER);
+            batches
+                .extend((0..count).map(|first| cells.iter().skip(first).step_by(count).cloned().collect()));
+        } else {
+            // Those that come to their effects at about the same time wait for each other.
+            cells.sort_by_key(|name| name.aim.as_ref().map(|aim| aim.after));
+            batches.extend(cells.chunks(UNDER_ONE_BLOW).map(<[Name]>::to_vec));
+        }
     }
     batches
 }
@@ -119,7 +129,7 @@ mod tests {
 
     #[test]
     fn every_pair_is_either_run_or_left_out_by_a_rule() {
-        let plan = plan(&learned(), &[]);
+        let plan = plan(&learned(), &Times::new(), &[]);
         assert_eq!(plan.cells.len() + plan.left_out.len(), 3 * Fault::ALL.len());
         assert_eq!(plan.left_out.len(), 6, "the read's");
         let last = plan.cells.last().unwrap();
@@ -129,7 +139,7 @@ mod tests {
 
     #[test]
     fn one_cell_a_row_or_a_column_can_be_asked_for() {
-        let count = |only: &str| plan(&learned(), &[only.parse().unwrap()]).cells.len();
+        let count = |only: &str| plan(&learned(), &Times::new(), &[only.parse().unwrap()]).cells.len();
         assert_eq!(count("S2:3:CA"), 1);
         assert_eq!(count("S2:1"), Fault::ALL.len());
         assert_eq!(count("S2::CA"), 2);
@@ -141,7 +151,7 @@ mod tests {
 
     #[test]
     fn no_batch_mixes_blows() {
-        let cells = plan(&learned(), &[]).cells;
+        let cells = plan(&learned(), &Times::new(), &[]).cells;
         let batches = batches(&cells);
         assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), cells.len());
         for batch in batches {

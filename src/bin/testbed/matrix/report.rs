@@ -143,7 +143,8 @@ mod tests {
     fn a_page_has_its_cells_its_failures_and_its_sum() {
         let effect = Effect { kind: Kind::Mint, detail: String::new() };
         let name = |fault| {
-            let aim = Aim { index: 1, effect: effect.clone(), occurrence: 1, fault };
+            let after = std::time::Duration::ZERO;
+            let aim = Aim { index: 1, effect: effect.clone(), occurrence: 1, fault, after };
             Name { scenario: Scenario::Rotate, aim: Some(aim) }
         };
         let report = Report {

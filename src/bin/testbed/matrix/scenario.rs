@@ -181,8 +181,7 @@ impl Scenario {
                 ready && state["live"] == 1 && !versions[0].is_null()
             }
             Self::Rotate => ready && begins(0, "2 Current") && begins(1, "1 Revoked") && state["live"] == 1,
-            Self::DeleteKey => gone,
-            Self::DeleteNamespace => gone && state["namespace"] == false,
+            Self::DeleteKey | Self::DeleteNamespace => gone,
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
-use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use llmkey_operator::api::LLMKey;
 use llmkey_operator::sandbox::{KeyState, Sandbox};
@@ -19,7 +18,6 @@ pub struct World {
     keys: HashMap<String, Value>,
     targets: HashMap<String, Secret>,
     ledgers: HashSet<String>,
-    namespaces: HashSet<String>,
 }
 
 impl World {
@@ -29,14 +27,7 @@ impl World {
         let keys = Api::<LLMKey>::all(admin.clone()).list(&all).await?.items;
         let ours = ListParams::default().labels("app.kubernetes.io/managed-by=llmkey-operator");
         let secrets = Api::<Secret>::all(admin.clone()).list(&ours).await?.items;
-        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(admin.clone());
-        let namespaces = namespaces.list_metadata(&all).await?.items;
-        let mut world = Self {
-            keys: HashMap::new(),
-            targets: HashMap::new(),
-            ledgers: HashSet::new(),
-            namespaces: namespaces.iter().map(ResourceExt::name_any).collect(),
-        };
+        let mut world = Self { keys: HashMap::new(), targets: HashMap::new(), ledgers: HashSet::new() };
         for key in keys {
             world.keys.insert(key.namespace().unwrap_or_default(), serde_json::to_value(&key)?);
         }
@@ -67,7 +58,6 @@ impl World {
             })),
             "delivered": live.iter().any(|key| Some(&key.fingerprint) == delivered.as_ref()),
             "ledger": self.ledgers.contains(&cell.ledger),
-            "namespace": self.namespaces.contains(&cell.namespace),
             "live": live.len(),
         })
     }
