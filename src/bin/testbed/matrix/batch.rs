@@ -167,7 +167,7 @@ impl Stage {
                     Some(goal) => state == *goal && world.lost(cell, &bed.sandbox).is_empty(),
                     None => cell.name.scenario.ended(&state),
                 };
-                there && (cell.fault().is_none() || cell.fired())
+                there && cell.is_over()
             };
             let ends: Vec<bool> = cells.iter().map(at_end).collect();
             if ends.iter().all(|end| *end) || bed.clock.monotonic().saturating_sub(begin) > within {

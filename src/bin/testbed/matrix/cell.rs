@@ -7,7 +7,7 @@ use std::time::Duration;
 use llmkey_operator::kube_ext::clock::Clock;
 use tokio::sync::watch;
 
-use super::effect::Effect;
+use super::effect::{Effect, Kind};
 use super::fault::Fault;
 use super::scenario::Scenario;
 
@@ -69,6 +69,7 @@ struct State {
     watched: bool,
     effects: Vec<Effect>,
     fired: bool,
+    over: bool,
     held_since: Option<Duration>,
     frozen_until: Option<Duration>,
     last_write: Option<Duration>,
@@ -105,6 +106,8 @@ impl Cell {
             state.last_write = Some(now);
         }
         let begin = state.armed.filter(|_| self.name.scenario.counts(effect.kind))?;
+        let placed = placed(effect, state.effects.last())?;
+        let effect = &placed;
         state.effects.push(effect.clone());
         state.times.push(now.saturating_sub(begin));
         let aim = self.name.aim.as_ref().filter(|aim| !state.fired && aim.effect == *effect)?;
@@ -132,6 +135,16 @@ impl Cell {
     /// Whether the fault has struck.
     pub fn fired(&self) -> bool {
         self.state().fired
+    }
+
+    /// The struck exchange is over, its effect included.
+    pub fn ends_strike(&self) {
+        self.state().over = true;
+    }
+
+    /// Whether there is nothing of the fault still to come.
+    pub fn is_over(&self) -> bool {
+        self.name.aim.is_none() || self.state().over
     }
 
     /// Holds a request until the cells that share one blow are let go.
@@ -205,9 +218,19 @@ impl Cell {
     }
 }
 
+/// An effect as it counts after another one. The operator also lists an account's keys by its own clock: of lists, only
+/// the first after another effect counts, and is called after it.
+fn placed(effect: &Effect, before: Option<&Effect>) -> Option<Effect> {
+    match (effect.kind, before) {
+        (Kind::List, Some(before)) if before.kind == Kind::List => None,
+        (Kind::List, Some(before)) => Some(Effect { kind: Kind::List, detail: format!("after {before}") }),
+        (Kind::List, None) => None,
+        _ => Some(effect.clone()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::effect::Kind;
     use super::*;
 
     fn effect(detail: &str) -> Effect {
@@ -236,6 +259,26 @@ mod tests {
         assert_eq!(struck, [None, Some(Fault::LostAfter), None, None]);
         assert_eq!(cell.arrives(&effect("2:Current")), None);
         assert!(cell.fired() && cell.effects().len() == 5);
+    }
+
+    #[test]
+    fn of_lists_the_first_after_another_effect_counts() {
+        let cell = cell(1);
+        cell.arm();
+        let list = Effect { kind: Kind::List, detail: String::new() };
+        for effect in [&list, &effect("1:Retiring"), &list, &list, &effect("1:Revoked"), &list] {
+            cell.arrives(effect);
+        }
+        let told: Vec<String> = cell.effects().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "ledger:swap 1:Retiring",
+                "provider:list after ledger:swap 1:Retiring",
+                "ledger:swap 1:Revoked",
+                "provider:list after ledger:swap 1:Revoked",
+            ]
+        );
     }
 
     #[test]

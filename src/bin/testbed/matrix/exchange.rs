@@ -124,7 +124,9 @@ impl Proxy {
             None => self.take_effect(&leg, &cell, &effect, &asked).await,
             Some(fault) => {
                 tracing::debug!(cell = %cell.name, %effect, "strikes");
-                self.strike(fault, &leg, &cell, &effect, &asked).await
+                let answer = self.strike(fault, &leg, &cell, &effect, &asked).await;
+                cell.ends_strike();
+                answer
             }
         }
     }

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use batch::{Goals, Ran, Stage};
 use bed::Bed;
 use cell::Name;
+use effect::{Effect, Kind};
 use history::Audit;
 use plan::{Learned, Only, Times};
 use report::{Outcome, Report};
@@ -113,31 +114,42 @@ async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Ti
         .iter()
         .flat_map(|scenario| std::iter::repeat_n(Name { scenario: *scenario, aim: None }, LESSONS));
     let lessons = stage.run(names.collect(), &Goals::new()).await?;
-    let (mut learned, mut when, mut goals) = (Learned::new(), Times::new(), Goals::new());
-    for Ran { name, effects, times, state, problems, .. } in lessons {
-        if !problems.is_empty() {
-            return Err(format!("undisturbed, {name} fails: {}", problems.join("; ")).into());
-        }
-        let told = |effects: &[effect::Effect]| {
-            effects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        when.insert(name.scenario, times);
-        match learned.get(&name.scenario) {
-            Some(known) if *known != effects => {
-                let (one, other) = (told(known), told(&effects));
-                return Err(format!("two undisturbed runs of {name} differ: {one} | {other}").into());
-            }
-            _ => drop(learned.insert(name.scenario, effects)),
-        }
-        match goals.get(&name.scenario) {
-            Some(known) if *known != state => {
-                let difference = world::difference(known, &state);
-                return Err(format!("two undisturbed runs of {name} end differently: {difference}").into());
-            }
-            _ => drop(goals.insert(name.scenario, state)),
-        }
+    if let Some(Ran { name, problems, .. }) = lessons.iter().find(|ran| !ran.problems.is_empty()) {
+        return Err(format!("undisturbed, {name} fails: {}", problems.join("; ")).into());
     }
-    Ok((learned, when, goals))
+    let (mut learned, mut times, mut goals) = (Learned::new(), Times::new(), Goals::new());
+    for scenario in scenarios {
+        let lessons: Vec<&Ran> = lessons.iter().filter(|ran| ran.name.scenario == *scenario).collect();
+        let runs: Vec<&[Effect]> = lessons.iter().map(|ran| ran.effects.as_slice()).collect();
+        let (effects, places) = lesson(&runs)
+            .map_err(|difference| format!("undisturbed runs of {} differ: {difference}", scenario.code()))?;
+        let Some(first) = lessons.first() else { continue };
+        if let Some(other) = lessons.iter().find(|ran| ran.state != first.state) {
+            let difference = world::difference(&first.state, &other.state);
+            return Err(
+                format!("undisturbed runs of {} end differently: {difference}", scenario.code()).into()
+            );
+        }
+        times.insert(*scenario, places.iter().filter_map(|place| first.times.get(*place).copied()).collect());
+        learned.insert(*scenario, effects);
+        goals.insert(*scenario, first.state.clone());
+    }
+    Ok((learned, times, goals))
+}
+
+/// The effects that all runs have, and their places in the first; an error where they differ. A list that is not in all of
+/// them came by the operator's own clock.
+fn lesson(runs: &[&[Effect]]) -> Result<(Vec<Effect>, Vec<usize>), String> {
+    let Some((first, others)) = runs.split_first() else { return Ok((Vec::new(), Vec::new())) };
+    let steps = |run: &[Effect]| -> Vec<String> {
+        run.iter().filter(|effect| effect.kind != Kind::List).map(ToString::to_string).collect()
+    };
+    if let Some(other) = others.iter().find(|run| steps(run) != steps(first)) {
+        return Err(format!("{} | {}", steps(first).join(", "), steps(other).join(", ")));
+    }
+    let everywhere = |effect: &Effect| others.iter().all(|run| run.contains(effect));
+    let kept = first.iter().enumerate().filter(|(_, effect)| everywhere(effect));
+    Ok(kept.map(|(place, effect)| (effect.clone(), place)).unzip())
 }
 
 /// All cells; those whose fault did not strike as it should are run again, in the end alone.
@@ -183,4 +195,23 @@ fn outcome(ran: &Ran) -> Outcome {
 
 fn say(text: &str) -> Result<(), Failure> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_runs_share_is_learned_and_a_difference_told() {
+        let effect = |kind, detail: &str| Effect { kind, detail: detail.to_owned() };
+        let (mint, status) = (effect(Kind::Mint, ""), effect(Kind::Status, ""));
+        let (first, second) = (effect(Kind::List, "after mint"), effect(Kind::List, "after status"));
+        let one = [mint.clone(), first.clone(), status.clone(), second];
+        let other = [mint.clone(), first.clone(), status.clone()];
+        assert_eq!(
+            lesson(&[&one, &other]).unwrap(),
+            (vec![mint.clone(), first, status.clone()], vec![0, 1, 2])
+        );
+        assert!(lesson(&[&one, &[mint, status.clone(), status]]).unwrap_err().contains("status, status"));
+    }
 }
