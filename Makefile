@@ -55,7 +55,8 @@ bench: tools ## Measure the operator against a real API server
 .PHONY: crash-matrix
 crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; OPERATOR=program)
 	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
-	$(or $(CARGO_TARGET_DIR),target)/release/testbed crash-matrix $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
+	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- crash-matrix \
+	  $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
 	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix.md)
 
 .PHONY: clean-cache

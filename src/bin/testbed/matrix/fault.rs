@@ -237,6 +237,12 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         faults: &[Edited, Deleted],
+        at: "S4, after the target's deletion",
+        reason: "there is no target Secret any more",
+        applies: |place| place.scenario == Scenario::RevokeNow && !place.not_after(Kind::TargetDelete),
+    },
+    Rule {
+        faults: &[Edited, Deleted],
         at: "S5, after the finalizer went",
         reason: "the target goes with its LLMKey: nobody delivers it any more",
         applies: |place| place.scenario == Scenario::DeleteKey && !place.not_after(Kind::Finalizer),

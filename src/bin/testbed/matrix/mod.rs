@@ -23,7 +23,7 @@ mod upstream;
 mod world;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use batch::{Goals, Ran, Stage};
@@ -69,6 +69,10 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     if !program.is_file() {
         return Err(format!("{} does not exist; use `make crash-matrix`", program.display()).into());
     }
+    // Cargo's directory for a profile.
+    let profile = program.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let build = profile.filter(|name| ["debug", "release"].contains(&name.as_str()));
+    let build = build.unwrap_or_else(|| "unknown".to_owned());
     let bed = Arc::new(Bed::make(program).await?);
     let begin = bed.clock.monotonic();
     let operator = bed.start().await?;
@@ -94,11 +98,11 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     cells.extend(left_out);
     let seconds = bed.clock.monotonic().saturating_sub(begin).as_secs();
     let versions = vec![
-        ("llmkey-operator".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        (format!("llmkey-operator ({build} build)"), env!("CARGO_PKG_VERSION").to_owned()),
         ("Kubernetes".to_owned(), bed.cluster.version().to_owned()),
         ("sandbox provider".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ];
-    let report = Report { learned, cells, versions };
+    let report = Report { learned, cells, versions, date: bed.clock.now() };
     match &arguments.write {
         Some(path) => std::fs::write(path, report.markdown())?,
         None => say(&report.markdown())?,

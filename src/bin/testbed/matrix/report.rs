@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
+use chrono::{DateTime, Utc};
+
 use super::cell::Name;
 use super::fault::{Fault, RULES};
 use super::plan::Learned;
@@ -27,6 +29,8 @@ pub struct Report {
     pub cells: Vec<(Name, Outcome)>,
     /// What was tested, in which version.
     pub versions: Vec<(String, String)>,
+    /// When it ended.
+    pub date: DateTime<Utc>,
 }
 
 impl Report {
@@ -64,7 +68,8 @@ impl Report {
         )?;
         let versions: Vec<String> =
             self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-        writeln!(page, "{}.\n", versions.join(", "))?;
+        let date = self.date.format("%-d %B %Y, %H:%M UTC");
+        writeln!(page, "Run of {date}: {}.\n", versions.join(", "))?;
         for (scenario, effects) in &self.learned {
             writeln!(page, "## {}: {}\n", scenario.code(), scenario.story())?;
             let heads: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
@@ -155,6 +160,7 @@ mod tests {
                 (name(Fault::Edited), Outcome::NotApplicable(RULES[0].reason)),
             ],
             versions: vec![("Kubernetes".to_owned(), "v1".to_owned())],
+            date: DateTime::UNIX_EPOCH,
         };
         let page = report.markdown();
         assert!(page.contains("| 1 | `provider:mint` | ok | **FAIL** |"), "{page}");

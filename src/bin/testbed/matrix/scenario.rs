@@ -1,6 +1,6 @@
 //! The stories that are disturbed.
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use llmkey_operator::api::LLMKey;
@@ -26,16 +26,27 @@ pub enum Scenario {
     CreateSupplied,
     /// S2.
     Rotate,
+    /// S4.
+    RevokeNow,
     /// S5.
     DeleteKey,
     /// S6.
     DeleteNamespace,
+    /// S8.
+    LoseTarget,
 }
 
 impl Scenario {
     /// All.
-    pub const ALL: [Self; 5] =
-        [Self::CreateMinted, Self::CreateSupplied, Self::Rotate, Self::DeleteKey, Self::DeleteNamespace];
+    pub const ALL: [Self; 7] = [
+        Self::CreateMinted,
+        Self::CreateSupplied,
+        Self::Rotate,
+        Self::RevokeNow,
+        Self::DeleteKey,
+        Self::DeleteNamespace,
+        Self::LoseTarget,
+    ];
 
     /// The first part of a cell's name.
     pub const fn code(self) -> &'static str {
@@ -43,8 +54,10 @@ impl Scenario {
             Self::CreateMinted => "S1",
             Self::CreateSupplied => "S1s",
             Self::Rotate => "S2",
+            Self::RevokeNow => "S4",
             Self::DeleteKey => "S5",
             Self::DeleteNamespace => "S6",
+            Self::LoseTarget => "S8",
         }
     }
 
@@ -54,8 +67,10 @@ impl Scenario {
             Self::CreateMinted => "an LLMKey whose key the operator makes is created",
             Self::CreateSupplied => "an LLMKey whose key a person supplies is created",
             Self::Rotate => "a made key is rotated by annotation; the overlap lasts 10m (2 s here)",
+            Self::RevokeNow => "all keys of an LLMKey are revoked by `desiredState: Revoked`",
             Self::DeleteKey => "an LLMKey with a made key is deleted, without grace",
             Self::DeleteNamespace => "the namespace of an LLMKey with a made key is deleted, without grace",
+            Self::LoseTarget => "a person deletes the target Secret of a made key",
         }
     }
 
@@ -66,7 +81,7 @@ impl Scenario {
 
     /// Whether the story begins with a key that is ready.
     pub const fn begins_ready(self) -> bool {
-        matches!(self, Self::Rotate | Self::DeleteKey | Self::DeleteNamespace)
+        !matches!(self, Self::CreateMinted | Self::CreateSupplied)
     }
 
     /// Whether an effect belongs to the story in every run. While a namespace ends, Kubernetes may delete the target before
@@ -154,6 +169,17 @@ impl Scenario {
                 let patch = json!({"metadata": {"annotations": {"llmkeys.dev/rotate": "1"}}});
                 keys.patch(TARGET, &PatchParams::default(), &Patch::Merge(patch)).await?;
             }
+            Self::RevokeNow => {
+                cell.watch(false);
+                let patch = json!({"spec": {"desiredState": "Revoked"}});
+                keys.patch(TARGET, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            }
+            Self::LoseTarget => {
+                // The workload finds it again when it is written.
+                cell.watch(false);
+                let secrets: Api<Secret> = Api::namespaced(client.clone(), &cell.namespace);
+                secrets.delete(TARGET, &DeleteParams::default()).await?;
+            }
             Self::DeleteKey => {
                 cell.watch(false);
                 keys.delete(TARGET, &DeleteParams::default()).await?;
@@ -181,7 +207,9 @@ impl Scenario {
                 ready && state["live"] == 1 && !versions[0].is_null()
             }
             Self::Rotate => ready && begins(0, "2 Current") && begins(1, "1 Revoked") && state["live"] == 1,
+            Self::RevokeNow => begins(0, "1 Revoked") && state["target"].is_null() && state["live"] == 0,
             Self::DeleteKey | Self::DeleteNamespace => gone,
+            Self::LoseTarget => ready && state["delivered"] == true && state["live"] == 1,
         }
     }
 }
