@@ -52,6 +52,13 @@ demo: tools ## Show the life of a key, from nothing to its revocation (USE_CURRE
 bench: tools ## Measure the operator against a real API server
 	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench
 
+.PHONY: crash-matrix
+crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; OPERATOR=program)
+	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
+	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- crash-matrix \
+	  $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
+	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix.md)
+
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory
 	cd '$(CACHE)' && rm -rf -- control-plane-* helm-* ./*.lock ./*.build.log target

@@ -31,6 +31,7 @@ mod lifecycle;
 mod load;
 mod log;
 mod malformed;
+mod matrix;
 mod needles;
 mod provider;
 mod provider_faults;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod matrix;
 
 use std::error::Error as StdError;
 use std::io::{self, IsTerminal, Write};
@@ -37,6 +38,8 @@ enum Command {
     /// That bare controller; started by `bench`.
     #[command(hide = true)]
     Floor(bench::floor::Arguments),
+    /// Strike every effect of the operator by every fault, and check that nothing is lost.
+    CrashMatrix(matrix::Arguments),
     /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
     Demo,
 }
@@ -60,6 +63,12 @@ async fn main() -> ExitCode {
         Command::Tools => show_tools().map_err(Into::into),
         Command::Demo => demo::run().await.map_err(Into::into),
         Command::Bench(arguments) => benchmark(arguments).await.map_err(|error| error as Box<dyn StdError>),
+        Command::CrashMatrix(arguments) => match matrix::run(arguments).await {
+            Ok(true) => Ok(()),
+            // The closing line has been written last.
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error as Box<dyn StdError>),
+        },
         Command::Floor(arguments) => {
             bench::floor::run(arguments).await.map_err(|error| error as Box<dyn StdError>)
         }

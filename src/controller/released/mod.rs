@@ -27,8 +27,8 @@ use decide::Waits;
 
 /// Steps of one pass at most.
 const MAX_STEPS: usize = 64;
-/// Ledgers at the same time.
-const CONCURRENCY: usize = 4;
+/// Ledgers at the same time: some that wait for a server which does not answer hold up no other.
+const CONCURRENCY: usize = 32;
 /// With nothing to do.
 const IDLE: Duration = Duration::from_secs(60 * 60);
 /// After an error.

@@ -1,0 +1,268 @@
+//! Cells that run at the same time under one operator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams};
+use llmkey_operator::api::{LLMKey, LLMProvider};
+use llmkey_operator::sandbox::LogEntry;
+use llmkey_operator::testbed::apply;
+use serde_json::Value;
+
+use super::Failure;
+use super::bed::{Bed, Operator, Placed};
+use super::blow;
+use super::cell::{Cell, Name};
+use super::effect::Effect;
+use super::fault::Fault;
+use super::history::{Audit, History, Write};
+use super::scenario::Scenario;
+use super::world::{World, difference};
+
+/// Requests of ours at the same time.
+const PARALLEL: usize = 16;
+/// Longest wait for the ground.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// The operator's watches have shown what was created by then.
+const SHOWN: Duration = Duration::from_millis(300);
+/// Longest wait for the end after the last fault …
+const ENDS_WITHIN: Duration = Duration::from_secs(40);
+/// … and how much longer where a request is slow: the API server's deadline, and what comes after it.
+const SLOW: Duration = Duration::from_secs(40);
+/// An end is the end if it lasts: nothing may be written for so long.
+const QUIET: Duration = Duration::from_millis(2500);
+/// What was under way when the end was seen.
+const SETTLES: Duration = Duration::from_millis(700);
+const POLL: Duration = Duration::from_millis(200);
+/// Between two uses of a key by the workloads of one batch.
+const PACE: Duration = Duration::from_millis(4);
+
+/// How a cell went.
+pub struct Ran {
+    /// The cell.
+    pub name: Name,
+    /// Its effects, in order.
+    pub effects: Vec<Effect>,
+    /// When each came, after the story's beginning.
+    pub times: Vec<Duration>,
+    /// Its state at the end.
+    pub state: Value,
+    /// Its fault struck, where and when it should.
+    pub valid: bool,
+    /// What it breaks.
+    pub problems: Vec<String>,
+}
+
+/// What an undisturbed run ends in, by scenario.
+pub type Goals = BTreeMap<Scenario, Value>;
+
+/// The operator at work, and the audit log as far as it was read.
+pub struct Stage {
+    /// What runs.
+    pub bed: Arc<Bed>,
+    /// The operator; none only while another takes its place.
+    pub operator: Option<Operator>,
+    /// The audit log.
+    pub audit: Audit,
+}
+
+impl Stage {
+    /// Runs cells at the same time, to their ends. `goals` is empty while these are learned.
+    pub async fn run(&mut self, names: Vec<Name>, goals: &Goals) -> Result<Vec<Ran>, Failure> {
+        let bed = &Arc::clone(&self.bed);
+        let mut placed = Vec::new();
+        for name in names {
+            placed.push(bed.place(name).await?);
+        }
+        let cells: Vec<Arc<Cell>> = placed.iter().map(|placed| Arc::clone(&placed.cell)).collect();
+        drop(self.audit.news()?);
+        lay_ground(bed, &placed).await?;
+        let workloads = tokio::spawn(workloads(Arc::clone(&bed.proxy), cells.clone()));
+        let fault = cells.first().and_then(|cell| cell.fault()).filter(|fault| fault.strikes_the_process());
+        let standby = match fault {
+            Some(Fault::Pause) => Some(bed.spawn(true)?),
+            _ => None,
+        };
+        for cell in &cells {
+            cell.arm();
+        }
+        stream::iter(cells.iter().map(Ok::<_, Failure>))
+            .try_for_each_concurrent(PARALLEL, |cell| cell.name.scenario.begin(&bed.admin, cell))
+            .await?;
+        let mut second = None;
+        let struck = match fault {
+            Some(fault) => {
+                let operator = self.operator.take().ok_or("no operator runs")?;
+                let after = blow::strike(bed, fault, operator, standby, &cells).await?;
+                self.operator = Some(after.operator);
+                second = after.second;
+                Some(after.struck)
+            }
+            None => None,
+        };
+        let ends = self.ends(&cells, goals).await?;
+        tokio::time::sleep(SETTLES).await;
+        let settled = bed.clock.monotonic();
+        tokio::time::sleep(QUIET).await;
+        workloads.abort();
+        let world = World::read(&bed.admin, &bed.installation.namespace).await?;
+        // First the provider's logs: whatever they tell, the audit log has what had to come before it.
+        let provider: Vec<Vec<LogEntry>> =
+            cells.iter().map(|cell| bed.sandbox.log_of(&cell.project)).collect();
+        let writes = self.audit.news()?;
+        let mut ran = Vec::new();
+        for (index, cell) in cells.iter().enumerate() {
+            let state = world.of(cell, &bed.sandbox);
+            let mut problems = cell.violations();
+            problems.extend(history(bed, cell, &provider[index], &writes));
+            match goals.get(&cell.name.scenario) {
+                Some(goal) if state != *goal => problems.push(format!("I6: {}", difference(goal, &state))),
+                None if !cell.name.scenario.ended(&state) => problems.push(format!("no end: {state}")),
+                _ => {}
+            }
+            problems
+                .extend(world.lost(cell, &bed.sandbox).into_iter().map(|key| format!("I2: {key} is lost")));
+            if ends[index] && cell.last_write().is_some_and(|at| at > settled) {
+                problems.push("I6: it goes on writing".to_owned());
+            }
+            let held = struck.as_ref().is_none_or(|struck| struck[index]);
+            ran.push(Ran {
+                name: cell.name.clone(),
+                effects: cell.effects(),
+                times: cell.times(),
+                valid: cell.fault().is_none() || cell.fired() && held,
+                state,
+                problems,
+            });
+        }
+        if let Some(mut second) = second {
+            second.alive()?;
+        }
+        self.operator.as_mut().ok_or("no operator runs")?.alive()?;
+        let bed = Arc::clone(bed);
+        // Beside what comes next.
+        tokio::spawn(async move {
+            if let Err(error) = clear(&bed, placed).await {
+                tracing::warn!(%error, "cells were not taken away");
+            }
+        });
+        Ok(ran)
+    }
+
+    /// Waits until every cell is at its end; tells which are.
+    async fn ends(&mut self, cells: &[Arc<Cell>], goals: &Goals) -> Result<Vec<bool>, Failure> {
+        let bed = &Arc::clone(&self.bed);
+        let slow = cells.iter().any(|cell| cell.fault().is_some_and(Fault::is_slow));
+        let within = if slow { ENDS_WITHIN + SLOW } else { ENDS_WITHIN };
+        let begin = bed.clock.monotonic();
+        loop {
+            self.operator.as_mut().ok_or("no operator runs")?.alive()?;
+            let world = World::read(&bed.admin, &bed.installation.namespace).await?;
+            let at_end = |cell: &Arc<Cell>| {
+                let state = world.of(cell, &bed.sandbox);
+                let there = match goals.get(&cell.name.scenario) {
+                    Some(goal) => state == *goal && world.lost(cell, &bed.sandbox).is_empty(),
+                    None => cell.name.scenario.ended(&state),
+                };
+                there && cell.is_over()
+            };
+            let ends: Vec<bool> = cells.iter().map(at_end).collect();
+            if ends.iter().all(|end| *end) || bed.clock.monotonic().saturating_sub(begin) > within {
+                return Ok(ends);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write]) -> Vec<String> {
+    let ledger = (bed.installation.namespace.clone(), cell.ledger.clone());
+    let (extra, doubled) = match cell.fault() {
+        Some(fault) => (fault.extra_keys(), fault == Fault::Duplicate),
+        None => (0, false),
+    };
+    History::new(provider, writes, &ledger, &cell.namespace, extra, doubled).violations()
+}
+
+/// Creates what the stories begin with, and waits until the operator has seen it and done with it.
+async fn lay_ground(bed: &Bed, placed: &[Placed]) -> Result<(), Failure> {
+    let manifests: Vec<Value> = placed.iter().flat_map(|placed| bed.ground(placed)).collect();
+    apply(&bed.admin, &manifests).await?;
+    let cells = || placed.iter().map(|placed| &placed.cell);
+    let begin = bed.clock.monotonic();
+    loop {
+        let all = ListParams::default();
+        let providers = Api::<LLMProvider>::all(bed.admin.clone()).list(&all).await?.items;
+        let keys = Api::<LLMKey>::all(bed.admin.clone()).list(&all).await?.items;
+        let provider_ready = |cell: &Arc<Cell>| {
+            let found = providers.iter().find(|provider| provider.name_any() == cell.namespace);
+            found.and_then(|p| p.status.as_ref()).is_some_and(|s| is_ready(&s.conditions))
+        };
+        let key_ready = |cell: &Arc<Cell>| {
+            let found = keys.iter().find(|key| key.namespace().as_ref() == Some(&cell.namespace));
+            found.and_then(|key| key.status.as_ref()).is_some_and(|s| is_ready(&s.conditions))
+        };
+        let ready = |cell: &Arc<Cell>| {
+            provider_ready(cell) && (!cell.name.scenario.begins_ready() || key_ready(cell))
+        };
+        let waits: Vec<String> = cells().filter(|c| !ready(c)).map(|cell| cell.name.to_string()).collect();
+        if waits.is_empty() {
+            break;
+        }
+        if bed.clock.monotonic().saturating_sub(begin) > READY_WITHIN {
+            return Err(format!("not ready to begin: {}", waits.join(", ")).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    tokio::time::sleep(SHOWN).await;
+    Ok(())
+}
+
+fn is_ready(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// The workloads of all cells, one use after the other, without end.
+async fn workloads(proxy: Arc<super::exchange::Proxy>, cells: Vec<Arc<Cell>>) {
+    loop {
+        for cell in &cells {
+            proxy.prober.probe(cell).await;
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
+
+/// Takes the cells away: what lives at the provider goes, and nothing of them is looked at any more.
+async fn clear(bed: &Bed, placed: Vec<Placed>) -> Result<(), Failure> {
+    let cells: Vec<Arc<Cell>> = placed.iter().map(|placed| Arc::clone(&placed.cell)).collect();
+    stream::iter(&cells)
+        .for_each_concurrent(PARALLEL, async |cell| {
+            cell.watch(false);
+            let keys: Api<LLMKey> = Api::namespaced(bed.admin.clone(), &cell.namespace);
+            // Some of them are gone already.
+            drop(keys.delete(super::probe::TARGET, &DeleteParams::default()).await);
+        })
+        .await;
+    let begin = bed.clock.monotonic();
+    loop {
+        let world = World::read(&bed.admin, &bed.installation.namespace).await?;
+        let gone = |cell: &Arc<Cell>| {
+            let state = world.of(cell, &bed.sandbox);
+            state["key"].is_null() && state["ledger"] == false
+        };
+        if cells.iter().all(gone) || bed.clock.monotonic().saturating_sub(begin) > ENDS_WITHIN {
+            break;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    let providers: Api<LLMProvider> = Api::all(bed.admin.clone());
+    for cell in &cells {
+        providers.delete(&cell.namespace, &DeleteParams::default()).await?;
+        bed.proxy.remove(cell);
+    }
+    drop(placed);
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! `testbed crash-matrix`: every effect of the operator, struck by every fault.
+//!
+//! The operator's own program runs against a real API server and the sandbox provider, through a proxy that sees every
+//! request on both ways. First the undisturbed run of each scenario is learned; then each of its effects is struck by each
+//! fault, in a namespace and a project of its own; then the end must be the same, and the logs must show that nothing was
+//! lost, refused or revoked too early on the way. `docs/evidence/README.md` is the manual.
+
+mod batch;
+mod bed;
+mod blow;
+mod cell;
+mod effect;
+mod exchange;
+mod fault;
+mod history;
+mod listen;
+mod plan;
+mod probe;
+mod report;
+mod scenario;
+mod stream;
+mod upstream;
+mod world;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use batch::{Goals, Ran, Stage};
+use bed::Bed;
+use cell::Name;
+use effect::{Effect, Kind};
+use history::Audit;
+use plan::{Learned, Only, Times};
+use report::{Outcome, Report};
+use scenario::Scenario;
+
+/// Whatever ends a campaign early.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How many undisturbed runs of a scenario must be the same: with others nothing could be compared.
+const LESSONS: usize = 3;
+/// How often that many are run. A whole second that ends in the wrong moment makes a difference at this pace: then the provider
+/// is asked once more.
+const ROUNDS: usize = 3;
+/// How often a cell is run whose fault did not strike where it should.
+const TRIES: usize = 4;
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only these: `S2`, `S2:7`, `S2:7:CA` or `S2::CA`; may be repeated.
+    #[arg(long)]
+    only: Vec<Only>,
+    /// The operator's program [default: beside this one].
+    #[arg(long)]
+    operator: Option<PathBuf>,
+    /// File for the tables; without it they are printed.
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// Learns the effects, prints them, and ends.
+    #[arg(long)]
+    learn: bool,
+}
+
+/// Runs it. False if a cell failed.
+pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
+    let program = match arguments.operator {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("llmkey-operator"),
+    };
+    if !program.is_file() {
+        return Err(format!("{} does not exist; use `make crash-matrix`", program.display()).into());
+    }
+    // Cargo's directory for a profile.
+    let profile = program.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let build = profile.filter(|name| ["debug", "release"].contains(&name.as_str()));
+    let build = build.unwrap_or_else(|| "unknown".to_owned());
+    let bed = Arc::new(Bed::make(program).await?);
+    let begin = bed.clock.monotonic();
+    let operator = bed.start().await?;
+    let audit = Audit::new(bed.cluster.audit_log(), bed.username());
+    let mut stage = Stage { bed: Arc::clone(&bed), operator: Some(operator), audit };
+    let wanted = |scenario: &Scenario| {
+        arguments.only.is_empty() || arguments.only.iter().any(|only| only.scenario == *scenario)
+    };
+    let scenarios: Vec<Scenario> = Scenario::ALL.into_iter().filter(wanted).collect();
+    let (learned, times, goals) = learn(&mut stage, &scenarios).await?;
+    if arguments.learn {
+        for (scenario, effects) in &learned {
+            for (index, effect) in effects.iter().enumerate() {
+                say(&format!("{}:{} {effect}", scenario.code(), index + 1))?;
+            }
+        }
+        return Ok(true);
+    }
+    let plan = plan::plan(&learned, &times, &arguments.only);
+    say(&format!("{} cells, {} are left out by rules", plan.cells.len(), plan.left_out.len()))?;
+    let mut cells = campaign(&mut stage, plan.cells, &goals).await?;
+    let left_out = plan.left_out.into_iter().map(|(name, reason)| (name, Outcome::NotApplicable(reason)));
+    cells.extend(left_out);
+    let seconds = bed.clock.monotonic().saturating_sub(begin).as_secs();
+    let versions = vec![
+        (format!("llmkey-operator ({build} build)"), env!("CARGO_PKG_VERSION").to_owned()),
+        ("Kubernetes".to_owned(), bed.cluster.version().to_owned()),
+        ("sandbox provider".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    let report = Report { learned, cells, versions, date: bed.clock.now() };
+    match &arguments.write {
+        Some(path) => std::fs::write(path, report.markdown())?,
+        None => say(&report.markdown())?,
+    }
+    say(&format!("in {seconds} s"))?;
+    say(&report.summary())?;
+    Ok(report.counts().1 == 0)
+}
+
+/// The undisturbed run of each scenario, several times at once: its effects, when they came, and its end.
+async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Times, Goals), Failure> {
+    let mut lessons: Vec<Ran> = Vec::new();
+    let mut missing = scenarios.to_vec();
+    for _ in 0..ROUNDS {
+        let names = missing
+            .iter()
+            .flat_map(|scenario| std::iter::repeat_n(Name { scenario: *scenario, aim: None }, LESSONS));
+        lessons.extend(stage.run(names.collect(), &Goals::new()).await?);
+        if let Some(Ran { name, problems, .. }) = lessons.iter().find(|ran| !ran.problems.is_empty()) {
+            return Err(format!("undisturbed, {name} fails: {}", problems.join("; ")).into());
+        }
+        missing.retain(|scenario| agreeing(&of(&lessons, *scenario)).is_none());
+        if missing.is_empty() {
+            break;
+        }
+    }
+    let (mut learned, mut times, mut goals) = (Learned::new(), Times::new(), Goals::new());
+    for scenario in scenarios {
+        let (runs, code) = (of(&lessons, *scenario), scenario.code());
+        let Some(same) = agreeing(&runs) else {
+            let told: Vec<String> = runs.iter().map(|ran| steps(&ran.effects).join(", ")).collect();
+            return Err(format!("undisturbed runs of {code} differ: {}", told.join(" | ")).into());
+        };
+        let Some((first, others)) = same.split_first() else { continue };
+        if let Some(other) = others.iter().find(|ran| ran.state != first.state) {
+            let difference = world::difference(&first.state, &other.state);
+            return Err(format!("undisturbed runs of {code} end differently: {difference}").into());
+        }
+        let everywhere = |effect: &Effect| others.iter().all(|ran| ran.effects.contains(effect));
+        let kept = first.effects.iter().zip(&first.times).filter(|(effect, _)| everywhere(effect));
+        let (effects, after) = kept.map(|(effect, time)| (effect.clone(), *time)).unzip();
+        times.insert(*scenario, after);
+        learned.insert(*scenario, effects);
+        goals.insert(*scenario, first.state.clone());
+    }
+    Ok((learned, times, goals))
+}
+
+fn of(lessons: &[Ran], scenario: Scenario) -> Vec<&Ran> {
+    lessons.iter().filter(|ran| ran.name.scenario == scenario).collect()
+}
+
+/// What must be the same in every run. Lists may come by the operator's own clock.
+fn steps(effects: &[Effect]) -> Vec<String> {
+    effects.iter().filter(|effect| effect.kind != Kind::List).map(ToString::to_string).collect()
+}
+
+/// As many runs as there must be that took the same steps.
+fn agreeing<'a>(runs: &[&'a Ran]) -> Option<Vec<&'a Ran>> {
+    runs.iter().find_map(|run| {
+        let same = |other: &&&Ran| steps(&other.effects) == steps(&run.effects);
+        let same: Vec<&Ran> = runs.iter().filter(same).copied().collect();
+        (same.len() >= LESSONS).then_some(same)
+    })
+}
+
+/// All cells; those whose fault did not strike as it should are run again, in the end alone.
+async fn campaign(
+    stage: &mut Stage,
+    cells: Vec<Name>,
+    goals: &Goals,
+) -> Result<Vec<(Name, Outcome)>, Failure> {
+    let (total, mut ended) = (cells.len(), Vec::new());
+    let mut waiting = cells;
+    for again in 0..TRIES {
+        let mut missed = Vec::new();
+        for batch in plan::batches(&waiting) {
+            for ran in stage.run(batch, goals).await? {
+                if !ran.valid && again + 1 < TRIES {
+                    missed.push(ran.name);
+                    continue;
+                }
+                let outcome = outcome(&ran);
+                if let Outcome::Failed(problems) = &outcome {
+                    let name = &ran.name;
+                    say(&format!(
+                        "FAIL {name}: {}\n     testbed crash-matrix --only {name}",
+                        problems.join("; ")
+                    ))?;
+                }
+                ended.push((ran.name, outcome));
+            }
+            say(&format!("{} of {total}", ended.len()))?;
+        }
+        waiting = missed;
+    }
+    Ok(ended)
+}
+
+fn outcome(ran: &Ran) -> Outcome {
+    let mut problems = ran.problems.clone();
+    if !ran.valid {
+        problems.insert(0, "INVALID: the fault did not strike".to_owned());
+    }
+    if problems.is_empty() { Outcome::Passed } else { Outcome::Failed(problems) }
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runs_that_took_the_same_steps_are_learned() {
+        let effect = |kind, detail: &str| Effect { kind, detail: detail.to_owned() };
+        let run = |effects: Vec<Effect>| Ran {
+            name: Name { scenario: Scenario::Rotate, aim: None },
+            effects,
+            times: Vec::new(),
+            state: serde_json::Value::Null,
+            valid: true,
+            problems: Vec::new(),
+        };
+        let (mint, status) = (effect(Kind::Mint, ""), effect(Kind::Status, ""));
+        let usual = || run(vec![mint.clone(), effect(Kind::List, "after mint"), status.clone()]);
+        let (listed, odd) = (run(vec![mint.clone(), status.clone()]), run(vec![mint.clone()]));
+        let (one, two) = (usual(), usual());
+        assert!(agreeing(&[&odd, &one, &two]).is_none());
+        let same = agreeing(&[&odd, &one, &two, &listed]).unwrap();
+        assert_eq!(same.len(), 3, "a list more or less is no difference");
+    }
+}

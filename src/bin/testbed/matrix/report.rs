@@ -1,0 +1,170 @@
+//! The tables.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use chrono::{DateTime, Utc};
+
+use super::cell::Name;
+use super::fault::{Fault, RULES};
+use super::plan::Learned;
+use super::scenario::Scenario;
+
+/// How a cell ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing is broken.
+    Passed,
+    /// What is broken.
+    Failed(Vec<String>),
+    /// A rule leaves it out.
+    NotApplicable(&'static str),
+}
+
+/// Everything that was found out.
+pub struct Report {
+    /// The rows.
+    pub learned: Learned,
+    /// The cells.
+    pub cells: Vec<(Name, Outcome)>,
+    /// What was tested, in which version.
+    pub versions: Vec<(String, String)>,
+    /// When it ended.
+    pub date: DateTime<Utc>,
+}
+
+impl Report {
+    /// Cells that passed, failed, and were left out.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let count = |wanted: fn(&Outcome) -> bool| self.cells.iter().filter(|(_, o)| wanted(o)).count();
+        (
+            count(|outcome| *outcome == Outcome::Passed),
+            count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| matches!(outcome, Outcome::NotApplicable(_))),
+        )
+    }
+
+    /// The closing line.
+    pub fn summary(&self) -> String {
+        let (passed, failed, left_out) = self.counts();
+        format!("{passed} passed, {failed} failed, {left_out} n.a.")
+    }
+
+    /// The page: tables, legend, rules, failures, closing line.
+    pub fn markdown(&self) -> String {
+        let mut page = String::from("# The crash matrix\n\n");
+        if let Err(error) = self.write(&mut page) {
+            tracing::error!(%error, "a table is incomplete");
+        }
+        page
+    }
+
+    fn write(&self, page: &mut String) -> fmt::Result {
+        writeln!(
+            page,
+            "Written by `make crash-matrix`. What it proves and what it does not: [README.md](README.md). Each row is an \
+             effect of the undisturbed run, in order; each column a fault that strikes it. `ok`: passed. `·`: left out by a \
+             rule below. `FAIL`: see the end.\n"
+        )?;
+        let versions: Vec<String> =
+            self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+        let date = self.date.format("%-d %B %Y, %H:%M UTC");
+        writeln!(page, "Run of {date}: {}.\n", versions.join(", "))?;
+        for (scenario, effects) in &self.learned {
+            writeln!(page, "## {}: {}\n", scenario.code(), scenario.story())?;
+            let heads: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
+            writeln!(page, "| | Effect | {} |", heads.join(" | "))?;
+            writeln!(page, "|---|---|{}", "---|".repeat(heads.len()))?;
+            for (index, effect) in effects.iter().enumerate() {
+                let cells: Vec<&str> =
+                    Fault::ALL.iter().map(|fault| self.cell(*scenario, index + 1, *fault)).collect();
+                writeln!(page, "| {} | `{effect}` | {} |", index + 1, cells.join(" | "))?;
+            }
+            writeln!(page)?;
+        }
+        writeln!(page, "## Faults\n\n| | What happens |\n|---|---|")?;
+        for fault in Fault::ALL {
+            writeln!(page, "| {} | {} |", fault.code(), fault.meaning())?;
+        }
+        self.rules(page)?;
+        self.failures(page)?;
+        writeln!(page, "\n{}", self.summary())
+    }
+
+    fn rules(&self, page: &mut String) -> fmt::Result {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, outcome) in &self.cells {
+            if let Outcome::NotApplicable(reason) = outcome {
+                *counts.entry(reason).or_default() += 1;
+            }
+        }
+        writeln!(page, "\n## What is left out\n\n| Faults | At | Why | Cells |\n|---|---|---|---|")?;
+        for rule in RULES {
+            let faults: Vec<&str> = rule.faults.iter().map(|fault| fault.code()).collect();
+            let count = counts.get(rule.reason).copied().unwrap_or_default();
+            writeln!(page, "| {} | {} | {} | {count} |", faults.join(", "), rule.at, rule.reason)?;
+        }
+        Ok(())
+    }
+
+    fn failures(&self, page: &mut String) -> fmt::Result {
+        let failed = self.cells.iter().filter_map(|(name, outcome)| match outcome {
+            Outcome::Failed(problems) => Some((name, problems)),
+            _ => None,
+        });
+        let mut begun = false;
+        for (name, problems) in failed {
+            if !begun {
+                writeln!(page, "\n## Failures\n")?;
+                begun = true;
+            }
+            let effect = name.aim.as_ref().map(|aim| aim.effect.to_string()).unwrap_or_default();
+            writeln!(page, "- `testbed crash-matrix --only {name}` (`{effect}`): {}", problems.join("; "))?;
+        }
+        Ok(())
+    }
+
+    fn cell(&self, scenario: Scenario, index: usize, fault: Fault) -> &'static str {
+        let found = self.cells.iter().find(|(name, _)| {
+            name.scenario == scenario
+                && name.aim.as_ref().is_some_and(|aim| aim.index == index && aim.fault == fault)
+        });
+        match found {
+            Some((_, Outcome::Passed)) => "ok",
+            Some((_, Outcome::Failed(_))) => "**FAIL**",
+            Some((_, Outcome::NotApplicable(_))) => "·",
+            None => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cell::Aim;
+    use super::super::effect::{Effect, Kind};
+    use super::*;
+
+    #[test]
+    fn a_page_has_its_cells_its_failures_and_its_sum() {
+        let effect = Effect { kind: Kind::Mint, detail: String::new() };
+        let name = |fault| {
+            let after = std::time::Duration::ZERO;
+            let aim = Aim { index: 1, effect: effect.clone(), occurrence: 1, fault, after };
+            Name { scenario: Scenario::Rotate, aim: Some(aim) }
+        };
+        let report = Report {
+            learned: BTreeMap::from([(Scenario::Rotate, vec![effect.clone()])]),
+            cells: vec![
+                (name(Fault::CrashBefore), Outcome::Passed),
+                (name(Fault::CrashAfter), Outcome::Failed(vec!["I2: lk1-x is lost".to_owned()])),
+                (name(Fault::Edited), Outcome::NotApplicable(RULES[0].reason)),
+            ],
+            versions: vec![("Kubernetes".to_owned(), "v1".to_owned())],
+            date: DateTime::UNIX_EPOCH,
+        };
+        let page = report.markdown();
+        assert!(page.contains("| 1 | `provider:mint` | ok | **FAIL** |"), "{page}");
+        assert!(page.contains("`testbed crash-matrix --only S2:1:CA` (`provider:mint`): I2: lk1-x is lost"));
+        assert!(page.ends_with("1 passed, 1 failed, 1 n.a.\n"));
+    }
+}
