@@ -277,4 +277,10 @@ reasons! {
     RotationReminder,
     /// The same key is in more than one ledger.
     KeyShared,
+    /// So many keys were made a short while ago that the next one waits.
+    MintBudget,
+    /// The account's ledger was written in another cluster.
+    ClonedCluster,
+    /// A ledger is older than what it tells of.
+    LedgerRolledBack,
 }

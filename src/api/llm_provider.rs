@@ -154,6 +154,22 @@ pub struct SecretName {
     pub name: String,
 }
 
+/// Why nothing is made or revoked at an account, and what ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct FrozenAccount {
+    /// ClonedCluster or LedgerRolledBack.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// What the annotation `llmkeys.dev/acknowledge` must say.
+    #[schemars(length(max = 64))]
+    pub token: String,
+    /// Since when, RFC 3339.
+    #[schemars(length(max = 64))]
+    pub since: String,
+    /// Keys that it is about.
+    pub count: i32,
+}
+
 /// What the operator observed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -177,4 +193,10 @@ pub struct LLMProviderStatus {
     /// LLMKeys that refer to this provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<i32>,
+    /// Keys at the account that bear this installation's names and that no ledger holds; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<i32>,
+    /// No key is made or revoked at the account until a person sets the annotation `llmkeys.dev/acknowledge` to the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<FrozenAccount>,
 }

@@ -32,6 +32,8 @@ pub const FINALIZER: &str = "llmkeys.dev/revoke";
 pub const ROTATE: &str = "llmkeys.dev/rotate";
 /// Annotation on an `LLMKey`: `"true"` stops new rotations and revocations.
 pub const PAUSED: &str = "llmkeys.dev/paused";
+/// Annotation on an `LLMProvider`: the token of the freeze that a person has looked into.
+pub const ACKNOWLEDGE: &str = "llmkeys.dev/acknowledge";
 /// Annotation on a Secret: its owner lets the named `LLMKey` take it over.
 pub const ADOPT_BY: &str = "llmkeys.dev/adopt-by";
 /// Label on a target Secret: the `LLMKey` that it belongs to.

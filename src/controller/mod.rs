@@ -1,5 +1,6 @@
 //! The controllers.
 
+pub mod account;
 pub mod context;
 pub mod index;
 pub mod install;
@@ -8,6 +9,7 @@ pub mod llm_provider;
 pub mod parsed;
 pub mod released;
 pub mod rotation_policy;
+pub mod sweeper;
 pub mod watches;
 
 use std::sync::Arc;

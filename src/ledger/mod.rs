@@ -3,10 +3,12 @@
 //! The ledger is the truth, and compare-and-swap on it is the only safety: leader election, caches, status and
 //! annotations are hints that may cause a read, never an effect.
 
+mod account;
 mod codec;
 mod record;
 mod store;
 
+pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
-pub use store::{Holder, Ledger, LedgerError, Store};
+pub use store::{Holder, Ledger, LedgerError, Listed, Store};

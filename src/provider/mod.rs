@@ -33,7 +33,7 @@ use serde_json::{Map, Value};
 
 pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
 pub use capability::{Capabilities, Capability};
-pub use client::{LastUsed, ListedKey, Minted, Providers, ProvidersConfig, Revocation, Validation};
+pub use client::{LastUsed, ListedKey, Listing, Minted, Providers, ProvidersConfig, Revocation, Validation};
 pub use endpoint::{Endpoint, EndpointError, PRIVATE_ADDRESS, PRIVATE_NAME, default_base_url};
 pub use error::{CallError, ErrorClass, MintError};
 pub use shape::{ShapeError, check_shape};

@@ -112,6 +112,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         threshold: key.spec.validation.failure_threshold.unwrap_or(3).clamp(1, 10),
         template_problem: if texts.data.is_empty() { None } else { texts.problem() },
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
+        newest_shown: status.and_then(|s| s.versions.iter().map(|v| v.version).max()).unwrap_or_default(),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
     }
 }
@@ -283,12 +284,16 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
         host: endpoint.authority(),
         project: account.project().to_owned(),
     });
+    let held = match &account_ref {
+        Some(account) => ctx.hold_on(account).await?,
+        None => None,
+    };
     Ok(Resolved {
         view: ProviderView {
             shown,
             problem: None,
             account: account_ref,
-            account_problem: account.as_ref().err().cloned(),
+            account_problem: account.as_ref().err().cloned().or(held),
             reports_last_use: capabilities.has(Capability::LastUsed),
         },
         endpoint: Some(endpoint),

@@ -259,12 +259,14 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
     };
     match ctx.account(provider, &endpoint).await? {
         Ok(account) => {
-            view.account = Some(AccountRef {
+            let at_hand = AccountRef {
                 provider: wanted.provider,
                 r#type: provider.spec.r#type,
                 host: endpoint.authority(),
                 project: account.project().to_owned(),
-            });
+            };
+            view.account_problem = ctx.hold_on(&at_hand).await?;
+            view.account = Some(at_hand);
             held.account = Some(account);
             held.endpoint = Some(endpoint);
         }
@@ -297,6 +299,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             threshold: 1,
             template_problem: None,
             had_versions: true,
+            newest_shown: 0,
             last_handled_rotate: None,
         },
         policy: PolicyView {

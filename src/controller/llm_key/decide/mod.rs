@@ -25,6 +25,9 @@ use crate::domain::lifecycle::{Origin, VersionState};
 use crate::domain::names::{AttemptId, MintName};
 use crate::ledger::{Ledger, Record, Version};
 
+/// More attempts than were ever made between a ledger and the copy of it that was put back.
+const LOST_ATTEMPTS: u32 = 1000;
+
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
     let mut plan = Plan::default();
@@ -93,6 +96,9 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         release::take_over(o, record, env, plan);
         return;
     }
+    if rolled_back(o, record, env, plan) {
+        return;
+    }
     let steps: [fn(&Observed, &Record, &Env, &mut Plan); 8] = [
         repair_before_revocation,
         flight::advance,
@@ -110,6 +116,32 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         }
     }
     steady::finalizer(o, record, env, plan);
+}
+
+/// The ledger is older than what status tells of: an older copy of it was put back. What is delivered may be newer than all
+/// that it knows, so nothing is done by it until a person says how to go on.
+fn rolled_back(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> bool {
+    if !o.key.is_newer_than(record) {
+        return false;
+    }
+    let requested = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
+    if requested && !plan.stalled() {
+        let mut next = successor(record, env);
+        crate::controller::sweeper::decide::raise(&mut next, o.key.newest_shown, env);
+        next.attempt = next.attempt.saturating_add(LOST_ATTEMPTS);
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        return true;
+    }
+    plan.stall(
+        Reason::LedgerRolledBack,
+        format!(
+            "status tells of version {}, the ledger only of {}: an older ledger was put back; nothing is made, revoked or \
+             delivered. Restore the newest one, or set llmkeys.dev/rotate to go on from this one with a new key",
+            o.key.newest_shown,
+            record.next_number() - 1
+        ),
+    );
+    true
 }
 
 /// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.

@@ -1,6 +1,7 @@
 //! The planner on a world in memory: every rule, every crash.
 
 mod arbitrary;
+mod budget;
 mod crash;
 mod deliver;
 mod driver;
