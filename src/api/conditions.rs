@@ -283,4 +283,10 @@ reasons! {
     ClonedCluster,
     /// A ledger is older than what it tells of.
     LedgerRolledBack,
+    /// Many LLMKeys of an account were deleted at once.
+    MassDeletion,
+    /// Many keys of an account turned invalid at once.
+    ProviderSuspect,
+    /// The namespace has as many keys at the account as it may have.
+    KeyLimit,
 }

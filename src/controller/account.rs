@@ -1,12 +1,17 @@
 //! What holds for whole accounts at providers: their ledgers, and the one freeze. Every effect that makes or revokes a key
 //! asks here first, through the observation.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 
 use super::context::Ctx;
 use super::llm_key::memory::{Seen, unchanged};
+use super::sweeper::crowd;
 use crate::api::{Reason, rfc3339};
+use crate::domain::budget;
 use crate::ledger::{
     AccountId, AccountLedger, AccountRecord, AccountRef, AccountStore, Freeze, FreezeReason, LedgerError,
     MAX_LISTED,
@@ -14,6 +19,9 @@ use crate::ledger::{
 
 /// Another hand wrote first: so often it is tried again.
 const TRIES: usize = 4;
+
+/// Least time between two counts of deleted LLMKeys: many of them are looked at together.
+const COUNT_GAP: Duration = Duration::from_millis(500);
 
 /// All accounts that this process has had to do with.
 pub struct AccountStates {
@@ -24,6 +32,10 @@ pub struct AccountStates {
     known: Mutex<HashMap<AccountId, Arc<AccountLedger>>>,
     /// Keys of ours that no ledger holds, as the last sweep found them.
     orphans: Mutex<BTreeMap<AccountId, usize>>,
+    /// When LLMKeys that were deleted were last counted.
+    counted: Mutex<HashMap<AccountId, Duration>>,
+    /// Who waits for an account's limit, and when it is their turn.
+    slots: Mutex<HashMap<AccountId, BTreeMap<String, DateTime<Utc>>>>,
     /// One at a time reads or writes.
     turn: tokio::sync::Mutex<()>,
 }
@@ -40,6 +52,8 @@ impl AccountStates {
             store,
             known: Mutex::default(),
             orphans: Mutex::default(),
+            counted: Mutex::default(),
+            slots: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -55,6 +69,14 @@ impl AccountStates {
         let before =
             if count == 0 { orphans.remove(account) } else { orphans.insert(account.clone(), count) };
         before.unwrap_or_default() != count
+    }
+
+    /// Forgets accounts that no LLMProvider names any more: they are read again when one does.
+    pub fn retain(&self, named: impl Fn(&AccountId) -> bool) {
+        lock(&self.known).retain(|account, _| named(account));
+        lock(&self.orphans).retain(|account, _| named(account));
+        lock(&self.counted).retain(|account, _| named(account));
+        lock(&self.slots).retain(|account, _| named(account));
     }
 
     /// How many accounts are frozen, by reason.
@@ -178,11 +200,81 @@ impl Ctx {
         .await
     }
 
+    /// Before a deleted LLMKey's keys are revoked: freezes the account if many were deleted at once.
+    pub async fn count_deletions(&self, account: &AccountRef) -> Result<(), kube::Error> {
+        let id = AccountId::of(account);
+        let now = self.clock.monotonic();
+        let last = lock(&self.account_states.counted).insert(id.clone(), now);
+        if last.is_some_and(|last| now.saturating_sub(last) < COUNT_GAP) {
+            return Ok(());
+        }
+        let record = match self.account_record(&id).await {
+            Ok(record) if record.frozen.is_none() => record,
+            Ok(_) | Err(AccountError::Unusable(_)) => return Ok(()),
+            Err(AccountError::Kube(error)) => return Err(*error),
+        };
+        let providers = BTreeSet::from([account.provider.clone()]);
+        let crowd = crowd::count(self, &providers, &account.project, record.counts_from);
+        let Some((reason, count)) = crowd.suspicion() else { return Ok(()) };
+        match self.freeze_account(&id, reason, count, Vec::new()).await {
+            Ok(froze) => {
+                if froze {
+                    self.woken_by.account(
+                        &self.stores,
+                        &self.index,
+                        &self.operator_namespace,
+                        &account.provider,
+                    );
+                }
+                Ok(())
+            }
+            Err(LedgerError::Kube(error)) => Err(*error),
+            // It is counted again before the next revocation.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes one of the keys that may be made at the account within the hour. If there is none, the time of the next
+    /// one that nobody else waits for: it is kept for `key`.
+    pub async fn take_mint(
+        &self,
+        account: &AccountId,
+        limit: usize,
+        key: &str,
+    ) -> Result<Option<DateTime<Utc>>, LedgerError> {
+        let (now, window) = (self.clock.now(), self.timings.mint_budget_window);
+        let record = match self.account_record(account).await {
+            Ok(record) => record,
+            Err(AccountError::Kube(error)) => return Err(LedgerError::Kube(error)),
+            // Its freeze was asked for before.
+            Err(AccountError::Unusable(_)) => return Err(LedgerError::Conflict),
+        };
+        let slot = {
+            let mut slots = lock(&self.account_states.slots);
+            let slots = slots.entry(account.clone()).or_default();
+            budget::slot(&record.mints, slots, key, limit, window, now)
+        };
+        if slot > now {
+            return Ok(Some(slot));
+        }
+        self.change(account, |record| {
+            let mut next = record.successor(writer());
+            budget::spend(&mut next.mints, window, now);
+            Some(next)
+        })
+        .await?;
+        if let Some(slots) = lock(&self.account_states.slots).get_mut(account) {
+            slots.remove(key);
+        }
+        Ok(None)
+    }
+
     /// Ends the freeze whose token a person names. Whether there was one.
     pub async fn acknowledge(&self, account: &AccountId, token: &str) -> Result<bool, LedgerError> {
         let done = self
             .change(account, |record| {
-                record.after_acknowledgement(token, &self.account_states.cluster, writer())
+                let AccountStates { cluster, .. } = &self.account_states;
+                record.after_acknowledgement(token, cluster, self.clock.now(), writer())
             })
             .await?;
         if done {
@@ -267,6 +359,8 @@ pub fn told(freeze: &Freeze, provider: &str) -> String {
             "the provider has {count} key(s) of this installation that the ledgers do not know yet or any more: an older \
              ledger was put back, or ledgers are gone"
         ),
+        FreezeReason::MassDeletion => format!("{count} LLMKeys of the account were deleted at once"),
+        FreezeReason::ProviderSuspect => format!("{count} keys of the account turned invalid at once"),
     };
     format!(
         "{what} (since {}); no key is made or revoked there until an administrator acknowledges it: see status.frozen of \

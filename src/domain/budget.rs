@@ -1,5 +1,6 @@
 //! How many keys may be made within a while, so that no loop runs up a bill.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -33,6 +34,28 @@ pub fn forgotten_at(made: &[DateTime<Utc>], window: Duration) -> Option<DateTime
     made.iter().max().map(|last| after(*last, window))
 }
 
+/// When it is the turn of `key`, which asks now. `waiting` keeps a time for each that has asked, so that nobody is overtaken;
+/// whoever has not come back for an hour has lost it.
+pub fn slot(
+    made: &[DateTime<Utc>],
+    waiting: &mut BTreeMap<String, DateTime<Utc>>,
+    key: &str,
+    limit: usize,
+    window: Duration,
+    now: DateTime<Utc>,
+) -> DateTime<Utc> {
+    waiting.retain(|_, at| now < after(*at, window));
+    let mut taken: Vec<DateTime<Utc>> = made.to_vec();
+    taken.extend(waiting.iter().filter(|(other, _)| *other != key).map(|(_, at)| *at));
+    taken.sort_unstable();
+    // A time that was kept for it counts, unless the limit was lowered since.
+    let room = |at: &DateTime<Utc>| waits_until(made, limit, window, now.max(*at)).is_none();
+    let kept = waiting.get(key).copied().filter(room);
+    let at = kept.unwrap_or_else(|| waits_until(&taken, limit, window, now).unwrap_or(now));
+    waiting.insert(key.to_owned(), at);
+    at
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +74,22 @@ mod tests {
         assert_eq!(waits_until(&made, 3, HOUR, at(3600)), None);
         assert_eq!(waits_until(&made, 2, HOUR, at(3600)), Some(at(3610)));
         assert_eq!(waits_until(&[], 0, HOUR, at(0)), Some(DateTime::<Utc>::MAX_UTC), "never");
+    }
+
+    #[test]
+    fn whoever_asked_first_is_next() {
+        let mut waiting = BTreeMap::new();
+        let made = [at(0), at(10)];
+        let mut ask =
+            |key: &str, made: &[DateTime<Utc>], now| slot(made, &mut waiting, key, 2, HOUR, at(now));
+        assert_eq!(ask("a", &made, 20), at(3600));
+        assert_eq!(ask("b", &made, 30), at(3610));
+        assert_eq!(ask("c", &made, 40), at(7200), "behind both of them");
+        assert_eq!(ask("b", &made, 50), at(3610), "asked again");
+        assert_eq!(ask("c", &made, 3605), at(7200), "the place that is free is kept for another");
+        assert_eq!(ask("a", &made, 3605), at(3600));
+        let made = [at(10), at(3605)];
+        assert_eq!(ask("d", &made, 3606), at(7210));
     }
 
     #[test]

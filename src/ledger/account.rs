@@ -60,6 +60,10 @@ pub enum FreezeReason {
     ClonedCluster,
     /// The provider has keys of ours that are newer than their ledgers, or whose ledgers are gone in number.
     LedgerRolledBack,
+    /// Many LLMKeys of the account were deleted at once.
+    MassDeletion,
+    /// Many keys of the account turned invalid at once.
+    ProviderSuspect,
 }
 
 impl FreezeReason {
@@ -68,6 +72,8 @@ impl FreezeReason {
         match self {
             Self::ClonedCluster => Reason::ClonedCluster,
             Self::LedgerRolledBack => Reason::LedgerRolledBack,
+            Self::MassDeletion => Reason::MassDeletion,
+            Self::ProviderSuspect => Reason::ProviderSuspect,
         }
     }
 }
@@ -114,6 +120,12 @@ pub struct AccountRecord {
     /// Keys that the last acknowledged freeze was about: they are no reason to freeze again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<String>,
+    /// What happened before a freeze was last acknowledged is no reason to freeze again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_from: Option<DateTime<Utc>>,
+    /// When keys were made, where the LLMProvider limits how many; as far back as it counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mints: Vec<DateTime<Utc>>,
 }
 
 impl AccountRecord {
@@ -129,6 +141,8 @@ impl AccountRecord {
             frozen: None,
             acknowledged: Vec::new(),
             known: Vec::new(),
+            counts_from: None,
+            mints: Vec::new(),
         }
     }
 
@@ -144,10 +158,17 @@ impl AccountRecord {
     }
 
     /// The record after a person has acknowledged the freeze in `cluster`; none if the token is not the freeze's.
-    pub fn after_acknowledgement(&self, token: &str, cluster: &str, writer: String) -> Option<Self> {
+    pub fn after_acknowledgement(
+        &self,
+        token: &str,
+        cluster: &str,
+        now: DateTime<Utc>,
+        writer: String,
+    ) -> Option<Self> {
         let freeze = self.frozen.as_ref().filter(|freeze| freeze.token == token)?;
         let mut next = self.successor(writer);
         next.frozen = None;
+        next.counts_from = Some(now);
         if freeze.reason == FreezeReason::ClonedCluster {
             cluster.clone_into(&mut next.cluster);
         }
@@ -301,6 +322,10 @@ mod tests {
         .unwrap()
     }
 
+    fn at() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+    }
+
     fn account(project: &str) -> AccountId {
         AccountId { r#type: ProviderType::OpenAI, host: "api.openai.com".into(), project: project.into() }
     }
@@ -311,8 +336,7 @@ mod tests {
 
     fn freeze(reason: FreezeReason, keys: &[&str]) -> Freeze {
         let keys = keys.iter().map(|k| (*k).to_owned()).collect();
-        let since = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        Freeze { reason, token: "t1".into(), since, count: 1, keys }
+        Freeze { reason, token: "t1".into(), since: at(), count: 1, keys }
     }
 
     #[test]
@@ -336,22 +360,26 @@ mod tests {
     fn only_the_freezes_own_token_ends_it() {
         let frozen =
             AccountRecord { frozen: Some(freeze(FreezeReason::LedgerRolledBack, &["svc_1"])), ..record() };
-        assert_eq!(frozen.after_acknowledgement("t0", "cluster-1", "x".into()), None);
-        let next = frozen.after_acknowledgement("t1", "cluster-1", "x".into()).unwrap();
+        assert_eq!(frozen.after_acknowledgement("t0", "cluster-1", at(), "x".into()), None);
+        let next = frozen.after_acknowledgement("t1", "cluster-1", at(), "x".into()).unwrap();
         assert_eq!((next.frozen, next.known), (None, vec!["svc_1".to_owned()]));
         assert_eq!((next.acknowledged, next.epoch), (vec!["t1".to_owned()], 2));
-        assert_eq!(record().after_acknowledgement("t1", "cluster-1", "x".into()), None, "nothing is frozen");
+        assert_eq!(
+            record().after_acknowledgement("t1", "cluster-1", at(), "x".into()),
+            None,
+            "nothing is frozen"
+        );
     }
 
     #[test]
     fn an_acknowledged_copy_is_the_accounts_cluster_from_then_on() {
         let copied = AccountRecord { frozen: Some(freeze(FreezeReason::ClonedCluster, &[])), ..record() };
         assert!(copied.is_from_elsewhere("cluster-2"));
-        let next = copied.after_acknowledgement("t1", "cluster-2", "x".into()).unwrap();
+        let next = copied.after_acknowledgement("t1", "cluster-2", at(), "x".into()).unwrap();
         assert!(!next.is_from_elsewhere("cluster-2"));
         // Another freeze says nothing of the cluster.
         let other = AccountRecord { frozen: Some(freeze(FreezeReason::LedgerRolledBack, &[])), ..record() };
-        let next = other.after_acknowledgement("t1", "cluster-2", "x".into()).unwrap();
+        let next = other.after_acknowledgement("t1", "cluster-2", at(), "x".into()).unwrap();
         assert!(next.is_from_elsewhere("cluster-2"));
     }
 
@@ -360,7 +388,7 @@ mod tests {
         let mut now = record();
         for n in 0..40 {
             now.frozen = Some(Freeze { token: n.to_string(), ..freeze(FreezeReason::ClonedCluster, &[]) });
-            now = now.after_acknowledgement(&n.to_string(), "cluster-1", "x".into()).unwrap();
+            now = now.after_acknowledgement(&n.to_string(), "cluster-1", at(), "x".into()).unwrap();
         }
         assert_eq!(now.acknowledged.len(), MAX_TOKENS);
         assert_eq!(now.acknowledged.last().unwrap(), "39");

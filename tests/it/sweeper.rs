@@ -261,6 +261,91 @@ async fn an_older_ledger_put_back_freezes_the_account_and_the_delivered_key_stay
     drop(operator);
 }
 
+#[tokio::test]
+async fn many_llmkeys_deleted_at_once_keep_their_keys_until_it_is_acknowledged() {
+    let t = Tenant::new("mass").await;
+    let names = ["chat", "one", "two", "three", "four"];
+    for name in names {
+        // Long enough that all of them are gone before the first key would be revoked.
+        t.minted(name, json!({"deletionGracePeriod": "20m"})).await;
+    }
+    for name in names {
+        t.ready(name).await;
+    }
+    for name in &names[1..] {
+        t.delete(name).await;
+    }
+    let freeze = frozen(&t, "MassDeletion").await;
+    assert_eq!(freeze.count, 4);
+    // Twice the grace.
+    let deleted = super::stage::now();
+    wait("the grace is over", async || {
+        listed_again(&t, 1).await;
+        (super::stage::now() - deleted > chrono::TimeDelta::seconds(8)).then_some(())
+    })
+    .await;
+    assert_eq!((live(&t).len(), t.revocations()), (5, 0));
+    acknowledge(&t, &freeze.token).await;
+    no_freeze_is_left(&t).await;
+    wait("they are revoked", async || (live(&t).len() == 1).then_some(())).await;
+    t.ready("chat").await;
+    // Nor is it frozen again for what was acknowledged.
+    listed_again(&t, 3).await;
+    no_freeze_is_left(&t).await;
+}
+
+#[tokio::test]
+async fn many_keys_that_turn_invalid_at_once_say_something_of_the_provider() {
+    let t = Tenant::new("suspect").await;
+    let names = ["chat", "one", "two", "three"];
+    for name in names {
+        t.minted(name, json!({"validation": {"interval": "5m"}})).await;
+    }
+    for name in names {
+        t.ready(name).await;
+    }
+    for name in names {
+        t.sandbox().withdraw_key(&t.delivered(name, "OPENAI_API_KEY").await.unwrap());
+    }
+    let freeze = frozen(&t, "ProviderSuspect").await;
+    assert!(freeze.count >= 4);
+    t.annotate("chat", "llmkeys.dev/rotate", Some("1")).await;
+    listed_again(&t, 5).await;
+    assert_eq!((t.mints(), t.revocations()), (4, 0));
+    acknowledge(&t, &freeze.token).await;
+    no_freeze_is_left(&t).await;
+    t.until("chat", "the rotation", |k| current(k) == Some(2) && is(k, "Ready", "True")).await;
+}
+
+/// An hour is 12 s here.
+#[tokio::test]
+async fn an_accounts_limits_hold_and_whoever_waits_gets_a_turn() {
+    let t = Tenant::new("limits").await;
+    t.llm_provider(&t.provider, json!({"limits": {"mintsPerHour": 2, "keysPerNamespace": 3}})).await;
+    for name in ["one", "two", "three", "four"] {
+        t.minted(name, json!({})).await;
+        t.until(name, "it was looked at", |k| {
+            k.status.as_ref().is_some_and(|s| s.observed_generation == Some(1))
+        })
+        .await;
+    }
+    t.until("four", "KeyLimit", |k| because(k, "Stalled", "KeyLimit") && is(k, "Ready", "False")).await;
+    t.until("three", "MintBudget", |k| because(k, "Reconciling", "MintBudget") && is(k, "Ready", "Unknown"))
+        .await;
+    assert_eq!(t.mints(), 2);
+    for name in ["one", "two", "three"] {
+        t.ready(name).await;
+    }
+    t.delete("one").await;
+    t.ready("four").await;
+    let times: Vec<_> = t.calls(Operation::CreateServiceAccount).iter().map(|call| call.time).collect();
+    assert_eq!(times.len(), 4);
+    for pair in times.windows(3) {
+        // Times on record are cut to seconds.
+        assert!((pair[2] - pair[0]).num_milliseconds() > 10_500, "{times:?}");
+    }
+}
+
 /// The budget is five keys in 12 s here.
 #[tokio::test]
 async fn an_llmkey_that_is_deleted_and_created_again_and_again_does_not_run_up_a_bill() {

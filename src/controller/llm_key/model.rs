@@ -227,6 +227,7 @@ impl Failing {
         matches!(
             self.reason,
             Reason::MintFailed
+                | Reason::MintBudget
                 | Reason::RevokeFailed
                 | Reason::AdminCredentialInvalid
                 | Reason::AddressRefused

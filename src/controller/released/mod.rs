@@ -265,6 +265,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
                 host: endpoint.authority(),
                 project: account.project().to_owned(),
             };
+            ctx.count_deletions(&at_hand).await?;
             view.account_problem = ctx.hold_on(&at_hand).await?;
             view.account = Some(at_hand);
             held.account = Some(account);

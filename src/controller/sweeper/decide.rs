@@ -29,6 +29,31 @@ const FEW: usize = 3;
 /// One part in so many of the account's keys is too many.
 const SHARE: usize = 5;
 
+/// Whether so many of an account's keys at once are more than happens in the course of things.
+pub fn too_many(count: usize, total: usize) -> bool {
+    count > FEW.max(total / SHARE)
+}
+
+/// What happened to an account's LLMKeys within a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Crowd {
+    /// LLMKeys of the account, those that were just deleted included.
+    pub total: usize,
+    /// LLMKeys that were deleted, with keys that are to be revoked.
+    pub deleted: usize,
+    /// LLMKeys whose key turned invalid.
+    pub invalid: usize,
+}
+
+impl Crowd {
+    /// Why the account is to be frozen, and how many LLMKeys it is about.
+    pub fn suspicion(&self) -> Option<(FreezeReason, usize)> {
+        let reasons =
+            [(FreezeReason::MassDeletion, self.deleted), (FreezeReason::ProviderSuspect, self.invalid)];
+        reasons.into_iter().find(|(_, count)| too_many(*count, self.total))
+    }
+}
+
 /// A listed key that bears a name of this installation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -68,6 +93,8 @@ pub struct Observed {
     pub living: BTreeSet<String>,
     /// Ids that the sweep before found to be nobody's.
     pub before: BTreeSet<String>,
+    /// What happened to the account's LLMKeys.
+    pub crowd: Crowd,
     /// Nothing may be revoked at the account.
     pub frozen: bool,
     /// Ids that an acknowledged freeze was about.
@@ -180,9 +207,13 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
     if o.frozen {
         return plan;
     }
+    if let Some((reason, count)) = o.crowd.suspicion() {
+        plan.chains.push(vec![Effect::Freeze { reason, count, keys: Vec::new() }]);
+        return plan;
+    }
     let new = |key: &&&Key| !o.acknowledged.contains(&key.id);
     let unknown = lost.iter().filter(new).count();
-    if !ahead.is_empty() || unknown > FEW.max(o.total / SHARE) {
+    if !ahead.is_empty() || too_many(unknown, o.total) {
         let lost = lost.iter().copied().filter(|key| unknown > FEW && new(&key));
         let keys: Vec<String> = ahead.iter().copied().chain(lost).map(|key| key.id.clone()).collect();
         let freeze = Effect::Freeze { reason: FreezeReason::LedgerRolledBack, count: keys.len(), keys };

@@ -183,6 +183,21 @@ fn many_keys_without_ledgers_freeze_the_account_instead() {
 }
 
 #[test]
+fn what_happens_to_many_llmkeys_at_once_freezes_the_account() {
+    let crowd = |total, deleted, invalid| Crowd { total, deleted, invalid }.suspicion();
+    assert_eq!(crowd(3, 3, 0), None);
+    assert_eq!(crowd(4, 4, 0), Some((FreezeReason::MassDeletion, 4)));
+    assert_eq!(crowd(25, 5, 5), None);
+    assert_eq!(crowd(25, 0, 6), Some((FreezeReason::ProviderSuspect, 6)));
+    let mut o = look(vec![key("svc_9", 1, 1)], Some(ledger(current())));
+    o.crowd = Crowd { total: 10, deleted: 4, invalid: 0 };
+    let plan = decide(&o, &env());
+    assert!(freezes(&plan) && revoked(&plan).is_empty(), "{plan:?}");
+    o.frozen = true;
+    assert!(decide(&o, &env()).chains.is_empty(), "once");
+}
+
+#[test]
 fn a_key_above_its_ledger_freezes_the_account_at_once() {
     for newer in [key("svc_3", 3, 3), key("svc_3", 2, 3), key("svc_3", 3, 2)] {
         let mut o = look(vec![newer, key("svc_9", 1, 1)], Some(ledger(current())));

@@ -5,6 +5,7 @@
 //! on any more: a mint that was carried out twice and noticed late, a late writer after its ledger went, a lost ledger.
 
 pub mod act;
+pub mod crowd;
 pub mod decide;
 pub mod observe;
 
@@ -13,10 +14,12 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::context::Ctx;
 use super::{ReconcileError, llm_key};
+use crate::api::{ConditionStatus, ConditionType, LLMProvider};
 use crate::ledger::{AccountId, LedgerError};
 use crate::provider::{Account, Capabilities, Capability, Endpoint};
 use crate::telemetry::metrics::{Controller, Outcome, SweepResult};
@@ -41,12 +44,15 @@ struct Place {
     id: AccountId,
     account: Arc<Account>,
     providers: BTreeSet<String>,
+    /// One of them says that the account answers.
+    answers: bool,
 }
 
 async fn round(ctx: &Ctx, memories: &mut BTreeMap<AccountId, Memory>) {
     let places = places(ctx).await;
     memories.retain(|id, _| places.contains_key(id));
-    let sweeps = places.into_values().map(|place| {
+    ctx.account_states.retain(|id| places.contains_key(id));
+    let sweeps = places.into_values().filter(|place| place.answers).map(|place| {
         let memory = memories.remove(&place.id).unwrap_or_default();
         async move {
             let memory = visit(ctx, &place, memory).await;
@@ -82,13 +88,24 @@ async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
             host: endpoint.authority(),
             project: account.project().to_owned(),
         };
-        places
-            .entry(id.clone())
-            .or_insert_with(|| Place { id, account, providers: BTreeSet::new() })
-            .providers
-            .insert(provider.name_any());
+        let place = places.entry(id.clone()).or_insert_with(|| Place {
+            id,
+            account,
+            providers: BTreeSet::new(),
+            answers: false,
+        });
+        place.providers.insert(provider.name_any());
+        place.answers |= answers(provider);
     }
     places
+}
+
+/// Whether the account was found to answer: a credential that is refused is tried by the `LLMProvider`'s own check only.
+fn answers(provider: &LLMProvider) -> bool {
+    let Some(status) = &provider.status else { return false };
+    let ready = |c: &&Condition| c.type_ == ConditionType::Ready.as_str();
+    status.frozen.is_some()
+        || status.conditions.iter().find(ready).is_some_and(|c| c.status == ConditionStatus::True.as_str())
 }
 
 async fn visit(ctx: &Ctx, place: &Place, mut memory: Memory) -> Memory {
@@ -138,7 +155,8 @@ enum Void {
 async fn sweep(ctx: &Ctx, place: &Place, memory: &mut Memory) -> Result<act::Done, Void> {
     let listed = observe::list(ctx, &place.account).await?;
     let record = ctx.account_record(&place.id).await?;
-    let observed = observe::observe(ctx, listed, &record, memory).await?;
+    let mut observed = observe::observe(ctx, listed, &record, memory).await?;
+    observed.crowd = crowd::count(ctx, &place.providers, &place.id.project, record.counts_from);
     let plan = decide::decide(&observed, &llm_key::env(ctx)?);
     memory.orphans.clone_from(&plan.orphans);
     memory.right.extend(plan.right.clone());

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube::ResourceExt;
 
-use super::decide::{Key, Observed, Sight};
+use super::decide::{Crowd, Key, Observed, Sight};
 use crate::controller::context::Ctx;
 use crate::domain::names::{MintName, install_code, ledger_name, lineage_code};
 use crate::ledger::{AccountRecord, Ledger, LedgerError, Listed};
-use crate::provider::{Account, CallError, Listing};
+use crate::provider::{Account, CallError, Listing, ProviderKeyId};
 
 /// So many ledgers are read one by one; more by one list of all.
 const ONE_BY_ONE: usize = 50;
@@ -66,9 +66,11 @@ pub async fn observe(
         })
     };
     let mut keys = Vec::new();
+    let mut told: Option<Right> = None;
     for key in listed.keys {
-        match unchanged(&key) {
-            Some(place) => drop(memory.right.insert(key.id, place.clone())),
+        let place = unchanged(&key).or_else(|| told.get_or_insert_with(|| told_by_status(ctx)).get(&key.id));
+        match place.cloned() {
+            Some(place) => drop(memory.right.insert(key.id, place)),
             None => keys.push(key),
         }
     }
@@ -92,9 +94,32 @@ pub async fn observe(
         claimed,
         living,
         before: memory.orphans.clone(),
+        crowd: Crowd::default(),
         frozen: record.frozen.is_some(),
         acknowledged: record.known.iter().cloned().collect(),
     })
+}
+
+/// What statuses tell that were written from the ledgers as they stand now: that a key is held needs no other proof, so a
+/// restart reads no ledger for it.
+fn told_by_status(ctx: &Ctx) -> Right {
+    let mut told = Right::new();
+    for key in ctx.stores.keys.state() {
+        let Ok(key) = &key.0 else { continue };
+        let (Some(status), Some(namespace)) = (&key.status, key.namespace()) else { continue };
+        let Some(version) = status.observed.as_ref().and_then(|o| o.ledger.clone()) else { continue };
+        let shown = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&namespace, &key.name_any()));
+        if shown.is_none_or(|shown| shown.gone || *shown.resource_version != *version) {
+            continue;
+        }
+        for v in status.versions.iter().filter(|v| !["Revoked", "Abandoned"].contains(&v.state.as_str())) {
+            let Some(id) = v.provider_key_id.as_deref().and_then(|id| ProviderKeyId::parse(id).ok()) else {
+                continue;
+            };
+            told.insert(id.handle().to_owned(), (namespace.clone(), key.name_any(), version.clone()));
+        }
+    }
+    told
 }
 
 /// The ledgers of the wanted lineages by quorum, and whether there is one that does not tell its lineage.

@@ -35,7 +35,7 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         release::release(o, env, &mut plan);
         return plan;
     }
-    blockers(o, &mut plan);
+    blockers(o, env, &mut plan);
     match &o.ledger {
         LedgerView::Unreadable(reason, message) => plan.stall(*reason, message.clone()),
         LedgerView::Absent => first::first(o, env, &mut plan),
@@ -56,7 +56,7 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
 }
 
 /// What a person must put right. Nothing new starts meanwhile; what is delivered stays.
-fn blockers(o: &Observed, plan: &mut Plan) {
+fn blockers(o: &Observed, env: &Env, plan: &mut Plan) {
     if let Some((reason, message)) = &o.provider.problem {
         plan.stall(*reason, message.clone());
     }
@@ -64,6 +64,10 @@ fn blockers(o: &Observed, plan: &mut Plan) {
         && let Some((reason, message)) = &o.provider.account_problem
     {
         plan.stall(*reason, message.clone());
+        if *reason == Reason::KeyLimit {
+            // Whoever makes room does not know of this one.
+            plan.wake_at(env.now + gate::delta(env.timings.provider_check_interval));
+        }
     }
     if o.key.revoke_all && !o.key.minted {
         plan.stall(

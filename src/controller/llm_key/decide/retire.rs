@@ -137,11 +137,11 @@ pub(super) fn waiting(record: &Record, memory: &Memory, env: &Env, plan: &mut Pl
     let (reason, message) = (failing.reason, failing.message.clone());
     let works = record.owner.is_some() && record.delivered().is_some();
     match reason {
-        Reason::MintFailed if works => due(plan, reason, message),
+        Reason::MintFailed | Reason::MintBudget if works => due(plan, reason, message),
         Reason::RevokeFailed if works => {
             plan.find(ConditionType::OverlapActive, ConditionStatus::True, reason, message);
         }
-        Reason::MintFailed | Reason::RevokeFailed => plan.progress(reason, message),
+        Reason::MintFailed | Reason::MintBudget | Reason::RevokeFailed => plan.progress(reason, message),
         // The other failures wait for a person.
         _ => plan.stall(reason, message),
     }
