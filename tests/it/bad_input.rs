@@ -42,9 +42,9 @@ pub(crate) fn calls(t: &Tenant) -> Vec<LogEntry> {
     log
 }
 
-/// How many of them are this one.
+/// How many calls of the tenant's project are this one.
 pub(crate) fn count(t: &Tenant, operation: Operation) -> usize {
-    calls(t).iter().filter(|entry| entry.operation == operation).count()
+    t.sandbox().log_of(&t.project).iter().filter(|entry| entry.operation == operation).count()
 }
 
 /// The Secret, to be compared later: data, owner and version.
