@@ -20,11 +20,12 @@ use tower::util::MapResponseLayer;
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::audit;
 use crate::cli::Config;
+use crate::controller::account::AccountStates;
 use crate::controller::consumers::Rosters;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::Index;
 use crate::controller::watches::{self, Setup, Wake};
-use crate::controller::{install, llm_key, llm_provider, queue, released, retry, rotation_policy};
+use crate::controller::{install, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
@@ -224,6 +225,10 @@ async fn lead(
         install::load(&client, &config.operator_namespace, config.keyring_dir.as_deref()).await?;
     let trail = audit::trail(&config.audit_log, clock)
         .map_err(|source| RunError::AuditLog { path: config.audit_log.clone(), source })?;
+    let account_states = AccountStates::new(
+        install::cluster(&client).await?,
+        ledger::AccountStore::new(&client, &config.operator_namespace, Arc::clone(&keyring)),
+    );
     let (keys, keys_writer) = watches::store::<LLMKey>();
     let (policies, policies_writer) = watches::store::<RotationPolicy>();
     let (cluster_policies, cluster_writer) = watches::store::<ClusterRotationPolicy>();
@@ -242,6 +247,8 @@ async fn lead(
         index: Arc::clone(&index),
         stores: stores.clone(),
         accounts: Accounts::default(),
+        account_states,
+        woken_by: wake.clone(),
         events: Events::new(client.clone(), clock, &config.identity),
         metrics: metrics.clone(),
         leader: guard.clone(),
@@ -351,15 +358,18 @@ async fn lead(
     ctx.loaded.store(true, std::sync::atomic::Ordering::Release);
     synced();
     watches::wake_released(&index, &stores.keys, &config.operator_namespace, &wake);
-    let released = released::run(Arc::clone(&ctx), woken.released);
-    let mut stopping = stop.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = released => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
-        }
-        Ok(())
-    });
+    let released = released::run(Arc::clone(&ctx), woken.released).boxed();
+    let sweeper = sweeper::run(Arc::clone(&ctx)).boxed();
+    for part in [released, sweeper] {
+        let mut stopping = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = part => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            Ok(())
+        });
+    }
     let mut guard = guard;
     tokio::select! {
         // First of all: the parts end as well when they are asked to.

@@ -295,4 +295,16 @@ reasons! {
     RotationReminder,
     /// The same key is in more than one ledger.
     KeyShared,
+    /// So many keys were made a short while ago that the next one waits.
+    MintBudget,
+    /// The account's ledger was written in another cluster.
+    ClonedCluster,
+    /// A ledger is older than what it tells of.
+    LedgerRolledBack,
+    /// Many LLMKeys of an account were deleted at once.
+    MassDeletion,
+    /// Many keys of an account turned invalid at once.
+    ProviderSuspect,
+    /// The namespace has as many keys at the account as it may have.
+    KeyLimit,
 }

@@ -116,12 +116,29 @@ pub struct LLMProviderSpec {
     /// by a change of the URL. Without it: validation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_credential_ref: Option<SecretName>,
+    /// How many keys are made here at most. Default: no limit but the operator's own, five an hour for one LLMKey.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ProviderLimits>,
     /// Namespaces whose LLMKeys may use this provider: exact names. An empty list allows nobody; `"*"`, written out, allows all.
     #[schemars(length(max = 1024), inner(length(max = 63)))]
     // Not a set: a server-side apply that takes the last item of a set away leaves null, which no required field may be.
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[x_kube(validation = Rule::new("self.all(n, n == '*' || n.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))").message("must be exact namespace names or \"*\""))]
     pub allowed_namespaces: Vec<String>,
+}
+
+/// How many keys are made at an account at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderLimits {
+    /// LLMKeys of one namespace for which keys are made here; who has one keeps it, then the oldest are next. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub keys_per_namespace: Option<i32>,
+    /// Keys that are made at the account within an hour; whoever has waited longest is next. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub mints_per_hour: Option<i32>,
 }
 
 /// Which addresses may be called.
@@ -154,6 +171,22 @@ pub struct SecretName {
     pub name: String,
 }
 
+/// Why nothing is made or revoked at an account, and what ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct FrozenAccount {
+    /// ClonedCluster, LedgerRolledBack, MassDeletion or ProviderSuspect.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// What the annotation `llmkeys.dev/acknowledge` must say.
+    #[schemars(length(max = 64))]
+    pub token: String,
+    /// Since when, RFC 3339.
+    #[schemars(length(max = 64))]
+    pub since: String,
+    /// Keys, or LLMKeys, that it is about.
+    pub count: i32,
+}
+
 /// What the operator observed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -177,4 +210,10 @@ pub struct LLMProviderStatus {
     /// LLMKeys that refer to this provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<i32>,
+    /// Keys at the account that bear this installation's names and that no ledger holds; absent if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<i32>,
+    /// No key is made or revoked at the account until a person sets the annotation `llmkeys.dev/acknowledge` to the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<FrozenAccount>,
 }

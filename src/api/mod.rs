@@ -38,6 +38,8 @@ pub const ROTATE: &str = "llmkeys.dev/rotate";
 pub const PAUSED: &str = "llmkeys.dev/paused";
 /// Annotation on an `LLMKey`: the version whose key may be revoked, where the policy asks for an approval.
 pub const APPROVE_REVOKE: &str = "llmkeys.dev/approve-revoke";
+/// Annotation on an `LLMProvider`: the token of the freeze that a person has looked into.
+pub const ACKNOWLEDGE: &str = "llmkeys.dev/acknowledge";
 /// Annotation on a Secret: its owner lets the named `LLMKey` take it over.
 pub const ADOPT_BY: &str = "llmkeys.dev/adopt-by";
 /// Annotation on a pod template: the `LLMKey` and version that the operator restarted it for.

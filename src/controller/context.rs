@@ -65,10 +65,14 @@ pub struct Ctx {
     pub stores: Stores,
     /// Accounts by LLMProvider, as long as nothing about them changes.
     pub accounts: Accounts,
+    /// What holds for whole accounts.
+    pub account_states: super::account::AccountStates,
     /// Events.
     pub events: Events,
     /// Metrics.
     pub metrics: Metrics,
+    /// Wakes whoever uses an account whose state has changed.
+    pub woken_by: super::watches::Wake,
     /// Asked before every effect.
     pub leader: LeaderGuard,
     /// Namespace of ledgers and admin credentials.

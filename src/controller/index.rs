@@ -206,16 +206,15 @@ impl Index {
 
     /// The LLMKeys that ledgers were written for.
     pub fn ledgers(&self, operator_namespace: &str) -> Vec<Name> {
+        let summaries = self.summaries(operator_namespace);
+        summaries.iter().map(|summary| name(&summary.namespace, &summary.name)).collect()
+    }
+
+    /// What the ledgers say of themselves.
+    pub fn summaries(&self, operator_namespace: &str) -> Vec<crate::ledger::Summary> {
         let inner = self.read();
-        inner
-            .secrets
-            .iter()
-            .filter(|(id, meta)| *id.0 == *operator_namespace && !meta.gone)
-            .filter_map(|(_, meta)| {
-                serde_json::from_str::<crate::ledger::Summary>(meta.summary.as_ref()?).ok()
-            })
-            .map(|summary| name(&summary.namespace, &summary.name))
-            .collect()
+        let ledgers = inner.secrets.iter().filter(|(id, meta)| *id.0 == *operator_namespace && !meta.gone);
+        ledgers.filter_map(|(_, meta)| serde_json::from_str(meta.summary.as_ref()?).ok()).collect()
     }
 
     /// The other LLMKey that was first to claim the same target, if any.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -53,6 +53,12 @@ pub enum InstallError {
         secret: &'static str,
         /// Its namespace.
         namespace: String,
+    },
+    /// The API server does not say which cluster this is.
+    #[error("namespace {namespace} has no uid, so this cluster cannot be told from a copy")]
+    Anonymous {
+        /// The namespace.
+        namespace: &'static str,
     },
     /// No usable keyring.
     #[error("the keyring cannot be used: {0}")]
@@ -130,6 +136,17 @@ async fn secret(
             Err(error) => return Err(failed(error)),
         }
     }
+}
+
+/// The cluster's identity: uid of its namespace `kube-system`, which a copy restored elsewhere does not have.
+pub async fn cluster(client: &Client) -> Result<String, InstallError> {
+    const NAMESPACE: &str = "kube-system";
+    let failed = |source: kube::Error| InstallError::Kube {
+        what: format!("namespace {NAMESPACE}"),
+        source: Box::new(source),
+    };
+    let found = Api::<Namespace>::all(client.clone()).get_metadata(NAMESPACE).await.map_err(failed)?;
+    found.metadata.uid.ok_or_else(|| InstallError::Anonymous { namespace: NAMESPACE })
 }
 
 /// Whether anything was ever sealed: a ledger, or an LLMKey whose status has versions.

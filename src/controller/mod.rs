@@ -1,5 +1,6 @@
 //! The controllers.
 
+pub mod account;
 pub mod consumers;
 pub mod context;
 pub mod index;
@@ -10,6 +11,7 @@ pub mod parsed;
 pub mod queue;
 pub mod released;
 pub mod rotation_policy;
+pub mod sweeper;
 pub mod watches;
 
 use std::sync::Arc;

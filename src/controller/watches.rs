@@ -11,7 +11,7 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, predicates, reflector};
+use kube::runtime::{Predicate, WatchStreamExt, predicates, reflector};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
@@ -55,6 +55,18 @@ impl Wake {
 
     fn provider(&self, name: &str) {
         drop(self.providers.unbounded_send(ObjectRef::new(name)));
+    }
+
+    /// Everybody who uses an account whose state has changed: its LLMProvider, LLMKeys, and ledgers without one.
+    pub fn account(&self, stores: &Stores, index: &Index, operator_namespace: &str, provider: &str) {
+        self.provider(provider);
+        let provider = name("", provider);
+        for key in stores.keys.state() {
+            if key.0.as_ref().is_ok_and(|k| uses(k, &provider)) {
+                self.key(&name_of(&*key));
+            }
+        }
+        wake_released(index, &stores.keys, operator_namespace, self);
     }
 
     fn release(&self, name: Name) {
@@ -169,7 +181,10 @@ impl Setup {
                 }
             })
             .applied_objects()
-            .predicate_filter(predicates::generation, kube::runtime::PredicateConfig::default())
+            .predicate_filter(
+                predicates::generation.combine(predicates::annotations),
+                kube::runtime::PredicateConfig::default(),
+            )
     }
 
     /// Secrets by metadata: fills the index, wakes whoever has to do with one. Never ends.

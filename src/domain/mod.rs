@@ -1,6 +1,7 @@
 //! Pure decisions: no async, no client, no clock, no randomness. Time and ids are arguments.
 
 pub mod backoff;
+pub mod budget;
 pub mod evidence;
 pub mod health;
 pub mod lifecycle;

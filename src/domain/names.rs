@@ -24,6 +24,9 @@ const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 /// Start of every name that the operator gives to a key at a provider.
 pub const MINT_PREFIX: &str = "lk1-";
 
+/// Start of the name of every account ledger.
+pub const ACCOUNT_LEDGER_PREFIX: &str = "llmkey-account-";
+
 /// Base32 (RFC 4648) in lower case without padding.
 pub fn base32(bytes: &[u8]) -> String {
     BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
@@ -36,7 +39,7 @@ pub fn ledger_name(namespace: &str, name: &str) -> String {
 
 /// Name of the account ledger of one provider account: `kind` is the provider's type, `account` its canonical id.
 pub fn account_ledger_name(kind: &str, account: &str) -> String {
-    format!("llmkey-account-{}", digest_code(&format!("{kind}/{account}")))
+    format!("{ACCOUNT_LEDGER_PREFIX}{}", digest_code(&format!("{kind}/{account}")))
 }
 
 /// An installation's part of mint names: 8 characters of the digest of its id.

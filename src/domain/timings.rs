@@ -105,6 +105,12 @@ timings! {
         revoke_confirm_interval = 5;
         /// Time between two sweeps of a provider account for strays.
         sweep_interval = 5 * 60;
+        /// Within this time at most five keys are made for one `LLMKey`, and `limits.mintsPerHour` at an account.
+        mint_budget_window = 60 * 60;
+        /// Deletions, and keys that turn invalid, within this time count together.
+        crowd_window = 10 * 60;
+        /// A key that no ledger holds is revoked only if the provider made it this long ago, by the provider's clock.
+        orphan_age = 15 * 60;
         /// Least time between two repairs of one target Secret.
         drift_repair_gap = 10;
         /// Time between two checks of a provider account.
@@ -163,7 +169,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 30);
+        assert_eq!(table.len(), 33);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

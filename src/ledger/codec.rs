@@ -42,7 +42,10 @@ pub struct Summary {
     /// A released ledger: when its keys may be revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoke_not_before: Option<DateTime<Utc>>,
-    /// The delivered version's account.
+    /// Since when the LLMKey is gone, if keys that were made for it are to be revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<DateTime<Utc>>,
+    /// The account of the delivered version, else of the newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
 }
@@ -62,7 +65,13 @@ impl Summary {
             published_at: delivered.and_then(|v| v.published_at.or(Some(v.created_at))),
             open: record.versions.iter().any(|v| v.state.open() && !folded(v.state)) || delivered.is_none(),
             revoke_not_before: record.released.as_ref().map(|r| r.revoke_not_before),
+            deleted_at: record
+                .released
+                .as_ref()
+                .filter(|_| !record.retain_on_delete && record.versions.iter().any(|v| v.mint_name.is_some()))
+                .map(|r| r.at),
             account: delivered
+                .or(record.versions.last())
                 .and_then(|v| v.account.as_ref())
                 .map(|a| format!("{}/{}", a.provider, a.project)),
         }

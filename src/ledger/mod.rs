@@ -3,12 +3,14 @@
 //! The ledger is the truth, and compare-and-swap on it is the only safety: leader election, caches, status and
 //! annotations are hints that may cause a read, never an effect.
 
+mod account;
 pub mod audit;
 mod codec;
 mod record;
 mod store;
 pub mod verify;
 
+pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
-pub use store::{Holder, Ledger, LedgerError, Store};
+pub use store::{Holder, Ledger, LedgerError, Listed, Store};

@@ -44,6 +44,9 @@ pub struct Record {
     /// The newest mint attempt's number; only names with a lower one may be swept.
     #[serde(default)]
     pub attempt: u32,
+    /// When keys were made, or may have been, as far back as it counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mints: Vec<DateTime<Utc>>,
     /// The last token of `llmkeys.dev/rotate` that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled_rotate: Option<String>,
@@ -348,6 +351,7 @@ pub(super) mod tests {
             released: None,
             retain_on_delete: false,
             attempt: 0,
+            mints: Vec::new(),
             handled_rotate: None,
             awaiting_supply: false,
             revoked_by_spec: false,

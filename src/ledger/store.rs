@@ -8,9 +8,9 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use super::audit::Trail;
 use super::codec::{DecodeError, Summary, decode, encode, fingerprint_label};
 use super::record::Record;
-use crate::api::LEDGER_SUMMARY;
+use crate::api::{LEDGER_SUMMARY, LEDGER_TYPE};
 use crate::crypto::Keyring;
-use crate::domain::names::ledger_name;
+use crate::domain::names::{ACCOUNT_LEDGER_PREFIX, ledger_name};
 
 /// A record as it was read or written, with the version that the next write must name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +67,18 @@ pub struct Holder {
     /// Namespace and name of its LLMKey, if it can be read.
     pub key: Option<(String, String)>,
 }
+
+/// A ledger in the list of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its lineage, as far as anything tells.
+    pub lineage: Option<String>,
+    /// The ledger; none if it cannot be read.
+    pub ledger: Option<Ledger>,
+}
+
+/// Ledgers in one page of the list of all.
+const PAGE: u32 = 100;
 
 /// All ledgers of this install.
 #[derive(Clone)]
@@ -161,6 +173,32 @@ impl Store {
             .await
             .map_err(|e| LedgerError::Kube(Box::new(e)))?;
         Ok(found.items.iter().filter_map(|secret| self.holder(secret, fingerprint)).collect())
+    }
+
+    /// All ledgers, by one quorum LIST in pages: an error on any of them voids the whole.
+    pub async fn all(&self) -> Result<Vec<Listed>, LedgerError> {
+        let mut params = ListParams::default().fields(&format!("type={LEDGER_TYPE}")).limit(PAGE);
+        let mut found = Vec::new();
+        loop {
+            let page = self.secrets.list(&params).await.map_err(|e| LedgerError::Kube(Box::new(e)))?;
+            found.extend(page.items.iter().filter_map(|secret| self.listed(secret)));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// None: no key's ledger.
+    fn listed(&self, secret: &Secret) -> Option<Listed> {
+        if secret.metadata.name.as_ref()?.starts_with(ACCOUNT_LEDGER_PREFIX) {
+            return None;
+        }
+        let summary = secret.metadata.annotations.as_ref().and_then(|a| a.get(LEDGER_SUMMARY));
+        let place = summary.and_then(|text| serde_json::from_str::<Summary>(text).ok());
+        let ledger = place.as_ref().and_then(|s| self.ledger(secret, &s.namespace, &s.name).ok());
+        let lineage = ledger.as_ref().map(|l| l.record.lineage.clone()).or_else(|| place.map(|s| s.lineage));
+        Some(Listed { lineage, ledger })
     }
 
     fn holder(&self, secret: &Secret, fingerprint: &str) -> Option<Holder> {

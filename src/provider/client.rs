@@ -105,6 +105,15 @@ pub struct ListedKey {
     pub created_at: Option<DateTime<Utc>>,
 }
 
+/// A whole list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Every key of the account, other people's too.
+    pub keys: Vec<ListedKey>,
+    /// When it was told, by the provider's clock, if it says so.
+    pub told_at: Option<DateTime<Utc>>,
+}
+
 /// When a key was last used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LastUsed {
@@ -200,15 +209,23 @@ impl Providers {
 
     /// All keys of the account, or an error: never a part of them.
     pub async fn list(&self, account: &Account) -> Result<Vec<ListedKey>, CallError> {
+        self.list_with_time(account).await.map(|listing| listing.keys)
+    }
+
+    /// The same, with the provider's clock.
+    pub async fn list_with_time(&self, account: &Account) -> Result<Listing, CallError> {
         let admin = admin(account)?;
+        let mut told_at = None;
         let mut keys = Vec::new();
         let mut cursors = HashSet::new();
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let reply = self.call("list", account, admin.list_request(account, after.as_deref())).await?;
             let page = admin.read_list(&reply).map_err(|error| scrubbed(error, account))?;
+            // The first page's: keys of later pages were made before it, or are younger than they seem.
+            told_at = told_at.or_else(|| reply.date());
             keys.extend(page.keys);
-            let Some(next) = page.next else { return Ok(keys) };
+            let Some(next) = page.next else { return Ok(Listing { keys, told_at }) };
             if !cursors.insert(next.clone()) {
                 return Err(scrubbed(reply.error(ErrorClass::Garbled, "EndlessList"), account));
             }

@@ -347,6 +347,7 @@ async fn refused_addresses_get_no_connection() {
             addresses: Addresses::PublicOnly,
             open_ai: None,
             admin_credential_ref: None,
+            limits: None,
             allowed_namespaces: vec![],
         };
         let endpoint = Endpoint::from_spec(&spec).unwrap();
@@ -384,6 +385,7 @@ async fn a_bad_ca_bundle_is_told_before_sending() {
         addresses: Addresses::PublicOnly,
         open_ai: None,
         admin_credential_ref: None,
+        limits: None,
         allowed_namespaces: vec![],
     };
     let endpoint = Endpoint::from_spec(&spec).unwrap();

@@ -181,6 +181,7 @@ mod tests {
             addresses: Addresses::PublicOnly,
             open_ai: None,
             admin_credential_ref: None,
+            limits: None,
             allowed_namespaces: vec![],
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use reqwest::{
     Method, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -117,6 +117,12 @@ impl Reply {
         let until = DateTime::parse_from_rfc2822(value).ok()?;
         let now = DateTime::parse_from_rfc2822(text(DATE.as_str())?).ok()?;
         Some((until - now).to_std().unwrap_or_default().min(LONGEST))
+    }
+
+    /// When the provider sent the reply, by its own clock.
+    pub(super) fn date(&self) -> Option<DateTime<Utc>> {
+        let text = self.headers.get(DATE)?.to_str().ok()?;
+        DateTime::parse_from_rfc2822(text.trim()).ok().map(|date| date.with_timezone(&Utc))
     }
 
     /// A failure that this reply tells of.

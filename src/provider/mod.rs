@@ -34,7 +34,8 @@ use serde_json::{Map, Value};
 pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
 pub use capability::{Capabilities, Capability};
 pub use client::{
-    Answered, CallWatch, LastUsed, ListedKey, Minted, Providers, ProvidersConfig, Revocation, Validation,
+    Answered, CallWatch, LastUsed, ListedKey, Listing, Minted, Providers, ProvidersConfig, Revocation,
+    Validation,
 };
 pub use endpoint::{Endpoint, EndpointError, PRIVATE_ADDRESS, PRIVATE_NAME, default_base_url};
 pub use error::{CallError, ErrorClass, MintError};

@@ -102,6 +102,28 @@ impl Completion {
     }
 }
 
+/// How a sweep of a provider account ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SweepResult {
+    /// Every key of this installation is in its ledger.
+    Clean,
+    /// There were others, or ledgers that are older than their keys.
+    Orphans,
+    /// The account or the ledgers could not be read whole: it counts for nothing.
+    Void,
+}
+
+impl SweepResult {
+    /// Value of the label `result`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Orphans => "orphans",
+            Self::Void => "void",
+        }
+    }
+}
+
 const fn verdict_label(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Valid => "valid",
@@ -140,6 +162,9 @@ struct Families {
     revocations: Counters<2>,
     provider_requests: Counters<3>,
     provider_seconds: Histograms<2>,
+    sweeps: Counters<1>,
+    orphans_revoked: Counter,
+    frozen_accounts: Family<Labels<1>, Gauge>,
     leader: Gauge,
     released_waiting: Family<Labels<1>, Gauge>,
 }
@@ -180,6 +205,13 @@ impl Metrics {
                 "provider_request_duration",
                 "Duration of requests to providers",
                 || Histogram::new(PROVIDER_SECONDS),
+            ),
+            sweeps: added(r, "sweeps", "Sweeps of provider accounts for keys that no ledger holds"),
+            orphans_revoked: added(r, "orphans_revoked", "Keys that no ledger held and that were revoked"),
+            frozen_accounts: added(
+                r,
+                "frozen_accounts",
+                "Provider accounts at which nothing is made or revoked until a person acknowledges; alert on any",
             ),
             leader: added(r, "leader", "1 if this process leads; alert if no process does"),
             released_waiting: added(
@@ -252,6 +284,26 @@ impl Metrics {
         let operation = ("operation", operation);
         self.families.provider_requests.get_or_create(&[provider, operation, ("class", class)]).inc();
         self.families.provider_seconds.get_or_create(&[provider, operation]).observe(duration.as_secs_f64());
+    }
+
+    /// Counts one sweep of an account.
+    pub fn swept(&self, result: SweepResult) {
+        self.families.sweeps.get_or_create(&[("result", result.as_str())]).inc();
+    }
+
+    /// Counts keys that a sweep revoked.
+    pub fn orphans_revoked(&self, count: usize) {
+        self.families.orphans_revoked.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Replaces what the gauge says of frozen accounts, by the freeze's reason. A reason that holds none has no series.
+    pub fn set_frozen(&self, counts: &[(Reason, usize)]) {
+        let frozen = &self.families.frozen_accounts;
+        frozen.clear();
+        for (reason, count) in counts {
+            let labels = [("reason", reason.as_str())];
+            frozen.get_or_create(&labels).set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Says whether this process leads.

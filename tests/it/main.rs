@@ -41,6 +41,7 @@ mod rotation;
 mod sandbox;
 mod sandbox_faults;
 mod stage;
+mod sweeper;
 mod workload;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.

@@ -121,6 +121,9 @@ async fn killed_at_any_call_it_goes_on_and_loses_no_key() {
         }
     }
     all_struck(stage, &faults).await;
+    // The sweep lists as well, and hangs: one of two lists is the LLMKey's.
+    let lists = || stage.sandbox.faults().into_iter().find(|report| Some(&report.id) == faults.last());
+    wait("the list is struck twice", async || lists().filter(|report| report.fired > 1).map(drop)).await;
     kill(stage, operator).await;
     for fault in &faults {
         assert!(stage.sandbox.remove_fault(*fault));
@@ -204,7 +207,9 @@ async fn a_restart_writes_nothing_and_reads_no_key() {
     .await;
     assert_eq!(requests(&t, &names, from), Vec::<String>::new());
     let since = t.sandbox().log_of(&t.project).split_off(calls);
-    let about_keys: Vec<_> = since.iter().filter(|entry| entry.operation != Operation::GetProject).collect();
+    let of_the_account = [Operation::GetProject, Operation::ListServiceAccounts];
+    let about_keys: Vec<_> =
+        since.iter().filter(|entry| !of_the_account.contains(&entry.operation)).collect();
     assert!(about_keys.is_empty(), "{about_keys:?}");
 }
 

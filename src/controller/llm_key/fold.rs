@@ -114,6 +114,7 @@ impl Observed {
             }
             Learned::Strays(strays) => {
                 if let Effect::FindStrays { project, .. } = effect {
+                    self.pass.found_none = strays.is_empty();
                     self.pass.strays.retain(|(known, _)| known != project);
                     self.pass.strays.extend(strays.into_iter().map(|id| (project.clone(), id)));
                     self.pass.searched.insert(project.clone());
@@ -257,6 +258,7 @@ impl Observed {
         if !record.versions.iter().any(|v| v.state.open()) {
             self.memory.failing.clear();
         }
+        self.pass.found_none = false;
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();
         self.ledger = LedgerView::Present(Box::new(ledger));

@@ -104,8 +104,17 @@ pub struct KeyView {
     pub template_problem: Option<String>,
     /// Status has versions: there was a ledger once.
     pub had_versions: bool,
+    /// The greatest version number that status tells of; 0 if none.
+    pub newest_shown: i32,
     /// `status.lastHandledRotate`.
     pub last_handled_rotate: Option<String>,
+}
+
+impl KeyView {
+    /// Whether status tells of a version that the record does not know: an older copy of the ledger was put back.
+    pub fn is_newer_than(&self, record: &Record) -> bool {
+        record.next_number() <= self.newest_shown
+    }
 }
 
 /// The policy in force.
@@ -283,6 +292,7 @@ impl Failing {
             self.reason,
             Reason::MintFailed
                 | Reason::ProjectNotFound
+                | Reason::MintBudget
                 | Reason::RevokeFailed
                 | Reason::AdminCredentialInvalid
                 | Reason::AddressRefused
@@ -291,12 +301,15 @@ impl Failing {
 }
 
 /// What this reconcile has done so far.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent step of the pass")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pass {
     /// The mint attempt that this reconcile has put on record and not yet made.
     pub fenced: Option<u32>,
     /// Projects that were searched for keys of earlier attempts.
     pub searched: BTreeSet<String>,
+    /// The search that was made since the last write found no key.
+    pub found_none: bool,
     /// Keys of earlier attempts: project and id.
     pub strays: Vec<(String, String)>,
     /// The key that was made.

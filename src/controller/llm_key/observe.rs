@@ -158,10 +158,17 @@ async fn former(
     let Some(provider) = accounts.map(|a| a.provider.clone()).find(|p| Some(p.as_str()) != own) else {
         return Ok(None);
     };
-    let account = account_at(ctx, &provider).await?.map(|(of, account, _)| {
-        held.former = Some((provider.clone(), account));
-        of
-    });
+    let account = match account_at(ctx, &provider).await? {
+        Ok((of, account, _)) => {
+            if let Some(problem) = ctx.hold_on(&of).await? {
+                Err(problem)
+            } else {
+                held.former = Some((provider.clone(), account));
+                Ok(of)
+            }
+        }
+        Err(problem) => Err(problem),
+    };
     Ok(Some(Former { provider, account }))
 }
 

@@ -52,10 +52,11 @@ pub fn status(
     env: &Env,
 ) -> LLMKeyStatus {
     let record = match &o.ledger {
-        LedgerView::Present(ledger) => Some(&ledger.record),
+        // An older copy of it tells less than status does.
+        LedgerView::Present(ledger) if !o.key.is_newer_than(&ledger.record) => Some(&ledger.record),
         _ => None,
     };
-    let unread = matches!(o.ledger, LedgerView::Unread(_) | LedgerView::Unreadable(..));
+    let unread = record.is_none() && !matches!(o.ledger, LedgerView::Absent);
     let delivered = match record {
         Some(record) => delivered_version(o, record).map(of_version),
         None if unread => before.current_version.map(|version| Delivered {

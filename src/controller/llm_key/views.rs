@@ -118,6 +118,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         threshold: key.spec.validation.failure_threshold.unwrap_or(3).clamp(1, 10),
         template_problem: if texts.data.is_empty() { None } else { texts.problem() },
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
+        newest_shown: status.and_then(|s| s.versions.iter().map(|v| v.version).max()).unwrap_or_default(),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
     }
 }
@@ -309,12 +310,16 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
         host: endpoint.authority(),
         project: account.project().to_owned(),
     });
+    let held = match &account_ref {
+        Some(account) => ctx.hold_on(account).await?.or_else(|| over_limit(ctx, provider, key)),
+        None => None,
+    };
     Ok(Resolved {
         view: ProviderView {
             shown,
             problem: None,
             account: account_ref,
-            account_problem: account.as_ref().err().cloned(),
+            account_problem: account.as_ref().err().cloned().or(held),
             reports_last_use: capabilities.has(Capability::LastUsed),
         },
         endpoint: Some(endpoint),
@@ -345,6 +350,34 @@ pub async fn account_at(
         };
         (of, account, endpoint)
     }))
+}
+
+/// Why no key is made for an LLMKey that has none yet: others of its namespace have as many as the LLMProvider allows, or were
+/// there first.
+fn over_limit(ctx: &Ctx, provider: &LLMProvider, key: &LLMKey) -> Option<(Reason, String)> {
+    let limit = provider.spec.limits.and_then(|limits| limits.keys_per_namespace)?;
+    let begun = |key: &LLMKey| key.status.as_ref().is_some_and(|status| !status.versions.is_empty());
+    if begun(key) || key.spec.source.mint.is_none() {
+        return None;
+    }
+    let claim = |key: &LLMKey| (key.creation_timestamp(), key.uid());
+    let mine = claim(key);
+    let keys = ctx.stores.keys.state();
+    let before = keys.iter().filter_map(|other| other.0.as_ref().ok()).filter(|other| {
+        other.namespace() == key.namespace()
+            && other.spec.provider_ref == key.spec.provider_ref
+            && other.spec.source.mint.is_some()
+            && other.uid() != key.uid()
+            && (begun(other) || claim(other) < mine)
+    });
+    let name = provider.name_any();
+    (before.count() >= usize::try_from(limit).unwrap_or_default()).then(|| {
+        let message = format!(
+            "LLMProvider {name} makes keys for {limit} LLMKey(s) of a namespace, and others have them; delete one, or \
+             ask the platform's administrators for more"
+        );
+        (Reason::KeyLimit, message)
+    })
 }
 
 /// Whether the provider lists the namespace.

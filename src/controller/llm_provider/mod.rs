@@ -11,10 +11,13 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 
 use super::ReconcileError;
+use super::account::{AccountError, told};
 use super::context::Ctx;
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, LLMProvider, LLMProviderStatus, Reason,
+    ACKNOWLEDGE, ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, FrozenAccount, LLMProvider,
+    LLMProviderStatus, Reason, rfc3339,
 };
+use crate::ledger::{AccountId, Freeze, LedgerError};
 use crate::provider::{Capabilities, Endpoint, ErrorClass, PRIVATE_ADDRESS};
 use crate::telemetry::metrics::{Controller, Outcome};
 
@@ -24,6 +27,8 @@ struct Observed {
     base_url: Option<String>,
     capabilities: Vec<String>,
     keys: usize,
+    orphans: usize,
+    frozen: Option<(String, Freeze)>,
     finding: Finding,
 }
 
@@ -68,13 +73,15 @@ pub async fn reconcile(
     Ok(Action::requeue(wait))
 }
 
-async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<Observed, kube::Error> {
+async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<Observed, ReconcileError> {
     let name = guarded.name_any();
     let uses = |key: &crate::api::LLMKey| key.spec.provider_ref.as_ref().is_some_and(|r| r.name == name);
     let mut observed = Observed {
         generation: guarded.meta().generation.unwrap_or_default(),
         base_url: None,
         capabilities: Vec::new(),
+        orphans: 0,
+        frozen: None,
         keys: ctx.stores.keys.state().iter().filter(|k| k.0.as_ref().is_ok_and(uses)).count(),
         finding: Finding::Stalled(
             Reason::Malformed,
@@ -108,6 +115,19 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
         }
     };
     observed.capabilities = capabilities(provider, true);
+    let id = AccountId {
+        r#type: provider.spec.r#type,
+        host: endpoint.authority(),
+        project: account.project().to_owned(),
+    };
+    observed.orphans = ctx.account_states.orphans(&id);
+    match frozen(ctx, &id, provider).await? {
+        Ok(freeze) => observed.frozen = freeze.map(|freeze| (name, freeze)),
+        Err(message) => {
+            observed.finding = Finding::Stalled(Reason::LedgerUnreadable, message);
+            return Ok(observed);
+        }
+    }
     observed.finding = match ctx.providers.check_account(&account).await {
         Ok(()) => Finding::Reachable,
         Err(error) => {
@@ -134,6 +154,32 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
     Ok(observed)
 }
 
+/// The account's freeze, after the acknowledgement that may be there. An error in words says why it cannot be told.
+async fn frozen(
+    ctx: &Ctx,
+    id: &AccountId,
+    provider: &LLMProvider,
+) -> Result<Result<Option<Freeze>, String>, ReconcileError> {
+    let known = async || match ctx.account_record(id).await {
+        Ok(record) => Ok(Ok(record.frozen)),
+        Err(AccountError::Kube(error)) => Err(ReconcileError::Kube(error)),
+        Err(AccountError::Unusable(message)) => Ok(Err(message)),
+    };
+    let frozen = known().await?;
+    let token = provider.annotations().get(ACKNOWLEDGE);
+    let (Ok(Some(freeze)), Some(token)) = (&frozen, token) else { return Ok(frozen) };
+    if freeze.token != *token {
+        return Ok(frozen);
+    }
+    match ctx.acknowledge(id, token).await {
+        Ok(_) => {}
+        Err(LedgerError::Kube(error)) => return Err(ReconcileError::Kube(error)),
+        Err(error) => return Ok(Err(error.to_string())),
+    }
+    ctx.woken_by.account(&ctx.stores, &ctx.index, &ctx.operator_namespace, &provider.name_any());
+    known().await
+}
+
 fn capabilities(provider: &LLMProvider, with_account: bool) -> Vec<String> {
     Capabilities::of(provider.spec.r#type, with_account).names().map(str::to_owned).collect()
 }
@@ -144,7 +190,12 @@ fn status(o: &Observed, before: &[Condition], now: DateTime<Utc>) -> LLMProvider
     let mut conditions = Conditions::new(before, o.generation, now);
     conditions.set(ConditionType::Reconciling, False, Reason::Idle, "");
     conditions.set(ConditionType::Stalled, False, Reason::NotStalled, "");
+    let frozen = o.frozen.as_ref().map(|(name, freeze)| (freeze.reason.reason(), told(freeze, name)));
     match &o.finding {
+        Finding::Reachable | Finding::Unknown(..) if let Some((reason, message)) = &frozen => {
+            conditions.set(ConditionType::Ready, False, *reason, message);
+            conditions.set(ConditionType::Stalled, True, *reason, message);
+        }
         Finding::Reachable => {
             conditions.set(ConditionType::Ready, True, Reason::AccountReachable, "the account answers");
         }
@@ -166,5 +217,12 @@ fn status(o: &Observed, before: &[Condition], now: DateTime<Utc>) -> LLMProvider
         base_url: o.base_url.clone(),
         capabilities: o.capabilities.clone(),
         keys: i32::try_from(o.keys).ok(),
+        orphans: i32::try_from(o.orphans).ok().filter(|count| *count > 0),
+        frozen: o.frozen.as_ref().map(|(_, freeze)| FrozenAccount {
+            reason: freeze.reason.reason().as_str().to_owned(),
+            token: freeze.token.clone(),
+            since: rfc3339(freeze.since),
+            count: i32::try_from(freeze.count).unwrap_or(i32::MAX),
+        }),
     }
 }

@@ -3,7 +3,8 @@
 use crate::api::{ConditionType, Reason, rfc3339};
 use crate::controller::llm_key::decide::{give_up, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
-use crate::domain::lifecycle::VersionState;
+use crate::domain::budget;
+use crate::domain::lifecycle::{Origin, VersionState};
 use crate::ledger::{Record, Released};
 
 /// What keeps a key from its revocation, for an administrator: with the LLMKey went the place where it is shown.
@@ -68,8 +69,14 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     // Late writers of a replica that was paused may still come: the ledger stays for a while.
     let last = record.versions.iter().filter_map(|v| v.revoked_at).fold(released.at, std::cmp::Ord::max);
     let end = last + interval(env.timings.sweep_interval * env.timings.sweep_clean_count);
+    // Deleted and created again, an LLMKey has no new budget.
+    let end = end.max(budget::forgotten_at(&record.mints, env.timings.mint_budget_window).unwrap_or(end));
     if env.now < end {
         plan.wake_at(end);
+    } else if record.versions.iter().any(|v| v.state == VersionState::Retained && v.origin == Origin::Minted)
+    {
+        // Nothing but this ledger says that the key stays on purpose: without it the key would be nobody's.
+        plan.wake_at(env.now + interval(env.timings.deletion_grace));
     } else if searched(&view, plan) {
         tracing::info!(
             namespace = record.namespace,

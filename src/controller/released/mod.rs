@@ -248,6 +248,8 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
     };
     match account_at(ctx, &wanted.provider).await? {
         Ok((of, account, endpoint)) => {
+            ctx.count_deletions(&of).await?;
+            view.account_problem = ctx.hold_on(&of).await?;
             view.account = Some(of);
             held.account = Some(account);
             held.endpoint = Some(endpoint);
@@ -286,6 +288,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             threshold: 1,
             template_problem: None,
             had_versions: true,
+            newest_shown: 0,
             last_handled_rotate: None,
         },
         policy: PolicyView {

@@ -23,6 +23,9 @@ fn all() -> Metrics {
     metrics.revoked(RevocationBasis::ProviderQuiet.as_str(), Completion::Succeeded);
     metrics.requested(ProviderType::OpenAI, "mint", "ok", SECOND);
     metrics.set_leader(true);
+    metrics.swept(SweepResult::Clean);
+    metrics.orphans_revoked(1);
+    metrics.set_frozen(&[(Reason::ClonedCluster, 1)]);
     metrics.released_waits(None, Some(Reason::KeyShared));
     metrics.set_key("team-a", "chat", KEY);
     metrics.set_key(
@@ -86,8 +89,8 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 18);
-    assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 2);
+    assert_eq!(read(&all().encode().unwrap()).len(), 21);
+    assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 3);
 }
 
 #[test]

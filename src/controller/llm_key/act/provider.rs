@@ -1,9 +1,10 @@
 //! Effects at the provider.
 
 use chrono::Timelike;
+use kube::runtime::reflector::ObjectRef;
 
 use super::{Actor, NotDone, failure, record};
-use crate::api::Reason;
+use crate::api::{Reason, rfc3339};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
 use crate::controller::llm_key::model::{Minted, Observed, Subject};
@@ -11,7 +12,7 @@ use crate::controller::llm_key::observe::facts;
 use crate::crypto::SecretBytes;
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
-use crate::ledger::Version;
+use crate::ledger::{AccountId, Version};
 use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
 
@@ -54,6 +55,9 @@ impl Actor<'_> {
         let record = record(o)?;
         let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
         let account = self.account_of(o, version)?;
+        if let Some(failure) = self.over_limit(o, version).await? {
+            return Ok(Learned::MintRefused(failure));
+        }
         match self.ctx.providers.mint(&account, &name).await {
             Ok(made) => {
                 let facts = facts(self.ctx, &record.namespace, &made.secret);
@@ -84,6 +88,25 @@ impl Actor<'_> {
                 Ok(Learned::MintRefused(failure))
             }
         }
+    }
+
+    /// The LLMProvider's limit on keys within an hour is used up: as if the provider had refused.
+    async fn over_limit(&self, o: &Observed, version: i32) -> Result<Option<Failure>, NotDone> {
+        let record = record(o)?;
+        let of = record.version(version).and_then(|v| v.account.as_ref()).ok_or(NotDone::Changed)?;
+        let provider = self.ctx.stores.providers.get(&ObjectRef::new(&of.provider));
+        let limits = provider.as_ref().and_then(|p| p.0.as_ref().ok()?.spec.limits);
+        let Some(limit) = limits.and_then(|limits| limits.mints_per_hour) else { return Ok(None) };
+        let key = format!("{}/{}", record.namespace, record.name);
+        let most = usize::try_from(limit).unwrap_or_default();
+        let Some(free) = self.ctx.take_mint(&AccountId::of(of), most, &key).await? else { return Ok(None) };
+        let message = format!(
+            "LLMProvider {} makes {limit} key(s) an hour; the next one for this LLMKey is made at {}",
+            of.provider,
+            rfc3339(free)
+        );
+        let retry_after = (free - self.ctx.clock.now()).to_std().ok();
+        Ok(Some(Failure { reason: Reason::MintBudget, message, class: Class::Transient, retry_after }))
     }
 
     pub(super) async fn find_strays(

@@ -82,6 +82,7 @@ fn empty(o: &Observed, env: &Env) -> Record {
         released: None,
         retain_on_delete: o.key.retain_on_delete,
         attempt: 0,
+        mints: Vec::new(),
         // A token that is there from the beginning asks for nothing: the first version is new.
         handled_rotate: o.key.rotate.clone(),
         awaiting_supply: false,

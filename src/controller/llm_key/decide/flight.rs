@@ -2,11 +2,13 @@
 
 use super::gate::{Gate, delta, gate};
 use super::retire;
+use super::rotate::over_budget;
 use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
     Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
 };
+use crate::domain::budget;
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 use crate::ledger::{AccountRef, OverlapTerms, Record, Version};
 
@@ -64,8 +66,12 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
         progressing(record, plan);
         return;
     }
+    let fenced = open && o.pass.fenced == Some(record.attempt);
+    if !fenced && over_budget(record, env, plan) {
+        return;
+    }
     progressing(record, plan);
-    if !open || o.pass.fenced != Some(record.attempt) {
+    if !fenced {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
         // cannot make it live between our reading and our revoking.
         let next = refenced(record, version.version, account, env);
@@ -73,11 +79,16 @@ fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut 
     } else if let Some(of) = &version.account
         && retire::searched(of, record.attempt, &o.pass, plan)
     {
-        if Some(of) == account {
-            plan.effects.push(Effect::Mint { version: version.version });
-        } else {
+        if Some(of) != account {
             // The LLMProvider names another project now, and nothing is left in this one.
             plan.effects.push(Effect::SwapLedger(Box::new(closed(record, version.version, env))));
+        } else if o.pass.found_none && record.mints.len() > 1 {
+            // The attempt before this one made no key.
+            let mut next = successor(record, env);
+            next.mints.remove(record.mints.len() - 2);
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        } else {
+            plan.effects.push(Effect::Mint { version: version.version });
         }
     }
 }
@@ -93,6 +104,9 @@ fn progressing(record: &Record, plan: &mut Plan) {
 pub(super) fn refenced(record: &Record, number: i32, account: Option<&AccountRef>, env: &Env) -> Record {
     let mut next = successor(record, env);
     next.attempt += 1;
+    if account.is_some() {
+        budget::spend(&mut next.mints, env.timings.mint_budget_window, env.now);
+    }
     let name = mint_name(&next, number, env);
     if let Some(version) = next.version_mut(number) {
         version.mint_name = name;
@@ -105,6 +119,7 @@ pub(super) fn refenced(record: &Record, number: i32, account: Option<&AccountRef
 /// be made at whatever account there is then.
 fn closed(record: &Record, number: i32, env: &Env) -> Record {
     let mut next = successor(record, env);
+    next.mints.pop();
     if let Some(version) = next.version_mut(number) {
         version.mint_name = None;
         version.account = None;

@@ -27,6 +27,9 @@ use crate::domain::lifecycle::{Origin, VersionState};
 use crate::domain::names::{AttemptId, MintName};
 use crate::ledger::{Ledger, Record, Version};
 
+/// More attempts than were ever made between a ledger and the copy of it that was put back.
+const LOST_ATTEMPTS: u32 = 1000;
+
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
     let mut plan = Plan::default();
@@ -34,7 +37,7 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         release::release(o, env, &mut plan);
         return plan;
     }
-    blockers(o, &mut plan);
+    blockers(o, env, &mut plan);
     match &o.ledger {
         LedgerView::Unreadable(reason, message) => plan.stall(*reason, message.clone()),
         LedgerView::Absent => first::first(o, env, &mut plan),
@@ -55,7 +58,7 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
 }
 
 /// What a person must put right. Nothing new starts meanwhile; what is delivered stays.
-fn blockers(o: &Observed, plan: &mut Plan) {
+fn blockers(o: &Observed, env: &Env, plan: &mut Plan) {
     if let Some((reason, message)) = &o.provider.problem {
         plan.stall(*reason, message.clone());
     }
@@ -63,6 +66,10 @@ fn blockers(o: &Observed, plan: &mut Plan) {
         && let Some((reason, message)) = &o.provider.account_problem
     {
         plan.stall(*reason, message.clone());
+        if *reason == Reason::KeyLimit {
+            // Whoever makes room does not know of this one.
+            plan.wake_at(env.now + gate::delta(env.timings.provider_check_interval));
+        }
     }
     if o.key.revoke_all && !o.key.minted {
         plan.stall(
@@ -95,6 +102,9 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         release::take_over(o, record, env, plan);
         return;
     }
+    if rolled_back(o, record, env, plan) {
+        return;
+    }
     // Told whatever else is under way.
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
@@ -119,6 +129,32 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         }
     }
     steady::finalizer(o, record, env, plan);
+}
+
+/// The ledger is older than what status tells of: an older copy of it was put back. What is delivered may be newer than all
+/// that it knows, so nothing is done by it until a person says how to go on.
+fn rolled_back(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> bool {
+    if !o.key.is_newer_than(record) {
+        return false;
+    }
+    let requested = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
+    if requested && !plan.stalled() {
+        let mut next = successor(record, env);
+        crate::controller::sweeper::decide::raise(&mut next, o.key.newest_shown, env);
+        next.attempt = next.attempt.saturating_add(LOST_ATTEMPTS);
+        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        return true;
+    }
+    plan.stall(
+        Reason::LedgerRolledBack,
+        format!(
+            "status tells of version {}, the ledger only of {}: an older ledger was put back; nothing is made, revoked or \
+             delivered. Restore the newest one, or set llmkeys.dev/rotate to go on from this one with a new key",
+            o.key.newest_shown,
+            record.next_number() - 1
+        ),
+    );
+    true
 }
 
 /// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.

@@ -139,11 +139,13 @@ pub(super) fn waiting(record: &Record, memory: &Memory, work: Work, env: &Env, p
     let (reason, message) = (failing.reason, failing.message.clone());
     let works = record.owner.is_some() && record.delivered().is_some();
     match reason {
-        Reason::MintFailed | Reason::ProjectNotFound if works => due(plan, reason, message),
+        Reason::MintFailed | Reason::ProjectNotFound | Reason::MintBudget if works => {
+            due(plan, reason, message);
+        }
         Reason::RevokeFailed if works => {
             plan.find(ConditionType::OverlapActive, ConditionStatus::True, reason, message);
         }
-        Reason::MintFailed | Reason::RevokeFailed => plan.progress(reason, message),
+        Reason::MintFailed | Reason::MintBudget | Reason::RevokeFailed => plan.progress(reason, message),
         // The other failures wait for a person.
         _ => plan.stall(reason, message),
     }

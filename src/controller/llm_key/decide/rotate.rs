@@ -8,7 +8,7 @@ use super::{due, mint_name, successor};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
-use crate::domain::schedule;
+use crate::domain::{budget, schedule};
 use crate::ledger::{KeyFacts, Record, Version};
 
 /// One more than the newest version and every number of `spec.revokedVersions`, so that none of those is ever published
@@ -23,6 +23,7 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
     let mut next = successor(record, env);
     next.attempt += 1;
     next.retain_on_delete = o.key.retain_on_delete;
+    budget::spend(&mut next.mints, env.timings.mint_budget_window, env.now);
     let number = next_number(o, record);
     let name = mint_name(&next, number, env)?;
     next.versions.push(Version {
@@ -145,6 +146,8 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         );
     } else if plan.stalled() {
         due(plan, Reason::ScheduleDue, "a rotation is due and cannot start: see Stalled");
+    } else if over_budget(record, env, plan) {
+        // Told.
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
     } else if let Some(mut next) = intent(o, record, reason, env) {
@@ -156,6 +159,25 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         due(plan, Reason::Rotating, "the next key is being made");
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
+}
+
+/// Whether so many keys were made for the LLMKey that the next one has to wait; says until when.
+pub(super) fn over_budget(record: &Record, env: &Env, plan: &mut Plan) -> bool {
+    let window = env.timings.mint_budget_window;
+    let Some(free) = budget::waits_until(&record.mints, budget::PER_KEY, window, env.now) else {
+        return false;
+    };
+    let message = format!(
+        "{} keys were made for this LLMKey a short while ago; the next one is made at {}",
+        budget::PER_KEY,
+        crate::api::rfc3339(free)
+    );
+    if record.delivered().is_none() {
+        plan.progress(Reason::MintBudget, message.clone());
+    }
+    due(plan, Reason::MintBudget, message);
+    plan.wake_at(free);
+    true
 }
 
 fn start_supplied(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod break_glass;
+mod budget;
 mod consumers;
 mod crash;
 mod deliver;

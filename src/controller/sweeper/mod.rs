@@ -1,0 +1,164 @@
+//! The sweeper: keys at the accounts that bear this installation's names and that no ledger holds are revoked. The same four
+//! steps; its status is what the `LLMProvider` shows. At rest it costs one list for each account and interval, and no write.
+//!
+//! Lost attempts of an `LLMKey` are found by that one itself, as long as it works on them. What is left is what nobody works
+//! on any more: a mint that was carried out twice and noticed late, a late writer after its ledger went, a lost ledger.
+
+pub mod act;
+pub mod crowd;
+pub mod decide;
+pub mod observe;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use super::context::Ctx;
+use super::{ReconcileError, llm_key};
+use crate::api::{ConditionStatus, ConditionType, LLMProvider};
+use crate::ledger::{AccountId, LedgerError};
+use crate::provider::{Account, Capabilities, Capability, Endpoint};
+use crate::telemetry::metrics::{Controller, Outcome, SweepResult};
+use observe::Memory;
+
+/// Accounts at the same time.
+const CONCURRENCY: usize = 4;
+
+/// Sweeps every account again and again. Never ends.
+pub async fn run(ctx: Arc<Ctx>) {
+    let mut memories: BTreeMap<AccountId, Memory> = BTreeMap::new();
+    loop {
+        if ctx.leader.is_leader() {
+            round(&ctx, &mut memories).await;
+        }
+        tokio::time::sleep(ctx.timings.sweep_interval).await;
+    }
+}
+
+/// An account that can be swept, with the LLMProviders that name it.
+struct Place {
+    id: AccountId,
+    account: Arc<Account>,
+    providers: BTreeSet<String>,
+    /// One of them says that the account answers.
+    answers: bool,
+}
+
+async fn round(ctx: &Ctx, memories: &mut BTreeMap<AccountId, Memory>) {
+    let places = places(ctx).await;
+    memories.retain(|id, _| places.contains_key(id));
+    ctx.account_states.retain(|id| places.contains_key(id));
+    let sweeps = places.into_values().filter(|place| place.answers).map(|place| {
+        let memory = memories.remove(&place.id).unwrap_or_default();
+        async move {
+            let memory = visit(ctx, &place, memory).await;
+            (place.id, memory)
+        }
+    });
+    let swept: Vec<_> = stream::iter(sweeps).buffer_unordered(CONCURRENCY).collect().await;
+    memories.extend(swept);
+    let frozen: Vec<_> =
+        ctx.account_states.frozen().into_iter().map(|(reason, count)| (reason.reason(), count)).collect();
+    ctx.metrics.set_frozen(&frozen);
+}
+
+/// The accounts with an admin credential. One without is for checks only, and is never called here.
+async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
+    let mut places: BTreeMap<AccountId, Place> = BTreeMap::new();
+    for provider in ctx.stores.providers.state() {
+        let Ok(provider) = &provider.0 else { continue };
+        if provider.spec.admin_credential_ref.is_none() {
+            continue;
+        }
+        let Ok(endpoint) = Endpoint::from_spec(&provider.spec) else { continue };
+        if endpoint.refuses_its_address() {
+            continue;
+        }
+        let capabilities = Capabilities::of(provider.spec.r#type, true);
+        if !capabilities.has(Capability::List) || !capabilities.has(Capability::Revoke) {
+            continue;
+        }
+        let Ok(Ok(account)) = ctx.account(provider, &endpoint).await else { continue };
+        let id = AccountId {
+            r#type: provider.spec.r#type,
+            host: endpoint.authority(),
+            project: account.project().to_owned(),
+        };
+        let place = places.entry(id.clone()).or_insert_with(|| Place {
+            id,
+            account,
+            providers: BTreeSet::new(),
+            answers: false,
+        });
+        place.providers.insert(provider.name_any());
+        place.answers |= answers(provider);
+    }
+    places
+}
+
+/// Whether the account was found to answer: a credential that is refused is tried by the `LLMProvider`'s own check only.
+fn answers(provider: &LLMProvider) -> bool {
+    let Some(status) = &provider.status else { return false };
+    let ready = |c: &&Condition| c.type_ == ConditionType::Ready.as_str();
+    status.frozen.is_some()
+        || status.conditions.iter().find(ready).is_some_and(|c| c.status == ConditionStatus::True.as_str())
+}
+
+async fn visit(ctx: &Ctx, place: &Place, mut memory: Memory) -> Memory {
+    let pass = ctx.metrics.begin(Controller::Sweeper, ctx.clock);
+    let before = ctx.account_states.frozen();
+    let (result, outcome) = match sweep(ctx, place, &mut memory).await {
+        Ok(act::Done { revoked: 0, failed: false, froze: false }) if memory.orphans.is_empty() => {
+            (SweepResult::Clean, Outcome::Skipped)
+        }
+        Ok(done) => {
+            ctx.metrics.orphans_revoked(done.revoked);
+            let outcome = if done.failed { Outcome::Failed } else { Outcome::Applied };
+            (SweepResult::Orphans, outcome)
+        }
+        Err(error) => {
+            // What was seen of an account that cannot be told whole counts for nothing.
+            memory.orphans.clear();
+            tracing::warn!(project = place.id.project, %error, "the account could not be swept");
+            (SweepResult::Void, Outcome::Failed)
+        }
+    };
+    pass.finish(outcome);
+    ctx.metrics.swept(result);
+    let told = result != SweepResult::Void && ctx.account_states.set_orphans(&place.id, memory.orphans.len());
+    if told || before != ctx.account_states.frozen() {
+        for provider in &place.providers {
+            ctx.woken_by.account(&ctx.stores, &ctx.index, &ctx.operator_namespace, provider);
+        }
+    }
+    memory
+}
+
+/// Why a sweep is void.
+#[derive(Debug, thiserror::Error)]
+enum Void {
+    #[error("the account's keys could not be listed: {0}")]
+    List(#[from] crate::provider::CallError),
+    #[error("{0}")]
+    Account(#[from] super::account::AccountError),
+    #[error("the ledgers could not be read: {0}")]
+    Ledgers(#[from] LedgerError),
+    #[error("{0}")]
+    Other(#[from] ReconcileError),
+}
+
+/// List, then read, then fence, then revoke.
+async fn sweep(ctx: &Ctx, place: &Place, memory: &mut Memory) -> Result<act::Done, Void> {
+    let listed = observe::list(ctx, &place.account).await?;
+    let record = ctx.account_record(&place.id).await?;
+    let mut observed = observe::observe(ctx, listed, &record, memory).await?;
+    observed.crowd = crowd::count(ctx, &place.providers, &place.id.project, record.counts_from);
+    let plan = decide::decide(&observed, &llm_key::env(ctx)?);
+    memory.orphans.clone_from(&plan.orphans);
+    memory.right.extend(plan.right.clone());
+    Ok(act::act(ctx, &place.id, &place.account, plan).await)
+}
