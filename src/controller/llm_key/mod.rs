@@ -139,6 +139,12 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Option<Duration>, Outcome), Rec
         }
     }
     let ended = steps(ctx, key, &mut seeing).await;
+    if let LedgerView::Present(ledger) = &seeing.observed.ledger
+        && seeing.observed.key.is_newer_than(&ledger.record)
+    {
+        // An older copy that was put back is never found right: each look reads it, and tells of it.
+        seeing.remember.ledger = None;
+    }
     if !seeing.observed.source_is_delivered() {
         // What was not found right is read again, by this process and by the next.
         seeing.remember.source = None;

@@ -96,7 +96,18 @@ pub fn status(
         consumers: plan.consumers.iter().take(MAX_CONSUMERS).map(consumer).collect(),
         consumers_total: (!plan.consumers.is_empty())
             .then(|| i32::try_from(plan.consumers.len()).unwrap_or(i32::MAX)),
-        observed: Some(observed),
+        observed: Some(found_right(o, before, observed)),
+    }
+}
+
+/// An older copy of the ledger that was put back is not found right: nobody may take what status tells for the ledger's word.
+fn found_right(o: &Observed, before: &LLMKeyStatus, observed: ObservedVersions) -> ObservedVersions {
+    match &o.ledger {
+        LedgerView::Present(ledger) if o.key.is_newer_than(&ledger.record) => {
+            let ledger = before.observed.as_ref().and_then(|observed| observed.ledger.clone());
+            ObservedVersions { ledger, ..observed }
+        }
+        _ => observed,
     }
 }
 

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::decide::{Crowd, Key, Observed, Sight};
 use crate::controller::context::Ctx;
 use crate::domain::names::{MintName, install_code, ledger_name, lineage_code};
-use crate::ledger::{AccountRecord, Ledger, LedgerError, Listed};
+use crate::ledger::{AccountRecord, Ledger, LedgerError, Listed, Summary};
 use crate::provider::{Account, CallError, Listing, ProviderKeyId};
 
 /// So many ledgers are read one by one; more by one list of all.
@@ -109,7 +109,13 @@ fn told_by_status(ctx: &Ctx) -> Right {
         let (Some(status), Some(namespace)) = (&key.status, key.namespace()) else { continue };
         let Some(version) = status.observed.as_ref().and_then(|o| o.ledger.clone()) else { continue };
         let shown = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&namespace, &key.name_any()));
-        if shown.is_none_or(|shown| shown.gone || *shown.resource_version != *version) {
+        // A ledger that was put back tells of another version than status, which goes on telling of the newer one.
+        let same =
+            shown.filter(|shown| !shown.gone && *shown.resource_version == *version).is_some_and(|shown| {
+                let summary = shown.summary.and_then(|text| serde_json::from_str::<Summary>(&text).ok());
+                summary.is_some_and(|summary| summary.version == status.current_version)
+            });
+        if !same {
             continue;
         }
         for v in status.versions.iter().filter(|v| !["Revoked", "Abandoned"].contains(&v.state.as_str())) {
