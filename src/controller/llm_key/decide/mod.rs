@@ -39,8 +39,10 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
     }
-    if let Some(failing) = o.memory.failing.as_ref().filter(|f| env.now < f.not_before) {
-        if !plan.effects.is_empty() && !failing.at_provider() {
+    if let Some(failing) = &o.memory.failing
+        && (env.now < failing.not_before || !plan.effects.is_empty())
+    {
+        if env.now < failing.not_before && !plan.effects.is_empty() && !failing.at_provider() {
             // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are
             // planned.
             plan.stall(failing.reason, failing.message.clone());

@@ -4,9 +4,8 @@ mod arbitrary;
 mod crash;
 mod deliver;
 mod driver;
-mod judge;
 mod learned;
-mod perform;
 mod retire;
 mod shown;
-mod world;
+
+use super::super::world::{self, perform};
