@@ -158,9 +158,8 @@ impl Shift {
         }
         // The answer counts for a second.
         last_use.take_if(|(_, asked, _)| *asked < now());
-        if let Some(Health {
-            accepted: Some(true), rejections: 0, last: Some((_, asked)), first_asked, ..
-        }) = health
+        if let Some(Health { last: Some((verdict, asked)), first_asked, .. }) = health
+            && verdict.accepts()
         {
             *asked = now() - chrono::Duration::seconds(OLD);
             *first_asked = Some(*asked);
