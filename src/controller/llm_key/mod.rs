@@ -2,12 +2,18 @@
 
 mod act;
 pub mod decide;
+#[cfg(any(test, feature = "model"))]
+pub mod exploration;
 pub mod fold;
 pub mod memory;
 pub mod model;
 mod observe;
 mod status;
 mod views;
+#[cfg(any(test, feature = "model"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "tests and the model end where they are wrong")]
+#[cfg_attr(not(test), allow(dead_code, reason = "the model needs less of it than the tests"))]
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,12 +241,13 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
                     "{}",
                     failure.message
                 );
-                seeing.observed.fail(failure, &env);
+                // A call may take longer than the back-off: that counts from the failure.
+                seeing.observed.fail(failure, &self::env(ctx)?);
                 return Ok(Ended::Done { acted: true });
             }
             Err(NotDone::NotLeader) => return Err(ReconcileError::NotLeader),
             Err(NotDone::Kube(error)) => {
-                seeing.observed.lose_minted(&env);
+                seeing.observed.lose_minted(&self::env(ctx)?);
                 return Err(ReconcileError::Kube(error));
             }
         }

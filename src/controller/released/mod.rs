@@ -189,7 +189,7 @@ async fn pass(ctx: &Ctx, name: &Name, known: Known) -> Result<Looked, ReconcileE
                 Ok(learned) => o.learn(effect, learned, &env),
                 Err(NotDone::Failed(failure)) => {
                     let waits = Waits { reason: failure.reason, message: failure.message.clone() };
-                    o.fail(failure, &env);
+                    o.fail(failure, &super::llm_key::env(ctx)?);
                     let wake = o.memory.failing.values().map(|f| f.not_before).min();
                     return Ok(looked(o, wake, Some(waits)));
                 }

@@ -44,15 +44,18 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
     }
-    for failing in o.memory.failing.values().filter(|f| env.now < f.not_before) {
-        if !plan.effects.is_empty() && !failing.at_provider() {
+    for failing in o.memory.failing.values() {
+        let waits = env.now < failing.not_before;
+        if waits && !plan.effects.is_empty() && !failing.at_provider() {
             // What failed in the cluster is not tried again before its time. Calls at the provider wait where they are
             // planned.
             plan.stall(failing.reason, failing.message.clone());
             plan.effects.clear();
         }
         // Whatever failed is tried again, also where nothing else would wake.
-        plan.wake_at(failing.not_before);
+        if waits || !plan.effects.is_empty() {
+            plan.wake_at(failing.not_before);
+        }
     }
     plan
 }

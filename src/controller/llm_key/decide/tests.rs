@@ -7,10 +7,9 @@ mod consumers;
 mod crash;
 mod deliver;
 mod driver;
-mod judge;
 mod learned;
-mod perform;
 mod retire;
 mod shown;
 mod triggers;
-mod world;
+
+use super::super::world::{self, perform};

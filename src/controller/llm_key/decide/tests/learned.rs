@@ -4,6 +4,7 @@ use super::deliver::after;
 use super::driver::Run;
 use super::world::{World, facts};
 use crate::api::Reason;
+use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::fold::{Failure, Learned};
 use crate::controller::llm_key::model::{Effect, Memory, Minted, Subject};
 use crate::domain::backoff::Class;
@@ -66,4 +67,17 @@ fn a_provider_that_makes_no_keys_is_asked_ever_more_seldom() {
     let calls = run.names.iter().filter(|name| **name == "mint").count();
     assert!((10..25).contains(&calls), "{calls} calls in an hour\n{}", run.story());
     assert_eq!(run.world.live_keys().count(), 0);
+}
+
+#[test]
+fn what_failed_after_a_long_call_is_tried_again_without_any_other_event() {
+    let mut world = World::minting();
+    let (mut o, _) = world.observe(&Memory::default());
+    let before = world.env();
+    o.fail(failure(), &before);
+    world.now += chrono::Duration::seconds(60);
+    let plan = decide(&o, &world.env());
+    // The reconcile ends with the failure: what is planned is left to the next one.
+    assert!(!plan.effects.is_empty(), "{plan:?}");
+    assert!(plan.wake.is_some(), "nothing would ever wake it: {plan:?}");
 }

@@ -1,7 +1,7 @@
 //! The invariants: what must hold at every moment, and before each write of the ledger.
 
 use super::perform::{Undone, broken};
-use super::world::{ProviderKey, World, delta, facts};
+use super::{ProviderKey, World, delta, facts};
 use crate::api::{ConditionType, DesiredState, LLMKeyStatus, OnReplacementFailure, ValidationMode};
 use crate::controller::llm_key::model::Plan;
 use crate::domain::evidence::{PodUse, Reads};
@@ -36,16 +36,17 @@ impl World {
                 if entry.0 > 1 {
                     return broken(format!("I9: L4 twice for version {}", version.version));
                 }
-                if matches!(
-                    version.basis,
+                match version.basis {
                     Some(
                         RevocationBasis::ProviderQuiet
-                            | RevocationBasis::MinimumElapsed
-                            | RevocationBasis::ConsumersProven
-                            | RevocationBasis::Presumed
-                    )
-                ) {
-                    self.judge_evidence(next, version.version)?;
+                        | RevocationBasis::MinimumElapsed
+                        | RevocationBasis::ConsumersProven
+                        | RevocationBasis::Presumed,
+                    ) => self.judge_evidence(next, version.version)?,
+                    Some(RevocationBasis::NeverPublished) if version.published_at.is_some() => {
+                        return broken(format!("I4: version {} was published", version.version));
+                    }
+                    _ => {}
                 }
                 if version.basis == Some(RevocationBasis::Explicit) {
                     self.judge_wish(next, version.version)?;
@@ -61,6 +62,9 @@ impl World {
 
     /// I4, at L4: another key has been in the target for the minimum, works, and the old one was quiet.
     fn judge_evidence(&self, next: &Record, number: i32) -> Result<(), Undone> {
+        if self.concurrent {
+            return self.judge_recorded_evidence(next, number);
+        }
         let Some(target) = &self.target else { return broken("I4: L4 without a target") };
         let current = next.current().map(|v| v.version);
         let carried = current.and_then(|n| Self::bytes_of(next, n));
@@ -105,6 +109,28 @@ impl World {
         let in_use = self.target.as_ref().is_some_and(|target| Some(&target.bytes) == bytes.as_ref());
         if in_use && key.spec.on_replacement_failure.unwrap_or_default() == OnReplacementFailure::Hold {
             return broken(format!("I4: version {number} is revoked while workloads have it"));
+        }
+        Ok(())
+    }
+
+    /// The same where a replica may have been held up since it looked: another key was published for the minimum, works,
+    /// and the target does not hold the old one.
+    fn judge_recorded_evidence(&self, next: &Record, number: i32) -> Result<(), Undone> {
+        let Some((current, since)) = next.current().and_then(|v| Some((v, v.published_at?))) else {
+            return broken(format!("I4: L4 for version {number} without a newer one that was published"));
+        };
+        let asked = self.policy.overlap_minimum.max(self.policy.quiet_for);
+        if self.now < since + delta(asked) {
+            return broken(format!("I4: L4 for version {number} before its overlap is over"));
+        }
+        let works = |bytes: String| self.verdict(&bytes).accepts();
+        if !Self::bytes_of(next, current.version).is_some_and(works) {
+            return broken(format!("I4: L4 for version {number} while the current key does not work"));
+        }
+        let old = next.version(number).and_then(|v| v.key.as_ref());
+        let carried = self.target.as_ref().map(|t| facts(&t.bytes));
+        if carried.is_some() && carried.as_ref() == old {
+            return broken(format!("I4: L4 for version {number}, which stands in the target"));
         }
         Ok(())
     }

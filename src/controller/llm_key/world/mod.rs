@@ -1,5 +1,11 @@
 //! Everything outside the operator: API server, provider and clock, in memory. It reads and writes as `observe.rs` and
-//! `act.rs` do, and keeps the history that the invariants speak of.
+//! `act.rs` do, and keeps the history that the invariants speak of. The planner's tests and the model share it.
+
+mod judge;
+pub mod perform;
+mod sentence;
+
+pub use sentence::sentence;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -40,7 +46,7 @@ pub fn delta(duration: Duration) -> chrono::Duration {
 }
 
 /// A key that exists at the provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProviderKey {
     pub name: String,
     pub id: String,
@@ -73,7 +79,7 @@ pub struct Provider {
 }
 
 /// A target Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     pub owner: Option<String>,
     pub bytes: String,
@@ -126,6 +132,9 @@ pub struct World {
     /// Another hand takes every restart back.
     pub restarts_are_reverted: bool,
     pub history: History,
+    /// Replicas may be held up between what they read and what they write, so that evidence is judged by what the ledger and
+    /// the provider say at the write, not by a target that a person may have taken away a moment before.
+    pub concurrent: bool,
     pub count: u64,
 }
 
@@ -217,6 +226,7 @@ impl World {
             consumers: Vec::new(),
             restarts_are_reverted: false,
             history: History::default(),
+            concurrent: false,
             count: 0,
         };
         let mut spec = spec;

@@ -1,7 +1,7 @@
 //! Effects on the world, with the invariants that each must keep.
 
-use super::world::{Held, ProviderKey, Target, World, delta, facts, version_of};
-use crate::api::{FINALIZER, Reason};
+use super::{Held, ProviderKey, Target, World, delta, facts};
+use crate::api::{FINALIZER, LLMKey, Reason};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
 use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, RestartOrder, Subject};
@@ -61,7 +61,7 @@ fn record(o: &Observed) -> Result<&Record, Undone> {
 impl World {
     pub fn perform(&mut self, o: &Observed, held: &mut Held, effect: &Effect) -> Result<Learned, Undone> {
         match effect {
-            Effect::SetFinalizer(on) => self.set_finalizer(held, *on),
+            Effect::SetFinalizer(on) => self.set_finalizer(o, held, *on),
             Effect::CreateLedger(record) => {
                 if self.ledger.is_some() {
                     return Err(Undone::Changed);
@@ -81,7 +81,7 @@ impl World {
             Effect::DeleteLedger => self.delete_ledger(o),
             Effect::Mint { version } => self.mint(o, held, *version),
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below),
-            Effect::RevokeStray { project, id } => self.revoke_stray(project, id),
+            Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id),
             Effect::Validate(subject) => self.validate(o, held, *subject),
             Effect::WriteTarget { version } => self.write_target(o, held, *version),
             Effect::DeleteTarget => self.delete_target(held),
@@ -100,10 +100,13 @@ impl World {
         }
     }
 
-    fn set_finalizer(&mut self, held: &mut Held, on: bool) -> Result<Learned, Undone> {
-        let Some(key) = &mut self.key else { return Ok(Learned::Finalizer(on)) };
-        if version_of(key) != held.key_version {
-            return Err(Undone::Changed);
+    /// The LLMKey is read again for it: only its uid must be the one that was observed.
+    fn set_finalizer(&mut self, o: &Observed, held: &mut Held, on: bool) -> Result<Learned, Undone> {
+        let same = |key: &&mut LLMKey| key.metadata.uid.as_ref() == Some(&o.key.uid);
+        let Some(key) = self.key.as_mut().filter(same) else { return Ok(Learned::Finalizer(on)) };
+        if on && key.metadata.deletion_timestamp.is_some() {
+            // The API server lets nobody hold up a deletion that has begun.
+            return Err(Undone::Lost);
         }
         let finalizers = key.metadata.finalizers.get_or_insert_default();
         finalizers.retain(|f| f != FINALIZER);
@@ -189,19 +192,18 @@ impl World {
             return Ok(Learned::MintRefused(failure));
         }
         let attempt = record.attempt;
-        let key = self.make(&name);
+        let key = self.make(&name, 1);
         held.minted = Some(key.bytes.clone());
         Ok(Learned::Minted(Minted { attempt, id: key.id.clone(), facts: facts(&key.bytes) }))
     }
 
-    /// The provider makes a key. Names need not be unique.
-    pub fn make(&mut self, name: &str) -> ProviderKey {
+    /// The provider makes a key. Names need not be unique: this is the `copy`th of its name.
+    pub fn make(&mut self, name: &str, copy: u8) -> ProviderKey {
         self.history.writes += 1;
-        let n = self.next();
         let key = ProviderKey {
             name: name.to_owned(),
-            id: format!("svc_{n}"),
-            bytes: format!("sk-minted-{n:012}"),
+            id: format!("svc_{name}-{copy}"),
+            bytes: format!("sk-minted-{name}-{copy}"),
             project: self.project.clone(),
             host: self.host.clone(),
             made: self.now,
@@ -230,11 +232,17 @@ impl World {
         Ok(Learned::Strays(strays(record(o)?, listed, below)))
     }
 
-    fn revoke_stray(&mut self, project: &str, id: &str) -> Result<Learned, Undone> {
-        if let Some(ledger) = &self.ledger
-            && ledger.record.versions.iter().any(|v| v.provider_key_id.as_deref() == Some(id))
-        {
-            return broken(format!("I4: {id} is revoked as a stray and stands in the ledger"));
+    fn revoke_stray(&mut self, o: &Observed, project: &str, id: &str) -> Result<Learned, Undone> {
+        let versions = self.ledger.iter().flat_map(|l| &l.record.versions);
+        let name = self.provider.keys.iter().find(|k| k.id == id).map(|k| &k.name);
+        let own = o.pass.minted.as_ref().is_some_and(|minted| minted.id == id);
+        for version in versions {
+            if version.provider_key_id.as_deref() == Some(id) {
+                return broken(format!("I4: {id} is revoked as a stray and stands in the ledger"));
+            }
+            if version.state == VersionState::Intent && version.mint_name.as_ref() == name && !own {
+                return broken(format!("I9: {id} is revoked as a stray and its attempt is not fenced"));
+            }
         }
         self.end(project, id)?;
         Ok(Learned::StrayRevoked(id.to_owned()))

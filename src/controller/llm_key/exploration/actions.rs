@@ -1,0 +1,345 @@
+//! What may happen next in a state, and what a run without further faults does.
+
+use chrono::Duration;
+
+use super::local::Fate;
+use super::parts::{Fresh, Place, Replica};
+use super::place::{Edit, Written};
+use super::rules::Rules;
+use super::space::{Led, NONE, Space, State};
+
+/// One action. Replicas are meant by their place in the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A replica that is due observes, and plans.
+    Begin(usize),
+    /// A replica observes an older state of the cluster, and plans.
+    BeginStale(usize),
+    /// What comes next in a replica's plan meets its fate.
+    Step(usize, Fate),
+    /// A replica was held up before its decision: it decides now, on what it saw then.
+    DecideLate(usize),
+    /// A process dies and another one starts.
+    Crash(usize),
+    /// A person acts.
+    Edit(Edit),
+    /// The state of the cluster is kept, for a reconcile that will begin with it.
+    Keep,
+    /// The second copy of a request arrives.
+    Arrive,
+    /// The garbage collector works.
+    Garbage,
+    /// Time goes on to the next moment that anything waits for.
+    Time,
+}
+
+/// What an action leads to.
+pub struct Next {
+    /// The state.
+    pub state: State,
+    /// The replicas have changed places in it.
+    pub swapped: bool,
+    /// Position of what is broken; [`NONE`] if nothing is.
+    pub broken: u32,
+}
+
+/// What a run without further faults does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calm {
+    /// This, and it leads to another state.
+    Does(Action),
+    /// Nothing is left to do.
+    Rests,
+    /// A replica wakes at once, again and again, for nothing.
+    Spins,
+}
+
+/// All actions; the position of one is its code.
+pub fn all() -> Vec<Action> {
+    let mut all = Vec::new();
+    for who in 0..2 {
+        all.extend([
+            Action::Begin(who),
+            Action::BeginStale(who),
+            Action::DecideLate(who),
+            Action::Crash(who),
+        ]);
+        all.extend(Fate::ALL.map(|fate| Action::Step(who, fate)));
+    }
+    all.extend([Action::Arrive, Action::Garbage, Action::Time, Action::Keep]);
+    all.extend(Edit::ALL.map(Action::Edit));
+    all
+}
+
+/// A model: its rules, and what is known of its components.
+pub struct Machine {
+    /// The constants.
+    pub rules: Rules,
+    /// The components.
+    pub space: Space,
+    /// What people may do.
+    pub edits: Vec<Edit>,
+    started: u32,
+}
+
+impl Machine {
+    /// A model in which people may do so.
+    pub fn new(edits: &[Edit]) -> Self {
+        let mut space = Space::new();
+        let started = space.replica(Replica::started());
+        Self { rules: Rules::new(), space, edits: edits.to_vec(), started }
+    }
+
+    /// A state of this place with processes that have just started.
+    pub fn start(&mut self, place: Place, replicas: usize, left: super::space::Budget) -> State {
+        let second = if replicas > 1 { self.started } else { NONE };
+        State {
+            place: self.space.place(place),
+            replicas: [self.started, second],
+            snapshot: NONE,
+            fresh: [Fresh::NONE; 3],
+            left,
+        }
+    }
+
+    /// What the action leads to; none if it cannot happen, or changes nothing.
+    pub fn apply(&mut self, state: &State, action: Action) -> Option<Next> {
+        let mut next = *state;
+        let mut broken = NONE;
+        match action {
+            Action::Begin(who) => {
+                let posture = self.idle(state, who)?;
+                if !posture.due && state.fresh[who] == Fresh::ALL {
+                    return None;
+                }
+                next.replicas[who] = self.begin(state.place, state.replicas[who]);
+                next.fresh[who] = Fresh::ALL;
+            }
+            Action::BeginStale(who) => {
+                self.idle(state, who)?;
+                if state.snapshot == NONE || state.fresh[2].has(Fresh::KEY) {
+                    return None;
+                }
+                // Only the LLMKey comes from a watch: ledger and target are read.
+                let seen = self.seen_late(state.place, state.snapshot);
+                next.replicas[who] = self.begin(seen, state.replicas[who]);
+                next.fresh[who] = state.fresh[2].with(Fresh::LEDGER | Fresh::TARGET);
+                next.snapshot = NONE;
+                next.fresh[2] = Fresh::NONE;
+            }
+            Action::Step(who, fate) => {
+                match fate {
+                    Fate::Told => {}
+                    Fate::ReplyLost | Fate::NotDone => next.left.lost = next.left.lost.checked_sub(1)?,
+                    Fate::CrashAfter => next.left.crash = next.left.crash.checked_sub(1)?,
+                    Fate::Twice | Fate::TwiceLater => next.left.twice = next.left.twice.checked_sub(1)?,
+                }
+                let led = self.step(state, who, fate)?;
+                next.place = led.place;
+                next.replicas[who] = led.replica;
+                next.outdate(led.written, Some(who));
+                next.fresh[who] = led.fresh;
+                broken = led.broken;
+            }
+            Action::DecideLate(who) => next.replicas[who] = self.decide_late(state.replicas[who])?,
+            Action::Crash(who) => {
+                if state.replicas[who] == NONE || state.replicas[who] == self.started {
+                    return None;
+                }
+                next.left.crash = next.left.crash.checked_sub(1)?;
+                next.replicas[who] = self.started;
+                next.fresh[who] = Fresh::NONE;
+            }
+            Action::Edit(edit) => {
+                next.left.edit = next.left.edit.checked_sub(1)?;
+                if !self.edits.contains(&edit) {
+                    return None;
+                }
+                broken = self.event(&mut next, edit as u8, |rules, place| {
+                    rules.edit(place, edit).map(|(place, written)| (place, written, None))
+                })?;
+            }
+            Action::Keep => {
+                next.left.stale = next.left.stale.checked_sub(1)?;
+                if state.snapshot != NONE {
+                    return None;
+                }
+                next.snapshot = self.snapshot(state.place);
+                next.fresh[2] = Fresh::ALL;
+            }
+            Action::Arrive => {
+                broken = self.event(&mut next, 100, |rules, place| {
+                    rules.arrive(place).map(|(place, broken)| (place, Written(0), broken))
+                })?;
+            }
+            Action::Garbage => {
+                broken = self.event(&mut next, 101, |rules, place| {
+                    rules.collect_garbage(place).map(|(place, written)| (place, written, None))
+                })?;
+            }
+            Action::Time => {
+                let by = self.wait(state)?;
+                next.place = self.place_later(state.place, by);
+                if state.snapshot != NONE {
+                    next.snapshot = self.place_later(state.snapshot, by);
+                }
+                for replica in next.replicas.iter_mut().filter(|r| **r != NONE) {
+                    *replica = self.replica_later(*replica, by);
+                }
+            }
+        }
+        if next == *state && broken == NONE {
+            return None;
+        }
+        let (state, swapped) = next.ordered();
+        Some(Next { state, swapped, broken })
+    }
+
+    /// What a run without further faults does next: replicas that work go on, then whoever is due begins, then time goes on.
+    pub fn calm(&mut self, state: &State) -> Calm {
+        for who in 0..2 {
+            if state.replicas[who] != NONE && self.space.postures[state.replicas[who] as usize].working {
+                return Calm::Does(Action::Step(who, Fate::Told));
+            }
+        }
+        for action in [Action::Arrive, Action::Garbage] {
+            if self.apply(state, action).is_some() {
+                return Calm::Does(action);
+            }
+        }
+        for who in 0..2 {
+            let Some(posture) = self.idle(state, who) else { continue };
+            if posture.due || state.fresh[who] != Fresh::ALL {
+                return match self.apply(state, Action::Begin(who)) {
+                    Some(_) => Calm::Does(Action::Begin(who)),
+                    None => Calm::Spins,
+                };
+            }
+        }
+        if self.apply(state, Action::Time).is_some() { Calm::Does(Action::Time) } else { Calm::Rests }
+    }
+
+    fn idle(&self, state: &State, who: usize) -> Option<super::space::Posture> {
+        let replica = state.replicas[who];
+        let posture = (replica != NONE).then(|| self.space.postures[replica as usize])?;
+        (!posture.working).then_some(posture)
+    }
+
+    fn begin(&mut self, place: u32, replica: u32) -> u32 {
+        if let Some(known) = self.space.begun.get(&(place, replica)) {
+            return *known;
+        }
+        let begun = self.rules.begin(&self.space.places.get(place), &self.space.replicas.get(replica));
+        let number = self.space.replica(begun);
+        self.space.begun.insert((place, replica), number);
+        number
+    }
+
+    fn step(&mut self, state: &State, who: usize, fate: Fate) -> Option<Led> {
+        let replica = state.replicas[who];
+        if replica == NONE || !self.space.postures[replica as usize].working {
+            return None;
+        }
+        let key = (state.place, replica, state.fresh[who].0, fate as u8);
+        if let Some(known) = self.space.steps.get(&key) {
+            return *known;
+        }
+        let (place, acting) = (self.space.places.get(state.place), self.space.replicas.get(replica));
+        let after = match &*acting {
+            Replica::Working(work) => self.rules.step(&place, work, state.fresh[who], fate),
+            Replica::Idle { .. } => None,
+        };
+        let led = after.map(|after| self.space.led(after));
+        self.space.steps.insert(key, led);
+        led
+    }
+
+    fn decide_late(&mut self, replica: u32) -> Option<u32> {
+        if replica == NONE {
+            return None;
+        }
+        if let Some(known) = self.space.late.get(&replica) {
+            return *known;
+        }
+        let late = self.rules.decide_late(&self.space.replicas.get(replica)).map(|r| self.space.replica(r));
+        self.space.late.insert(replica, late);
+        late
+    }
+
+    /// Something that happens at the place without the operator.
+    fn event(
+        &mut self,
+        next: &mut State,
+        code: u8,
+        happens: impl FnOnce(&Rules, &Place) -> Option<(Place, Written, Option<String>)>,
+    ) -> Option<u32> {
+        let key = (next.place, code);
+        let led = if let Some(known) = self.space.events.get(&key) {
+            *known
+        } else {
+            let after = happens(&self.rules, &self.space.places.get(next.place));
+            let led = after.map(|(place, written, broken)| {
+                let broken = self.space.note(broken);
+                (self.space.place(place), written.0, broken)
+            });
+            self.space.events.insert(key, led);
+            led
+        };
+        let (place, written, broken) = led?;
+        next.place = place;
+        next.outdate(written, None);
+        Some(broken)
+    }
+
+    /// The place as a late watch shows it.
+    fn seen_late(&mut self, place: u32, snapshot: u32) -> u32 {
+        let (place, older) = (self.space.places.get(place), self.space.places.get(snapshot));
+        self.space.place(Place { key: older.key.clone(), ..(*place).clone() })
+    }
+
+    /// What of a place a reconcile can begin with: the LLMKey.
+    fn snapshot(&mut self, place: u32) -> u32 {
+        let place = self.space.places.get(place);
+        self.space.place(Place {
+            ledger: None,
+            target: None,
+            keys: Vec::new(),
+            late: None,
+            names: std::collections::BTreeSet::new(),
+            retired: std::collections::BTreeMap::new(),
+            published: 0,
+            ..(*place).clone()
+        })
+    }
+
+    /// Seconds to the next moment, if everybody who is held up can be held up so long.
+    fn wait(&self, state: &State) -> Option<u8> {
+        let outline = self.space.outlines[state.place as usize];
+        let postures =
+            state.replicas.iter().filter(|r| **r != NONE).map(|r| self.space.postures[*r as usize]);
+        let by = postures.clone().map(|p| p.next).chain([outline.next]).filter(|n| *n > 0).min()?;
+        let patience = postures.map(|p| p.patience).chain([outline.patience]).min()?;
+        (by <= patience).then_some(by)
+    }
+
+    fn place_later(&mut self, place: u32, by: u8) -> u32 {
+        if let Some(known) = self.space.places_later.get(&(place, by)) {
+            return *known;
+        }
+        let later = Rules::later(&self.space.places.get(place), Duration::seconds(by.into()));
+        let number = self.space.place(later);
+        self.space.places_later.insert((place, by), number);
+        number
+    }
+
+    fn replica_later(&mut self, replica: u32, by: u8) -> u32 {
+        if let Some(known) = self.space.replicas_later.get(&(replica, by)) {
+            return *known;
+        }
+        let mut later = (*self.space.replicas.get(replica)).clone();
+        super::parts::Shift(Duration::seconds(by.into())).replica(&mut later);
+        let number = self.space.replica(later);
+        self.space.replicas_later.insert((replica, by), number);
+        number
+    }
+}

@@ -1,0 +1,118 @@
+//! Which models are explored: the beginning, the replicas, and how much may go wrong.
+
+use super::actions::{Calm, Machine};
+use super::place::Edit;
+use super::space::{Budget, State};
+
+/// Where a model begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// An LLMKey was just created.
+    Created,
+    /// Its first key is delivered, and a rotation was just asked for.
+    Rotating,
+}
+
+/// One model.
+pub struct Configuration {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it begins.
+    pub beginning: Beginning,
+    /// Replicas, one or two.
+    pub replicas: usize,
+    /// What may go wrong.
+    pub budget: Budget,
+    /// What people may do, each time they do something.
+    pub edits: &'static [Edit],
+    /// Actions at most; none: everything.
+    pub depth: Option<u32>,
+    /// Mint attempts at most, before only the run without faults is followed.
+    pub attempts: u32,
+    /// Continuous integration has time for it.
+    pub quick: bool,
+}
+
+const fn budget(crash: u8, lost: u8, twice: u8, stale: u8, edit: u8) -> Budget {
+    Budget { crash, lost, twice, stale, edit }
+}
+
+/// What a person may do once.
+const EDITS: &[Edit] = &[Edit::Rotate, Edit::DeleteTarget, Edit::DeleteKey, Edit::Revoke];
+
+/// All models, the small ones first. What continuous integration explores comes first among equals.
+pub const CONFIGURATIONS: &[Configuration] = &[
+    one("one-created-2-crashes-2-lost-1-twice", Beginning::Created, budget(2, 2, 1, 0, 0), true),
+    one("one-created-1-crash-1-lost-1-edit", Beginning::Created, budget(1, 1, 0, 0, 1), true),
+    one("one-created-2-stale-1-edit", Beginning::Created, budget(0, 0, 0, 2, 1), true),
+    one("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
+    one("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1), false),
+    one("one-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), true),
+    one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), false),
+    one("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
+    one("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), false),
+    two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
+    two("two-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0), None, true),
+    two("two-created-lost", Beginning::Created, budget(0, 1, 0, 0, 0), None, true),
+    two("two-created-twice", Beginning::Created, budget(0, 0, 1, 0, 0), None, true),
+    two("two-created-stale", Beginning::Created, budget(0, 0, 0, 1, 0), None, true),
+    two("two-created-edit", Beginning::Created, budget(0, 0, 0, 0, 1), None, true),
+    two("two-rotating-undisturbed", Beginning::Rotating, budget(0, 0, 0, 0, 0), None, true),
+    two("two-rotating-crash", Beginning::Rotating, budget(1, 0, 0, 0, 0), None, true),
+    two("two-rotating-lost", Beginning::Rotating, budget(0, 1, 0, 0, 0), None, true),
+    two("two-rotating-twice", Beginning::Rotating, budget(0, 0, 1, 0, 0), None, true),
+    two("two-rotating-stale", Beginning::Rotating, budget(0, 0, 0, 1, 0), None, true),
+    two("two-rotating-edit", Beginning::Rotating, budget(0, 0, 0, 0, 1), None, true),
+    two("two-created-2-crashes-2-lost", Beginning::Created, budget(2, 2, 0, 0, 0), None, false),
+    two("two-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), None, false),
+    two("two-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), Some(40), false),
+    two("two-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), Some(40), false),
+];
+
+const fn one(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
+    Configuration { name, beginning, replicas: 1, budget, edits: EDITS, depth: None, attempts: 12, quick }
+}
+
+const fn two(
+    name: &'static str,
+    beginning: Beginning,
+    budget: Budget,
+    depth: Option<u32>,
+    quick: bool,
+) -> Configuration {
+    Configuration { name, beginning, replicas: 2, budget, edits: EDITS, depth, attempts: 3, quick }
+}
+
+impl Configuration {
+    /// In words.
+    pub fn sentence(&self) -> String {
+        let Budget { crash, lost, twice, stale, edit } = self.budget;
+        let beginning = match self.beginning {
+            Beginning::Created => "from a new LLMKey",
+            Beginning::Rotating => "from a rotation that was just asked for",
+        };
+        let replicas = if self.replicas == 1 { "1 replica" } else { "2 replicas" };
+        format!(
+            "{replicas}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits"
+        )
+    }
+
+    /// The first state.
+    pub fn begin(&self, machine: &mut Machine) -> State {
+        let empty = machine.rules.empty_place();
+        if self.beginning == Beginning::Created {
+            return machine.start(empty, self.replicas, self.budget);
+        }
+        let mut state = machine.start(empty, 1, Budget::default());
+        while let Calm::Does(action) = machine.calm(&state) {
+            let Some(next) = machine.apply(&state, action) else { break };
+            state = next.state;
+        }
+        let delivered = machine.space.places.get(state.place);
+        let asked = machine
+            .rules
+            .edit(&delivered, Edit::Rotate)
+            .map_or_else(|| (*delivered).clone(), |(place, _)| place);
+        machine.start(asked, self.replicas, self.budget)
+    }
+}

@@ -1,0 +1,442 @@
+//! What one replica does at one place: the loop of the controller, one effect at a time. It calls the production planner,
+//! fold and status; only the place is in memory.
+
+use std::sync::Arc;
+
+use super::clock::reachable;
+use super::parts::{Fresh, GONE, Place, Replica, STANDS, Shift, Stored, Work, now};
+use super::place::Written;
+use super::rules::Rules;
+use crate::api::{LLMKeyStatus, ObservedVersions, Reason, VersionStatus};
+use crate::controller::llm_key::decide::decide;
+use crate::controller::llm_key::fold::Learned;
+use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan, Subject};
+use crate::controller::llm_key::status::status;
+use crate::controller::llm_key::world::Held;
+use crate::controller::llm_key::world::perform::{Undone, at_provider, failed};
+use crate::controller::released;
+use crate::domain::health::Verdict;
+use crate::domain::lifecycle::VersionState;
+use crate::ledger::{Ledger, Record};
+
+/// What becomes of an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fate {
+    /// It happens, and the replica is told.
+    Told,
+    /// It happens, and the answer is lost.
+    ReplyLost,
+    /// It does not happen, and the replica is told of an error.
+    NotDone,
+    /// It happens, and the process dies before it is told.
+    CrashAfter,
+    /// It is delivered twice at once.
+    Twice,
+    /// It is delivered, and a copy of it arrives later.
+    TwiceLater,
+}
+
+impl Fate {
+    /// All.
+    pub const ALL: [Self; 6] =
+        [Self::Told, Self::ReplyLost, Self::NotDone, Self::CrashAfter, Self::Twice, Self::TwiceLater];
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct After {
+    /// The place.
+    pub place: Place,
+    /// What of the place was written.
+    pub written: Written,
+    /// The replica.
+    pub replica: Replica,
+    /// What the replica saw stands.
+    pub fresh: Fresh,
+    /// A broken property.
+    pub broken: Option<String>,
+}
+
+impl Rules {
+    /// A replica observes the place and plans.
+    pub fn begin(&self, place: &Place, replica: &Replica) -> Replica {
+        let (known, memory) = match replica {
+            Replica::Idle { uid, memory, .. } => (uid.as_str(), memory),
+            Replica::Working(_) => return replica.clone(),
+        };
+        let world = self.world(place);
+        let uid = place
+            .key
+            .as_ref()
+            .map_or_else(|| "released".to_owned(), |k| k.value.metadata.uid.clone().unwrap_or_default());
+        let memory = if known == uid { memory.clone() } else { Memory::default() };
+        let (o, held) = match (&place.key, &place.ledger) {
+            (None, None) => {
+                return Replica::Idle { uid: String::new(), memory: Memory::default(), wake: None };
+            }
+            (None, Some(_)) => world.observe_released(&memory),
+            (Some(_), _) => world.observe(&memory),
+        };
+        let work = Work {
+            o,
+            key: place.key.clone(),
+            source: held.source,
+            minted: None,
+            target_seen: held.target_version.is_some(),
+            planned: now(),
+            queue: Vec::new(),
+            untouched: true,
+            looked_again: 0,
+            again: false,
+            tell: None,
+            wake: None,
+            own_attempt: None,
+        };
+        self.plan(work)
+    }
+
+    /// The next plan; if there is nothing to do, the end of the reconcile.
+    fn plan(&self, mut work: Work) -> Replica {
+        let plan = self.decide(&work);
+        if plan.effects.is_empty() {
+            return self.finish(work, &plan);
+        }
+        work.queue = plan.effects;
+        work.planned = now();
+        work.untouched = true;
+        settled(work)
+    }
+
+    fn decide(&self, work: &Work) -> Plan {
+        if work.key.is_some() {
+            decide(&work.o, &self.env())
+        } else {
+            released::decide::decide(&work.o, &self.env())
+        }
+    }
+
+    /// A replica that was held up between its observation and its decision.
+    pub fn decide_late(&self, replica: &Replica) -> Option<Replica> {
+        let Replica::Working(work) = replica else { return None };
+        let waits = work.untouched && work.tell.is_none() && work.planned < now();
+        waits.then(|| self.plan(Work { queue: Vec::new(), ..(**work).clone() }))
+    }
+
+    fn finish(&self, mut work: Work, plan: &Plan) -> Replica {
+        work.queue.clear();
+        let failing = work.o.memory.failing.as_ref().map(|f| f.not_before);
+        work.wake = match (work.again, &work.key) {
+            (true, _) => Some(now()),
+            // A pass over a released ledger that failed comes again after the back-off, whatever is planned.
+            (false, None) if !plan.effects.is_empty() => reachable(failing),
+            (false, _) => reachable(plan.wake),
+        };
+        if let Some(key) = work.key.as_ref().filter(|_| !work.o.key.deleting) {
+            let before = key.value.status.clone().unwrap_or_default();
+            let told = Self::shown(status(&work.o, plan, &before, ObservedVersions::default(), &self.env()));
+            if told != before {
+                work.tell = Some(Arc::new(Stored::new(told)));
+                return settled(work);
+            }
+        }
+        idle(work)
+    }
+
+    /// Carries out what is next. None: this fate cannot befall it.
+    pub fn step(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
+        if let Some(told) = &work.tell {
+            return self.write_status(place, work, told, fresh, fate);
+        }
+        let effect = work.queue.first()?;
+        if !befalls(effect, fate) {
+            return None;
+        }
+        let mut work = work.clone();
+        work.queue.remove(0);
+        work.untouched = false;
+        let mut world = self.world(place);
+        let o = seen(&work, fresh);
+        let mut held = Held {
+            source: work.source.clone(),
+            minted: work.minted.clone(),
+            key_version: if fresh.has(Fresh::KEY) { STANDS } else { GONE },
+            target_version: work.target_seen.then(|| if fresh.has(Fresh::TARGET) { STANDS } else { GONE }),
+        };
+        let mut broken = single_cause(&o, &work, effect);
+        let name = minted_name(&o, effect);
+        let done =
+            if fate == Fate::NotDone { Ok(Learned::Nothing) } else { world.perform(&o, &mut held, effect) };
+        if let Err(Undone::Broken(what)) = &done {
+            broken = broken.or_else(|| Some(what.clone()));
+        }
+        if let (Some(name), Fate::Twice, Ok(_)) = (&name, fate, &done) {
+            world.make(name, 2);
+        }
+        let (mut after, written) = Self::place(world, place);
+        if let (Some(name), Fate::TwiceLater, Ok(_)) = (name, fate, &done) {
+            after.late = Some((name, now()));
+        }
+        if broken.is_none() {
+            broken = self.world(&after).judge().err();
+        }
+        work.minted.clone_from(&held.minted);
+        note_own_attempt(&mut work, &o, effect, matches!(done, Ok(Learned::Ledger(_))) && fate == Fate::Told);
+        let failed_call = || if at_provider(effect) { failed(reason(effect)) } else { Undone::Lost };
+        let told = match (fate, done) {
+            (Fate::Told | Fate::TwiceLater, done) => done,
+            (Fate::Twice, Ok(learned)) if matches!(effect, Effect::Mint { .. }) => Ok(learned),
+            // The second delivery finds what the first one wrote.
+            (Fate::Twice, Ok(_)) => Err(Undone::Changed),
+            (Fate::ReplyLost | Fate::NotDone, Ok(_)) => {
+                unanswered(&o, effect).map_or_else(|| Err(failed_call()), Ok)
+            }
+            (_, Err(undone)) => Err(undone),
+            (Fate::CrashAfter, Ok(_)) => Ok(Learned::Nothing),
+        };
+        if fate == Fate::CrashAfter {
+            return Some(After {
+                place: after,
+                written,
+                replica: Replica::started(),
+                fresh: Fresh::NONE,
+                broken,
+            });
+        }
+        let fresh_before = fresh;
+        let mut fresh = fresh.without(written.0);
+        work.o = o;
+        let replica = match told {
+            Ok(learned) => {
+                // Its own write to an LLMKey does not hide that it was changed meanwhile, or is gone: the watch shows it.
+                let told = fresh_before.has(Fresh::KEY) && after.key.is_some();
+                let hidden = if told { 0 } else { Fresh::KEY };
+                fresh = fresh.with(written.0 & !hidden);
+                if matches!(learned, Learned::TargetWritten { .. } | Learned::TargetDeleted) {
+                    work.target_seen = matches!(learned, Learned::TargetWritten { .. });
+                }
+                let env = self.env_at(work.planned);
+                work.o.learn(effect, learned, &env);
+                while let Some(silent) = work.queue.first().filter(|next| is_silent(next)).cloned() {
+                    work.o.learn(&silent, Learned::Nothing, &env);
+                    work.queue.remove(0);
+                }
+                if work.queue.is_empty() { self.plan(work) } else { settled(work) }
+            }
+            Err(undone) => self.undone(&after, work, &mut fresh, undone),
+        };
+        let fresh = if ended_badly(&replica) { Fresh::NONE } else { fresh };
+        Some(After { place: after, written, replica, fresh, broken })
+    }
+
+    /// What the controller does when an effect was not done.
+    fn undone(&self, place: &Place, mut work: Work, fresh: &mut Fresh, undone: Undone) -> Replica {
+        match undone {
+            Undone::Changed if work.key.is_some() && work.looked_again < 3 => {
+                work.looked_again += 1;
+                let world = self.world(place);
+                let mut held = Held { source: work.source.take(), ..Held::default() };
+                work.o.pass.forget_holders();
+                world.look(&mut work.o, &mut held);
+                work.source = held.source;
+                work.target_seen = held.target_version.is_some();
+                *fresh = fresh.with(Fresh::LEDGER | Fresh::TARGET);
+                work.queue.clear();
+                return self.plan(work);
+            }
+            Undone::Changed | Undone::Broken(_) => work.again = true,
+            Undone::Lost => {
+                work.again = true;
+                work.o.lose_minted(&self.env());
+            }
+            Undone::Failed(failure) => work.o.fail(failure, &self.env()),
+        }
+        let plan = self.decide(&work);
+        self.finish(work, &plan)
+    }
+
+    fn write_status(
+        &self,
+        place: &Place,
+        work: &Work,
+        told: &Arc<Stored<LLMKeyStatus>>,
+        fresh: Fresh,
+        fate: Fate,
+    ) -> Option<After> {
+        if fate == Fate::TwiceLater {
+            return None;
+        }
+        let mut world = self.world(place);
+        let mut fresh = fresh;
+        let mut writes = fate != Fate::NotDone && fresh.has(Fresh::KEY);
+        match &mut world.key {
+            Some(key) if writes => key.status = Some(told.value.clone()),
+            _ => writes = false,
+        }
+        if writes {
+            world.key_written();
+        }
+        let (after, written) = Self::place(world, place);
+        if fate == Fate::CrashAfter {
+            return Some(After {
+                place: after,
+                written,
+                replica: Replica::started(),
+                fresh: Fresh::NONE,
+                broken: None,
+            });
+        }
+        let mut work = work.clone();
+        work.tell = None;
+        if !writes || fate != Fate::Told {
+            fresh = Fresh::NONE;
+            work.wake = Some(now());
+        }
+        Some(After { place: after, written, replica: idle(work), fresh, broken: None })
+    }
+
+    /// Of the status, what a later decision reads or the goal speaks of.
+    fn shown(mut status: LLMKeyStatus) -> LLMKeyStatus {
+        status.conditions.retain(|c| c.type_ == "Ready" || c.type_ == "Healthy");
+        for condition in &mut status.conditions {
+            condition.message = String::new();
+            if condition.type_ == "Ready" && condition.status == "Unknown" {
+                Reason::Progressing.as_str().clone_into(&mut condition.reason);
+            }
+        }
+        if let Some(health) = &mut status.health {
+            health.since = crate::api::rfc3339(now());
+            health.history.clear();
+        }
+        status.versions.truncate(1);
+        for version in &mut status.versions {
+            *version = VersionStatus::default();
+        }
+        status.current_version = None;
+        status.last_four = None;
+        status.last_rotation = None;
+        status.next_rotation_time = None;
+        status.observed = None;
+        status
+    }
+}
+
+/// The observation with the versions of objects as they are now.
+fn seen(work: &Work, fresh: Fresh) -> Observed {
+    let mut o = work.o.clone();
+    if let LedgerView::Present(ledger) = &mut o.ledger {
+        ledger.resource_version = if fresh.has(Fresh::LEDGER) { STANDS } else { GONE }.to_string();
+    }
+    o
+}
+
+/// I9: a mint follows the record of its own attempt, by the same replica, in the same reconcile, once.
+fn single_cause(o: &Observed, work: &Work, effect: &Effect) -> Option<String> {
+    let (Effect::Mint { version }, LedgerView::Present(ledger)) = (effect, &o.ledger) else { return None };
+    let attempt = ledger.record.attempt;
+    (work.own_attempt != Some(attempt)).then(|| {
+        format!("I9: version {version} is minted, and attempt {attempt} was not put on record for it")
+    })
+}
+
+/// A reconcile as it is kept: times cut, versions of objects left out.
+fn settled(mut work: Work) -> Replica {
+    Shift::CUT.work(&mut work);
+    let mut read = 0;
+    if let LedgerView::Present(ledger) = &mut work.o.ledger {
+        let Ledger { record, resource_version, .. } = &mut **ledger;
+        resource_version.clear();
+        read = std::mem::take(&mut record.epoch);
+    }
+    for effect in &mut work.queue {
+        if let Effect::CreateLedger(record) | Effect::SwapLedger(record) = effect {
+            record.epoch -= read;
+        }
+    }
+    Replica::Working(Box::new(work))
+}
+
+fn idle(work: Work) -> Replica {
+    let uid = if work.key.is_some() { work.o.key.uid.clone() } else { "released".to_owned() };
+    let mut replica = Replica::Idle { uid, memory: work.o.memory, wake: work.wake };
+    Shift::CUT.replica(&mut replica);
+    replica
+}
+
+fn ended_badly(replica: &Replica) -> bool {
+    match replica {
+        Replica::Idle { wake, .. } => *wake == Some(now()),
+        Replica::Working(_) => false,
+    }
+}
+
+fn record(o: &Observed) -> Option<&Record> {
+    match &o.ledger {
+        LedgerView::Present(ledger) => Some(&ledger.record),
+        _ => None,
+    }
+}
+
+fn minted_name(o: &Observed, effect: &Effect) -> Option<String> {
+    let Effect::Mint { version } = effect else { return None };
+    record(o)?.version(*version)?.mint_name.clone()
+}
+
+/// Which attempt the replica itself has put on record and may now make, once.
+fn note_own_attempt(work: &mut Work, o: &Observed, effect: &Effect, written: bool) {
+    match effect {
+        Effect::Mint { .. } => work.own_attempt = None,
+        Effect::CreateLedger(next) | Effect::SwapLedger(next) if written => {
+            let raised = record(o).is_none_or(|before| before.attempt < next.attempt);
+            if raised && next.versions.iter().any(|v| v.state == VersionState::Intent) {
+                work.own_attempt = Some(next.attempt);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a replica learns where no answer comes and yet nothing fails.
+fn unanswered(o: &Observed, effect: &Effect) -> Option<Learned> {
+    let Effect::Validate(subject) = effect else { return None };
+    let number = match subject {
+        Subject::Source => return None,
+        Subject::Candidate(number) | Subject::Delivered(number) => *number,
+    };
+    let fingerprint = record(o)?.version(number)?.key.as_ref()?.shown.clone();
+    Some(Learned::Answer { subject: *subject, fingerprint, verdict: Verdict::ProviderDown })
+}
+
+/// Whether nobody but the replica's user notices: it happens with the effect before it.
+const fn is_silent(effect: &Effect) -> bool {
+    matches!(effect, Effect::Announce { .. } | Effect::NoteReminder { .. })
+}
+
+/// Whether the fate makes a difference to the effect.
+fn befalls(effect: &Effect, fate: Fate) -> bool {
+    let silent = is_silent(effect);
+    let reads = silent
+        || matches!(
+            effect,
+            Effect::Validate(_)
+                | Effect::CheckShared { .. }
+                | Effect::FindStrays { .. }
+                | Effect::ReadLastUse { .. }
+                | Effect::ConfirmRevoked { .. }
+        );
+    match fate {
+        Fate::Told => true,
+        Fate::NotDone => !silent,
+        Fate::ReplyLost | Fate::CrashAfter => !reads,
+        Fate::Twice => {
+            matches!(effect, Effect::Mint { .. } | Effect::CreateLedger(_) | Effect::WriteTarget { .. })
+        }
+        Fate::TwiceLater => matches!(effect, Effect::Mint { .. }),
+    }
+}
+
+fn reason(effect: &Effect) -> Reason {
+    match effect {
+        Effect::Mint { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
+        _ => Reason::RevokeFailed,
+    }
+}

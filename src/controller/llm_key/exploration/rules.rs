@@ -1,0 +1,92 @@
+//! The constants of a model: small times, so that few of them differ, and the world's fixed parts.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::parts::now;
+use crate::api::GoDuration;
+use crate::controller::llm_key::model::Env;
+use crate::controller::llm_key::world::{INSTALL, World};
+use crate::domain::timings::Timings;
+
+/// Seconds that both keys work at least.
+pub const OVERLAP: i64 = 3;
+/// Seconds that the provider must not have seen the older key.
+pub const QUIET: i64 = 2;
+/// Seconds between deletion and revocation.
+pub const GRACE: i64 = 3;
+/// Seconds that a new key may be missing from the provider's list.
+pub const LIST_LAG: i64 = 2;
+/// Seconds that a revoked key works on.
+pub const LINGERING: i64 = 1;
+/// Seconds that a replica, or a request in the network, is held up at most: as long as an overlap. A released ledger is kept
+/// for longer than that and the provider's lag together, as the operator's ten minutes are longer than any call.
+pub const HELD_UP: i64 = 3;
+/// Half of the seconds that an empty ledger is kept after its LLMKey is gone.
+pub const SWEEP: i64 = 3;
+
+/// What is the same in every state of a model.
+pub struct Rules {
+    /// The world without anything that changes.
+    base: World,
+}
+
+impl Rules {
+    /// The model's constants.
+    pub fn new() -> Self {
+        let mut base = World::minting();
+        let seconds = |n: i64| Duration::from_secs(n.unsigned_abs());
+        base.timings = Timings {
+            retry_base: seconds(1),
+            retry_max: seconds(1),
+            retry_after_max: seconds(LIST_LAG),
+            rejection_confirmation_gap: seconds(1),
+            publish_unknown_after: seconds(2),
+            overlap: seconds(OVERLAP),
+            quiet_for: seconds(QUIET),
+            deletion_grace: seconds(GRACE),
+            new_key_deadline: seconds(4),
+            user_error_resync: seconds(2),
+            revoke_confirm_interval: seconds(1),
+            sweep_interval: seconds(SWEEP),
+            drift_repair_gap: seconds(1),
+            provider_check_interval: seconds(2),
+            recheck: seconds(1),
+            new_key_recheck: seconds(1),
+            candidate_fresh: seconds(3),
+            outage_recheck: seconds(1),
+            last_use_fresh: seconds(1),
+            list_visibility_lag: seconds(LIST_LAG),
+            ..Timings::default()
+        };
+        base.policy.overlap_minimum = seconds(OVERLAP);
+        base.policy.quiet_for = seconds(QUIET);
+        base.provider.list_lag = seconds(LIST_LAG);
+        base.provider.lingering = seconds(LINGERING);
+        base.concurrent = true;
+        if let Some(key) = &mut base.key {
+            // Slots of checks are years apart.
+            key.spec.validation.interval = Some(GoDuration::from_secs(100 * 365 * 24 * 3600));
+        }
+        base.now = now();
+        // I3 is judged beside the faults that were spent.
+        base.history.faults = 1000;
+        Self { base }
+    }
+
+    /// A fresh copy of the fixed parts.
+    pub fn base(&self) -> World {
+        self.base.clone()
+    }
+
+    /// What a decision may use now. Marks and mint names are told apart by the attempt alone.
+    pub fn env(&self) -> Env {
+        self.env_at(now())
+    }
+
+    /// The same at the time of a plan.
+    pub fn env_at(&self, at: DateTime<Utc>) -> Env {
+        Env { now: at, timings: self.base.timings.clone(), install: INSTALL.into(), nonce: 0 }
+    }
+}
