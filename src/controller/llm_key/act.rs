@@ -162,15 +162,15 @@ impl Actor<'_> {
 
     async fn create_ledger(&mut self, record: &Record) -> Result<Learned, NotDone> {
         let record = self.sealed(record)?;
-        let ledger = self.ctx.ledgers.create(&record).await?;
-        Ok(self.wrote(ledger))
+        let written = self.ctx.ledgers.create(&record).await;
+        self.written(written)
     }
 
     async fn swap_ledger(&mut self, o: &Observed, record: &Record) -> Result<Learned, NotDone> {
         let LedgerView::Present(read) = &o.ledger else { return Err(NotDone::Changed) };
         let record = self.sealed(record)?;
-        let ledger = self.ctx.ledgers.swap(read, &record).await?;
-        Ok(self.wrote(ledger))
+        let written = self.ctx.ledgers.swap(read, &record).await;
+        self.written(written)
     }
 
     async fn delete_ledger(&mut self, o: &Observed) -> Result<Learned, NotDone> {
@@ -178,6 +178,14 @@ impl Actor<'_> {
         self.ctx.ledgers.delete(read).await?;
         self.remember.ledger = None;
         Ok(Learned::LedgerDeleted)
+    }
+
+    fn written(&mut self, written: Result<Ledger, LedgerError>) -> Result<Learned, NotDone> {
+        if written.is_err() {
+            // What was sealed for the write is no version's key now: another replica may have recorded another key.
+            self.held.keys.clear();
+        }
+        Ok(self.wrote(written?))
     }
 
     fn wrote(&mut self, ledger: Ledger) -> Learned {

@@ -180,11 +180,7 @@ impl Stage {
 
 fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write]) -> Vec<String> {
     let ledger = (bed.installation.namespace.clone(), cell.ledger.clone());
-    let (extra, doubled) = match cell.fault() {
-        Some(fault) => (fault.extra_keys(), fault == Fault::Duplicate),
-        None => (0, false),
-    };
-    History::new(provider, writes, &ledger, &cell.namespace, extra, doubled).violations()
+    History::new(provider, writes, &ledger, &cell.namespace, cell.fault()).violations()
 }
 
 /// Creates what the stories begin with, and waits until the operator has seen it and done with it.

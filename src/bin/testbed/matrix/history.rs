@@ -10,6 +10,7 @@ use llmkey_operator::sandbox::{Effect, LogEntry, Operation};
 use serde::Deserialize;
 
 use super::Failure;
+use super::fault::Fault;
 use super::probe::TARGET;
 
 /// A write that the API server has done.
@@ -109,6 +110,8 @@ pub struct History<'a> {
     pub extra_keys: usize,
     /// Its fault delivers a request twice.
     pub doubled: bool,
+    /// Its fault lets a mint come after the fence that gave it up.
+    pub overtaken: bool,
 }
 
 impl<'a> History<'a> {
@@ -118,16 +121,16 @@ impl<'a> History<'a> {
         writes: &'a [Write],
         ledger: &(String, String),
         namespace: &str,
-        extra_keys: usize,
-        doubled: bool,
+        fault: Option<Fault>,
     ) -> Self {
         let target = (namespace.to_owned(), TARGET.to_owned());
         Self {
             provider,
             ledger: writes.iter().filter(|write| write.object == *ledger).collect(),
             target: writes.iter().filter(|write| write.object == target).collect(),
-            extra_keys,
-            doubled,
+            extra_keys: fault.map_or(0, Fault::extra_keys),
+            doubled: fault == Some(Fault::Duplicate),
+            overtaken: matches!(fault, Some(Fault::Two | Fault::Late | Fault::Pause)),
         }
     }
 
@@ -180,11 +183,12 @@ impl<'a> History<'a> {
             let published = self.target.iter().map(|write| write.ended);
             let published = published.filter(|at| *at <= revoke.time && Some(*at) > newest).min();
             let announced = published.is_none_or(|at| self.ledger_written(Some(at), revoke.time) >= 2);
-            let fenced = revoke.key_ids.iter().all(|id| {
-                let since = made.get(id.as_str()).copied();
-                self.ledger_written(since, revoke.time) > 0
-            });
-            if !announced || !fenced {
+            let fenced = self.overtaken
+                || revoke.key_ids.iter().all(|id| {
+                    let since = made.get(id.as_str()).copied();
+                    self.ledger_written(since, revoke.time) > 0
+                });
+            if !self.overtaken && (!announced || !fenced) {
                 told.push("I9: a key was revoked before the ledger said so (L4 before P3)".to_owned());
             }
         }
@@ -242,7 +246,8 @@ mod tests {
         let ledgers = ledger.iter().map(|at| secret("ops", "ledger", *at));
         let writes: Vec<Write> = ledgers.chain(target.iter().map(|at| secret("n", TARGET, *at))).collect();
         let ledger = ("ops".to_owned(), "ledger".to_owned());
-        History::new(provider, &writes, &ledger, "n", 0, doubled).violations()
+        let fault = doubled.then_some(Fault::Duplicate);
+        History { extra_keys: 0, ..History::new(provider, &writes, &ledger, "n", fault) }.violations()
     }
 
     const MINT: Operation = Operation::CreateServiceAccount;
