@@ -48,11 +48,15 @@ impl Shift {
             released,
             retain_on_delete: _,
             attempt: _,
+            mints,
             handled_rotate: _,
             awaiting_supply: _,
             revoked_by_spec: _,
+            audit_head: _,
             versions,
         } = record;
+        // The budget of an hour is left out of the model: no bound of faults here comes near it.
+        mints.clear();
         if let Some(Released { at, revoke_not_before, hand_over: _ }) = released {
             self.time(at);
             self.time(revoke_not_before);
@@ -78,6 +82,7 @@ impl Shift {
             published_at,
             superseded_at,
             overlap: _,
+            restarts: _,
             retiring_at,
             revoked_at,
             basis: _,
@@ -135,8 +140,21 @@ impl Shift {
     }
 
     fn memory(self, memory: &mut Memory) {
-        let Memory { started, health, candidate, failing, still_accepted, reminded, repaired, last_use } =
-            memory;
+        let Memory {
+            started,
+            health,
+            candidate,
+            failing,
+            still_accepted,
+            reminded,
+            repaired,
+            last_use,
+            consumers,
+            restart_refused: _,
+        } = memory;
+        if let Some(look) = consumers {
+            self.time(&mut look.at);
+        }
         self.maybe(still_accepted);
         if let Some(started) = started {
             self.within(started, LIST_LAG);
@@ -146,7 +164,7 @@ impl Shift {
         for health in [&mut *health, candidate].into_iter().flatten() {
             self.health(health);
         }
-        if let Some(Failing { reason: _, message: _, count: _, not_before }) = failing {
+        for Failing { reason: _, message: _, count: _, not_before } in failing.values_mut() {
             self.deadline(not_before);
         }
         if let Some((due, _)) = reminded {

@@ -124,7 +124,7 @@ impl Rules {
 
     fn finish(&self, mut work: Work, plan: &Plan) -> Replica {
         work.queue.clear();
-        let failing = work.o.memory.failing.as_ref().map(|f| f.not_before);
+        let failing = work.o.memory.failing.values().map(|f| f.not_before).min();
         work.wake = match (work.again, &work.key) {
             (true, _) => Some(now()),
             // A pass over a released ledger that failed comes again after the back-off, whatever is planned.

@@ -62,6 +62,8 @@ impl Rules {
         };
         base.policy.overlap_minimum = seconds(OVERLAP);
         base.policy.quiet_for = seconds(QUIET);
+        // Pods are no part of the model.
+        base.policy.consumers = false;
         base.provider.list_lag = seconds(LIST_LAG);
         base.provider.lingering = seconds(LINGERING);
         base.concurrent = true;
