@@ -63,7 +63,7 @@ crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=
 
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
-	$(call stage,model,$(CARGO) run --quiet --release --locked --features testbed$(comma)model --bin model -- $(if $(FULL),--full))
+	$(call stage,model,$(CARGO) run --quiet --release --locked --features testbed$(comma)model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)'))
 
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory

@@ -133,6 +133,12 @@ impl Rules {
             retired: world.history.retired,
             published: world.history.published,
         };
+        if place.ledger.is_none() && before.ledger.is_some() {
+            // The next ledger of the name begins anew. Its mint names differ from the old ones by chance, which the model has not.
+            place.names.clear();
+            place.retired.clear();
+            place.published = 0;
+        }
         Shift::CUT.place(&mut place);
         place.keys.sort();
         (place, Written(written))
