@@ -7,8 +7,6 @@ TESTBED := $(CARGO) run --quiet --features testbed --bin testbed --
 # Says how long a stage took: $(call stage,name,command)
 stage = @echo "==> $(1)"; start=$$(date +%s); $(2) && echo "==> $(1): $$(($$(date +%s) - start)) s"
 
-comma := ,
-
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -63,7 +61,7 @@ crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=
 
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
-	$(call stage,model,$(CARGO) run --quiet --release --locked --features testbed$(comma)model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)'))
+	$(CARGO) run --quiet --release --locked --features testbed,model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)')
 
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory
