@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ObjectMeta, PostParams};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{DecodeError, EncodeError};
+use super::codec::{DecodeError, EncodeError, authentic};
 use super::record::AccountRef;
 use super::store::LedgerError;
 use crate::api::{LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL, ProviderType, Reason};
-use crate::crypto::{Keyring, LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
+use crate::crypto::{Keyring, sign_ledger};
 use crate::domain::names::account_ledger_name;
 
 /// Format that this program writes. Older ones are read, newer ones are left alone.
@@ -282,26 +282,7 @@ fn encode(
 }
 
 fn decode(secret: &Secret, account: &AccountId, keyring: &Keyring) -> Result<AccountRecord, DecodeError> {
-    #[derive(Deserialize)]
-    struct Format {
-        format: i32,
-    }
-    if secret.type_.as_deref() != Some(LEDGER_TYPE) {
-        return Err(DecodeError::NotALedger);
-    }
-    let data = secret.data.as_ref().ok_or(DecodeError::Garbled)?;
-    let bytes = &data.get(RECORD).ok_or(DecodeError::Garbled)?.0;
-    let stated: LedgerMac =
-        data.get(MAC).and_then(|m| serde_json::from_slice(&m.0).ok()).ok_or(DecodeError::Tampered)?;
-    let format: Format = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
-    if format.format > ACCOUNT_FORMAT {
-        return Err(DecodeError::Newer(format.format));
-    }
-    verify_ledger(keyring, &account.ledger_name(), bytes, &stated).map_err(|error| match error {
-        LedgerMacError::KeyMissing { kek } => DecodeError::KeyMissing(kek),
-        LedgerMacError::Mismatch | LedgerMacError::Derive => DecodeError::Tampered,
-    })?;
-    let record: AccountRecord = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
+    let record: AccountRecord = authentic(secret, &account.ledger_name(), ACCOUNT_FORMAT, keyring)?;
     if record.account != *account {
         return Err(DecodeError::Misplaced);
     }

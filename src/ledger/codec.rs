@@ -158,6 +158,20 @@ pub fn decode(
     name: &str,
     keyring: &Keyring,
 ) -> Result<Record, DecodeError> {
+    let record: Record = authentic(secret, &ledger_name(namespace, name), FORMAT, keyring)?;
+    if record.namespace != namespace || record.name != name {
+        return Err(DecodeError::Misplaced);
+    }
+    Ok(record)
+}
+
+/// What a ledger's Secret holds, if its MAC is right and its format not newer than `newest`.
+pub(super) fn authentic<T: serde::de::DeserializeOwned>(
+    secret: &Secret,
+    name: &str,
+    newest: i32,
+    keyring: &Keyring,
+) -> Result<T, DecodeError> {
     #[derive(Deserialize)]
     struct Format {
         format: i32,
@@ -170,18 +184,14 @@ pub fn decode(
     let stated: LedgerMac =
         data.get(MAC).and_then(|m| serde_json::from_slice(&m.0).ok()).ok_or(DecodeError::Tampered)?;
     let format: Format = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
-    if format.format > FORMAT {
+    if format.format > newest {
         return Err(DecodeError::Newer(format.format));
     }
-    verify_ledger(keyring, &ledger_name(namespace, name), bytes, &stated).map_err(|error| match error {
+    verify_ledger(keyring, name, bytes, &stated).map_err(|error| match error {
         LedgerMacError::KeyMissing { kek } => DecodeError::KeyMissing(kek),
         LedgerMacError::Mismatch | LedgerMacError::Derive => DecodeError::Tampered,
     })?;
-    let record: Record = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
-    if record.namespace != namespace || record.name != name {
-        return Err(DecodeError::Misplaced);
-    }
-    Ok(record)
+    serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)
 }
 
 #[cfg(test)]

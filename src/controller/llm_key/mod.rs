@@ -8,6 +8,7 @@ pub mod fold;
 pub mod memory;
 pub mod model;
 mod observe;
+pub mod plan;
 mod status;
 mod views;
 #[cfg(any(test, feature = "model"))]

@@ -1,0 +1,194 @@
+//! What is planned: effects, findings, and when to look again. Plain data, no key material.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::domain::evidence::{Judged, Workload};
+use crate::ledger::Record;
+
+/// A workload that is to be restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RestartOrder {
+    /// Which.
+    pub workload: Workload,
+    /// Its uid.
+    pub uid: String,
+    /// What the annotation said when it was looked at.
+    pub before: Option<String>,
+    /// What it is to say.
+    pub mark: String,
+}
+
+/// Which key to check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// The value in the source Secret.
+    Source,
+    /// A version's key, before it is delivered.
+    Candidate(i32),
+    /// The delivered version's key.
+    Delivered(i32),
+}
+
+/// Every effect that a reconcile can have. Dependent ones stand in order; the first failure stops the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Put our finalizer on the LLMKey, or take it off.
+    SetFinalizer(bool),
+    /// First write of the ledger. Keys that the record names and this pass holds are sealed on the way.
+    CreateLedger(Box<Record>),
+    /// Compare-and-swap of the ledger.
+    SwapLedger(Box<Record>),
+    /// Take an empty ledger away, exactly as it was read.
+    DeleteLedger,
+    /// Create a key at the account under the name that stands in the ledger.
+    Mint {
+        /// The version.
+        version: i32,
+    },
+    /// List a project for keys of earlier attempts of this lineage.
+    FindStrays {
+        /// The project.
+        project: String,
+        /// Only names with a lower attempt.
+        below: u32,
+    },
+    /// Revoke a key that no version of the ledger holds.
+    RevokeStray {
+        /// Its project.
+        project: String,
+        /// Its id.
+        id: String,
+    },
+    /// Ask the provider whether a key works.
+    Validate(Subject),
+    /// Deliver a version.
+    WriteTarget {
+        /// The version.
+        version: i32,
+    },
+    /// Take the target away.
+    DeleteTarget,
+    /// Ask all ledgers whether another one holds the version's key.
+    CheckShared {
+        /// The version.
+        version: i32,
+    },
+    /// Ask the provider when the version's key was last used.
+    ReadLastUse {
+        /// The version.
+        version: i32,
+    },
+    /// Look at the workloads that use the target.
+    LookAtConsumers {
+        /// A look that began then or later serves; none: only one that begins now.
+        since: Option<DateTime<Utc>>,
+    },
+    /// Restart a workload by its template's annotation.
+    Restart(Box<RestartOrder>),
+    /// Revoke the version's key.
+    Revoke {
+        /// The version.
+        version: i32,
+    },
+    /// Ask the provider whether the revoked key is gone and refused.
+    ConfirmRevoked {
+        /// The version.
+        version: i32,
+    },
+    /// Remember that a reminder was told of.
+    NoteReminder {
+        /// The due time.
+        due: DateTime<Utc>,
+        /// The reminder.
+        before: Duration,
+    },
+    /// An event on the LLMKey.
+    Announce {
+        /// Something is wrong.
+        warning: bool,
+        /// Its reason.
+        reason: Reason,
+        /// Its note.
+        note: String,
+    },
+}
+
+/// One thing to be said in the conditions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Finding {
+    /// The condition.
+    pub condition: ConditionType,
+    /// Its status.
+    pub status: ConditionStatus,
+    /// Its reason.
+    pub reason: Reason,
+    /// Its message.
+    pub message: String,
+}
+
+/// What to do, what to say, and when to look again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// For the conditions; the first finding for a condition wins.
+    pub findings: Vec<Finding>,
+    /// In order.
+    pub effects: Vec<Effect>,
+    /// When to look again, if nothing happens before.
+    pub wake: Option<DateTime<Utc>>,
+    /// When the next rotation is due.
+    pub next_rotation: Option<DateTime<Utc>>,
+    /// The workloads that use the target, as far as they were looked at.
+    pub consumers: Vec<Judged>,
+    /// No later step may follow in this decision.
+    pub hold: bool,
+    /// What is due and a glance does not show: read it and decide again.
+    pub look: Look,
+}
+
+/// What must be read before a decision that a glance led to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Look {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The ledger: the delivered key is to be checked.
+    Ledger,
+    /// Ledger, source and target.
+    Everything,
+}
+
+impl Plan {
+    /// Adds a finding.
+    pub fn find(
+        &mut self,
+        condition: ConditionType,
+        status: ConditionStatus,
+        reason: Reason,
+        message: impl Into<String>,
+    ) {
+        self.findings.push(Finding { condition, status, reason, message: message.into() });
+    }
+
+    /// Nothing goes on until a person acts.
+    pub fn stall(&mut self, reason: Reason, message: impl Into<String>) {
+        self.find(ConditionType::Stalled, ConditionStatus::True, reason, message);
+    }
+
+    /// A user who waits should go on waiting.
+    pub fn progress(&mut self, reason: Reason, message: impl Into<String>) {
+        self.find(ConditionType::Reconciling, ConditionStatus::True, reason, message);
+    }
+
+    /// Wakes at the earliest of all times asked for.
+    pub fn wake_at(&mut self, at: DateTime<Utc>) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Whether a person must act.
+    pub fn stalled(&self) -> bool {
+        self.findings.iter().any(|f| f.condition == ConditionType::Stalled)
+    }
+}
