@@ -49,8 +49,9 @@ demo: tools ## Show the life of a key, from nothing to its revocation (USE_CURRE
 	$(TESTBED) demo
 
 .PHONY: bench
-bench: tools ## Measure the operator against a real API server
-	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench
+bench: tools ## Measure the operator against a real API server, into benches/ (N=1000: one size, printed only)
+	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
+	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench $(if $(N),--keys=$(N),--out benches)
 
 .PHONY: crash-matrix
 crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; OPERATOR=program)
@@ -62,6 +63,16 @@ crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
 	$(CARGO) run --quiet --release --locked --features testbed,model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)')
+
+.PHONY: herd
+herd: tools ## Halve the interval of 5,000 keys at once (KEYS=500: fewer)
+	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
+	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- herd \
+	  $(if $(KEYS),--keys=$(KEYS),--write docs/evidence/herd.md)
+
+.PHONY: mutants
+mutants: tools ## Apply each deliberate fault of tests/mutants and see that a test catches it (ONLY=m05: some of them)
+	@hack/mutants.sh $(ONLY)
 
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory

@@ -45,3 +45,18 @@ impl From<&str> for SecretBytes {
         Self::new(text.as_bytes().to_vec())
     }
 }
+
+/// Does not compile if key material could be printed or serialized: then more than one `Never` would fit.
+const _: () = {
+    trait Never<T> {
+        const FITS: bool = true;
+    }
+    struct Printed;
+    struct Shown;
+    struct Serialized;
+    impl<T: ?Sized> Never<()> for T {}
+    impl<T: ?Sized + std::fmt::Debug> Never<Printed> for T {}
+    impl<T: ?Sized + std::fmt::Display> Never<Shown> for T {}
+    impl<T: ?Sized + serde::Serialize> Never<Serialized> for T {}
+    assert!(<SecretBytes as Never<_>>::FITS);
+};

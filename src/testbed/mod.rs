@@ -17,6 +17,7 @@ pub mod control_plane;
 pub mod etcd;
 pub mod install;
 mod kubeconfig;
+pub mod needles;
 mod pki;
 pub mod process;
 pub mod tools;

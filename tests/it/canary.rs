@@ -9,13 +9,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation};
 use llmkey_operator::testbed::etcd::Entry;
+use llmkey_operator::testbed::needles::Needles;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::bad_input::stalled;
-use super::needles::Needles;
 use super::stage::{Tenant, state, traced, wait};
 
 /// Bytes that only the provider writes: none of its text may be repeated anywhere.
@@ -99,7 +99,7 @@ fn canary(needles: &mut Needles, name: &str, prefix: &str) -> String {
     let mut random = [0; 33];
     getrandom::fill(&mut random).unwrap();
     let value = format!("{prefix}{}+/=%&<", data_encoding::BASE64.encode(&random));
-    needles.add(name, &value);
+    assert!(needles.add(name, &value));
     value
 }
 
@@ -110,7 +110,7 @@ async fn keys_are_nowhere_but_in_their_secrets() {
     let home = &stage.installation.namespace;
     let mut needles = Needles::default();
     let mut allowed = Allowed { home: format!("/registry/secrets/{home}/"), secrets: Vec::new() };
-    needles.add("the admin credential", t.sandbox().admin_key());
+    assert!(needles.add("the admin credential", t.sandbox().admin_key()));
 
     // A person's key, as kubectl applies it; another; one that is rejected; the first again.
     let first = person(&t, &mut needles, "first");
@@ -137,12 +137,12 @@ async fn keys_are_nowhere_but_in_their_secrets() {
     t.policy("by-hand", json!({"overlap": {"minimum": "0s", "evidence": {"quietFor": "0s"}}})).await;
     t.minted("minted", json!({"rotationPolicyRef": {"name": "by-hand"}})).await;
     t.ready("minted").await;
-    needles.add("the first minted key", &t.delivered("minted", "OPENAI_API_KEY").await.unwrap());
+    assert!(needles.add("the first minted key", &t.delivered("minted", "OPENAI_API_KEY").await.unwrap()));
     once(Operation::ListModels, Fault::refuse(Answer::InvalidApiKey));
     once(Operation::DeleteServiceAccount, Fault::refuse(Answer::InternalError));
     t.annotate("minted", "llmkeys.dev/rotate", Some("now")).await;
     t.until("minted", "the first is revoked", |key| state(key, 1).as_deref() == Some("Revoked")).await;
-    needles.add("the second minted key", &t.delivered("minted", "OPENAI_API_KEY").await.unwrap());
+    assert!(needles.add("the second minted key", &t.delivered("minted", "OPENAI_API_KEY").await.unwrap()));
 
     // A provider that repeats whatever it is told, asked with a key and with an admin credential.
     let (address, certificate) = parrot().await;

@@ -32,7 +32,7 @@ mod load;
 mod log;
 mod malformed;
 mod matrix;
-mod needles;
+mod mutants;
 mod provider;
 mod provider_faults;
 mod released;

@@ -17,5 +17,5 @@ fn cells_of_each_kind_are_run_and_pass() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{errors}");
-    assert_eq!(text.lines().last(), Some("5 passed, 0 failed, 1 n.a."), "{text}");
+    assert_eq!(text.lines().last(), Some("6 passed, 0 failed, 1 n.a."), "{text}");
 }

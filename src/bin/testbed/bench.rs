@@ -1,6 +1,7 @@
 //! The benchmark: the operator beside a bare controller that makes the same calls, on one control plane.
 
 pub mod floor;
+pub mod herd;
 mod load;
 mod measure;
 mod operator;

@@ -40,6 +40,8 @@ enum Command {
     Floor(bench::floor::Arguments),
     /// Strike every effect of the operator by every fault, and check that nothing is lost.
     CrashMatrix(matrix::Arguments),
+    /// Halve the interval of thousands of keys at once, and watch what that does to the account, the API server and workloads.
+    Herd(bench::herd::Arguments),
     /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
     Demo,
 }
@@ -63,9 +65,14 @@ async fn main() -> ExitCode {
         Command::Tools => show_tools().map_err(Into::into),
         Command::Demo => demo::run().await.map_err(Into::into),
         Command::Bench(arguments) => benchmark(arguments).await.map_err(|error| error as Box<dyn StdError>),
+        // The closing line has been written last.
         Command::CrashMatrix(arguments) => match matrix::run(arguments).await {
             Ok(true) => Ok(()),
-            // The closing line has been written last.
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error as Box<dyn StdError>),
+        },
+        Command::Herd(arguments) => match bench::herd::run(arguments).await {
+            Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error as Box<dyn StdError>),
         },

@@ -100,7 +100,7 @@ pub fn value(namespace: &str, index: usize) -> String {
 }
 
 /// Runs `work` for every index below `count`, at most [`PARALLEL`] at a time.
-async fn in_parallel<F, W>(count: usize, work: W) -> Result<(), Failure>
+pub async fn in_parallel<F, W>(count: usize, work: W) -> Result<(), Failure>
 where
     W: Fn(usize) -> F + Clone + Send + 'static,
     F: Future<Output = Result<(), kube::Error>> + Send,

@@ -88,6 +88,11 @@ pub struct Rest {
 impl Operator {
     /// Starts it; it may not be ready yet.
     pub fn spawn(bed: &Bed) -> Result<Self, Failure> {
+        Self::spawn_with(bed, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn spawn_with(bed: &Bed, further: &[String]) -> Result<Self, Failure> {
         let Installation { namespace, name, kubeconfig, .. } = &bed.installation;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let args = [
@@ -98,6 +103,7 @@ impl Operator {
             format!("--concurrency={CONCURRENCY}"),
             format!("--metrics-listen={address}"),
         ];
+        let args: Vec<String> = args.into_iter().chain(further.iter().cloned()).collect();
         let log = bed.cluster.dir().join("operator.log");
         let spawned = bed.clock.monotonic();
         let process = Process::spawn("llmkey-operator", &bed.operator, args, &[], &log)?;
@@ -142,6 +148,16 @@ impl Operator {
     /// Passes of the LLMKey controller since its start.
     async fn reconciles(&self) -> Result<u64, Failure> {
         self.metric("llmkey_reconcile_total{controller=\"llm_key\"").await
+    }
+
+    /// Fails if it has ended.
+    pub fn alive(&mut self) -> Result<(), Failure> {
+        Ok(self.process.alive()?)
+    }
+
+    /// Ends it as a power failure does (SIGKILL). Its Lease stays.
+    pub fn kill(self) -> Result<(), Failure> {
+        Ok(self.process.signal("KILL")?)
     }
 
     /// Asks it to end, and waits for that: it gives its Lease back.

@@ -142,6 +142,8 @@ impl Bed {
             format!("--concurrency={CONCURRENCY}"),
             format!("--metrics-listen={address}"),
             format!("--test-time-divisor={DIVISOR}"),
+            // All that can be logged is searched for keys in the end.
+            "--log-level=trace".to_owned(),
         ];
         let log = self.cluster.dir().join(format!("{name}.log"));
         let process = Process::spawn(&name, &self.program, args, &[], &log)?;

@@ -18,6 +18,7 @@ mod plan;
 mod probe;
 mod report;
 mod scenario;
+mod secrecy;
 mod stream;
 mod upstream;
 mod world;
@@ -99,13 +100,15 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     let mut cells = campaign(&mut stage, plan.cells, &goals).await?;
     let left_out = plan.left_out.into_iter().map(|(name, reason)| (name, Outcome::NotApplicable(reason)));
     cells.extend(left_out);
+    let searched = secrecy::search(&bed).await?;
     let seconds = bed.clock.monotonic().saturating_sub(begin).as_secs();
     let versions = vec![
         (format!("llmkey-operator ({build} build)"), env!("CARGO_PKG_VERSION").to_owned()),
         ("Kubernetes".to_owned(), bed.cluster.version().to_owned()),
         ("sandbox provider".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ];
-    let report = Report { learned, cells, versions, date: bed.clock.now() };
+    say(&searched.sentence())?;
+    let report = Report { learned, cells, versions, date: bed.clock.now(), searched };
     match &arguments.write {
         Some(path) => std::fs::write(path, report.markdown())?,
         None => say(&report.markdown())?,

@@ -9,6 +9,7 @@ use super::cell::Name;
 use super::fault::{Fault, RULES};
 use super::plan::Learned;
 use super::scenario::Scenario;
+use super::secrecy::Searched;
 
 /// How a cell ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +32,18 @@ pub struct Report {
     pub versions: Vec<(String, String)>,
     /// When it ended.
     pub date: DateTime<Utc>,
+    /// The search for keys where none may be; it counts as one more cell.
+    pub searched: Searched,
 }
 
 impl Report {
     /// Cells that passed, failed, and were left out.
     pub fn counts(&self) -> (usize, usize, usize) {
         let count = |wanted: fn(&Outcome) -> bool| self.cells.iter().filter(|(_, o)| wanted(o)).count();
+        let leaked = usize::from(!self.searched.leaks.is_empty());
         (
-            count(|outcome| *outcome == Outcome::Passed),
-            count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| *outcome == Outcome::Passed) + 1 - leaked,
+            count(|outcome| matches!(outcome, Outcome::Failed(_))) + leaked,
             count(|outcome| matches!(outcome, Outcome::NotApplicable(_))),
         )
     }
@@ -88,6 +92,7 @@ impl Report {
         }
         self.rules(page)?;
         self.failures(page)?;
+        writeln!(page, "\n{}", self.searched.sentence())?;
         writeln!(page, "\n{}", self.summary())
     }
 
@@ -161,10 +166,15 @@ mod tests {
             ],
             versions: vec![("Kubernetes".to_owned(), "v1".to_owned())],
             date: DateTime::UNIX_EPOCH,
+            searched: Searched { keys: 2, logs: 3 << 20, revisions: 4, leaks: Vec::new() },
         };
         let page = report.markdown();
         assert!(page.contains("| 1 | `provider:mint` | ok | **FAIL** |"), "{page}");
         assert!(page.contains("`testbed crash-matrix --only S2:1:CA` (`provider:mint`): I2: lk1-x is lost"));
-        assert!(page.ends_with("1 passed, 1 failed, 1 n.a.\n"));
+        assert!(page.contains("I5: 2 keys, searched for in 3 MiB of logs"));
+        assert!(page.ends_with("2 passed, 1 failed, 1 n.a.\n"));
+        let leaks = vec!["operator-0.log: 1 known, 0 as they are".to_owned()];
+        let broken = Report { searched: Searched { leaks, ..report.searched }, ..report };
+        assert!(broken.markdown().ends_with("1 passed, 2 failed, 1 n.a.\n"));
     }
 }

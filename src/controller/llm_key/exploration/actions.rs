@@ -138,6 +138,13 @@ impl Machine {
                 next.place = led.place;
                 next.replicas[who] = led.replica;
                 next.outdate(led.written, Some(who));
+                let other = 1 - who;
+                if self.idle(state, other).is_some()
+                    && self.space.postures[state.replicas[who] as usize].telling
+                {
+                    // The operator's watch wakes nobody for a status; whoever begins next reads the LLMKey as it is then.
+                    next.fresh[other] = state.fresh[other];
+                }
                 next.fresh[who] = led.fresh;
                 broken = led.broken;
             }

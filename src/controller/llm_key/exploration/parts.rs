@@ -116,6 +116,7 @@ impl Replica {
                 due: *wake == Some(now()),
                 next: wake.map_or(0, ahead),
                 patience: u8::MAX,
+                telling: false,
             },
             Self::Working(work) => Posture {
                 working: true,
@@ -123,6 +124,7 @@ impl Replica {
                 due: false,
                 next: 0,
                 patience: ahead(work.planned + Duration::seconds(HELD_UP)),
+                telling: work.tell.is_some(),
             },
         }
     }

@@ -266,6 +266,7 @@ pub struct Outline {
 }
 
 /// What of a replica matters for states that hold it.
+#[expect(clippy::struct_excessive_bools, reason = "each is looked at by itself")]
 #[derive(Clone, Copy, Debug)]
 pub struct Posture {
     /// In a reconcile.
@@ -278,6 +279,8 @@ pub struct Posture {
     pub next: u8,
     /// Seconds that it may still be held up.
     pub patience: u8,
+    /// All that it has left to do is to write the status.
+    pub telling: bool,
 }
 
 /// Place, what of it was written, and the position of what is broken.

@@ -5,7 +5,7 @@ use super::{ProviderKey, World, delta, facts};
 use crate::api::{ConditionType, DesiredState, LLMKeyStatus, OnReplacementFailure, ValidationMode};
 use crate::controller::llm_key::model::Plan;
 use crate::domain::evidence::{PodUse, Reads};
-use crate::domain::lifecycle::{RevocationBasis, VersionState};
+use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
 use crate::domain::names::{MintName, lineage_code};
 use crate::ledger::Record;
 
@@ -26,6 +26,11 @@ impl World {
                     "version {}: {:?} -> {:?}",
                     version.version, was.state, version.state
                 ));
+            }
+            let delivered = version.state == VersionState::Current
+                && was.is_some_and(|w| w.state != VersionState::Current);
+            if delivered && version.origin == Origin::Minted && self.history.published < version.version {
+                return broken(format!("L3 before S1: version {} was never in the target", version.version));
             }
             let began = version.state == VersionState::Retiring
                 && was.is_some_and(|w| w.state != VersionState::Retiring);

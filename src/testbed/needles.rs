@@ -12,20 +12,23 @@ const HEAD: usize = 8;
 
 /// What is searched for.
 #[derive(Default)]
-pub(crate) struct Needles {
+pub struct Needles {
     /// First bytes of a form → forms that begin so, each with the secret's name and the kind of form.
     forms: HashMap<[u8; HEAD], Vec<(Vec<u8>, String)>>,
 }
 
 impl Needles {
-    /// Adds a secret; the name is what a failure shows.
-    pub(crate) fn add(&mut self, name: &str, secret: &str) {
+    /// Adds a secret; the name is what a failure shows. False: it is too short to be told from chance, and not searched for.
+    #[must_use]
+    pub fn add(&mut self, name: &str, secret: &str) -> bool {
         // What all keys begin with is no secret.
         let value = ["sk-proj-", "sk-svcacct-", "sk-admin-"]
             .iter()
             .find_map(|prefix| secret.strip_prefix(prefix))
             .unwrap_or(secret);
-        assert!(value.len() >= 2 * PIECE, "{name} is too short to be told from chance");
+        if value.len() < 2 * PIECE {
+            return false;
+        }
         let bytes = value.as_bytes();
         for start in 0..=bytes.len() - PIECE {
             let piece = &bytes[start..start + PIECE];
@@ -38,10 +41,11 @@ impl Needles {
                 self.form(alphabet.encode(piece).into_bytes(), format!("{name}, base64"));
             }
         }
+        true
     }
 
     fn form(&mut self, form: Vec<u8>, name: String) {
-        let head: [u8; HEAD] = form[..HEAD].try_into().unwrap();
+        let Some(head) = form.first_chunk::<HEAD>().copied() else { return };
         let known = self.forms.entry(head).or_default();
         if known.iter().all(|(other, _)| *other != form) {
             known.push((form, name));
@@ -49,7 +53,8 @@ impl Needles {
     }
 
     /// What is in the bytes: names and forms, each once.
-    pub(crate) fn found_in(&self, bytes: &[u8]) -> Vec<String> {
+    #[must_use]
+    pub fn found_in(&self, bytes: &[u8]) -> Vec<String> {
         let mut found: Vec<String> = bytes
             .windows(HEAD)
             .enumerate()
@@ -71,26 +76,31 @@ fn url_encoded(piece: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-#[test]
-fn every_form_is_found_wherever_it_stands() {
-    let secret = "sk-proj-Ab3/xY+9=kQ~7_z-0123456789wxyz";
-    let mut needles = Needles::default();
-    needles.add("secret", secret);
-    for lead in 0..7 {
-        let text = format!("{}{secret} and more", "#".repeat(lead));
-        let bytes = text.as_bytes();
-        let url: Vec<u8> = url_encoded(bytes);
-        for form in [
-            bytes.to_vec(),
-            BASE64_NOPAD.encode(bytes).into_bytes(),
-            BASE64URL_NOPAD.encode(bytes).into_bytes(),
-            data_encoding::BASE64.encode(bytes).into_bytes(),
-            HEXLOWER.encode(bytes).into_bytes(),
-            HEXUPPER.encode(bytes).into_bytes(),
-            url,
-        ] {
-            assert!(!needles.found_in(&form).is_empty(), "{lead}: {}", String::from_utf8_lossy(&form));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_found_wherever_it_stands() {
+        let secret = "sk-proj-Ab3/xY+9=kQ~7_z-0123456789wxyz";
+        let mut needles = Needles::default();
+        assert!(needles.add("secret", secret));
+        for lead in 0..7 {
+            let text = format!("{}{secret} and more", "#".repeat(lead));
+            let bytes = text.as_bytes();
+            let url: Vec<u8> = url_encoded(bytes);
+            for form in [
+                bytes.to_vec(),
+                BASE64_NOPAD.encode(bytes).into_bytes(),
+                BASE64URL_NOPAD.encode(bytes).into_bytes(),
+                data_encoding::BASE64.encode(bytes).into_bytes(),
+                HEXLOWER.encode(bytes).into_bytes(),
+                HEXUPPER.encode(bytes).into_bytes(),
+                url,
+            ] {
+                assert!(!needles.found_in(&form).is_empty(), "{lead}: {}", String::from_utf8_lossy(&form));
+            }
         }
+        assert_eq!(needles.found_in(b"sk-proj-Ab3 ends in wxyz"), Vec::<String>::new());
     }
-    assert_eq!(needles.found_in(b"sk-proj-Ab3 ends in wxyz"), Vec::<String>::new());
 }
