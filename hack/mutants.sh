@@ -80,7 +80,7 @@ for patch in "${selected[@]}"; do
       # shellcheck disable=SC2086
       *) if run $words >"$log" 2>&1; then verdict=SURVIVED; else verdict=caught; fi ;;
     esac
-    by=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p; s/^    \([a-z_:0-9]*\)$/\1/p' "$log" | sort -u | head -n 1)
+    by=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p; s/^    \([a-z_:0-9]*\)$/\1/p' "$log" | sort -u | sed -n 1p)
     git apply -C1 --reverse "$patch"
   fi
   if [ "$verdict" = caught ]; then passed=$((passed + 1)); else failed=$((failed + 1)); cp "$log" "$cache/$name.log"; fi
