@@ -18,7 +18,8 @@ exec 9>"$cache/lock"
 flock 9
 rm -rf -- "${copy:?}"
 mkdir -p "$copy"
-git ls-files -z | tar --null --files-from=- --create | tar --extract --directory "$copy"
+# With times of its own: a build of an earlier, faulty copy must not look newer than the sources.
+git ls-files -z | tar --null --files-from=- --create | tar --extract --touch --directory "$copy"
 cd "$copy"
 git init --quiet
 
