@@ -307,4 +307,6 @@ reasons! {
     ProviderSuspect,
     /// The namespace has as many keys at the account as it may have.
     KeyLimit,
+    /// A rotation has failed as often as its policy allows, or takes too long. It goes on being tried.
+    RotationFailed,
 }

@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::RotationStatus;
+
 /// What the operator observed. A projection of the ledger: it can be lost and is rebuilt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -47,7 +49,7 @@ pub struct LLMKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub next_rotation_time: Option<String>,
-    /// The last rotation that ended.
+    /// The last rotation that ended, has failed, or takes longer than the policy's timeout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rotation: Option<LastRotation>,
     /// The last token of `llmkeys.dev/rotate` that was accepted, its first 256 characters.
@@ -70,6 +72,12 @@ pub struct LLMKeyStatus {
     /// Resource versions that were last found right: a hint that saves reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ObservedVersions>,
+    /// The last rotations, newest first, at most 10: who asked for each, how it went, and what became of the version before. The
+    /// first version is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["version".into()]))]
+    #[schemars(length(max = 10))]
+    pub rotations: Vec<RotationStatus>,
 }
 
 /// Health of the published key.
@@ -99,19 +107,19 @@ pub struct PastHealth {
     pub since: String,
 }
 
-/// A rotation that ended.
+/// A rotation that ended, or does not get on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastRotation {
     /// Version that it made.
     pub version: i32,
-    /// Why: Initial, Schedule, Requested, SourceChanged or Replaced.
+    /// Why: Initial, Schedule, Requested, SourceChanged, Replaced, Invalid or BreakGlass.
     #[schemars(length(max = 32))]
     pub reason: String,
-    /// Published or Failed.
+    /// Succeeded, Failed, TimedOut or GivenUp, as in rotations.
     #[schemars(length(max = 32))]
     pub result: String,
-    /// When it ended, RFC 3339.
+    /// When it ended; of one that has failed or timed out, since when. RFC 3339.
     #[schemars(length(max = 32))]
     pub time: String,
 }
@@ -156,6 +164,10 @@ pub struct VersionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub revocation_basis: Option<String>,
+    /// Who asked for it, as in rotations; as long as the history goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 160))]
+    pub requested_by: Option<String>,
 }
 
 /// A workload that uses the Secret.

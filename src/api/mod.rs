@@ -10,6 +10,7 @@ mod llm_key;
 mod llm_key_status;
 mod llm_provider;
 mod rotation_policy;
+mod rotation_status;
 mod time;
 
 pub use conditions::{ConditionStatus, ConditionType, Conditions, Reason};
@@ -19,6 +20,7 @@ pub use llm_key::*;
 pub use llm_key_status::*;
 pub use llm_provider::*;
 pub use rotation_policy::*;
+pub use rotation_status::*;
 pub use time::{from_k8s, parse_rfc3339, rfc3339, to_k8s};
 
 /// API group of every kind of this operator.

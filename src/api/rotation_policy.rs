@@ -64,14 +64,30 @@ pub struct RotationPolicySpec {
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub triggers: Option<Vec<Trigger>>,
-    /// How long a replacement for a version in an LLMKey's `revokedVersions` may take, 1m to 24h, before its
-    /// `onReplacementFailure` counts. Default: 1h.
+    /// How long a rotation may take until its key is delivered, 1m to 24h. One that takes longer is told as failed
+    /// (`RotationDue` with `RotationFailed`, `status.lastRotation`) and goes on; for a version in an LLMKey's `revokedVersions` its
+    /// `onReplacementFailure` counts from then on. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')").message("1m to 24h"))]
     pub timeout: Option<GoDuration>,
     /// How long the older key goes on working beside the new one, and what must be known before it is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
+    /// What happens when a key cannot be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RotationRetry>,
+}
+
+/// What happens when a key cannot be made. Tries are a second apart at first, and twice as long after each failure; what a
+/// person must mend is looked at every 10 minutes. The ledger remembers, so a restart of the operator does not begin anew; an
+/// edit of the LLMKey, policy or LLMProvider, or a new `llmkeys.dev/rotate`, does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct RotationRetry {
+    /// Failures in a row after which the rotation is told as failed (`RotationDue` with `RotationFailed`, `status.lastRotation`, an
+    /// event), 1 to 20. It goes on being tried every 5 minutes. Default: 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 20))]
+    pub attempts: Option<i32>,
 }
 
 /// At most one of the three.

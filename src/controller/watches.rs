@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::context::Stores;
 use super::index::{Index, Name, name};
+use super::llm_key::requester::prune;
 use super::parsed::{Parsed, unwrapped};
 use crate::api::{LLMKey, LLMProvider, PolicyKind};
 
@@ -101,7 +102,7 @@ impl Setup {
             .map_ok(unwrapped)
             .default_backoff()
             .modify(|object| {
-                object.managed_fields_mut().clear();
+                prune(object.managed_fields_mut());
                 object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
             })
             .reflect(writer)

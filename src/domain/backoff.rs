@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::timings::Timings;
 use super::{after, share};
@@ -11,13 +12,23 @@ use super::{after, share};
 const JITTER_PART: u32 = 5;
 
 /// Who can make the next try succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Class {
     /// Time: outage, throttling, conflict. Tried again soon, then ever more seldom.
     Transient,
     /// A person: a missing Secret, a wrong field, a refused credential. An edit is seen at once by the watch; without
     /// one there is only a slow look.
     User,
+}
+
+impl Class {
+    /// The class as status shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "Transient",
+            Self::User => "User",
+        }
+    }
 }
 
 /// Failures of one call in a row.

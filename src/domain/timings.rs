@@ -75,7 +75,7 @@ timings! {
         expiry_before = 7 * 24 * 60 * 60;
         /// A delivered key that is confirmed as refused is replaced this long after, where the policy has the trigger `Invalid`.
         replace_invalid_after = 2 * 60;
-        /// A replacement for a version in `revokedVersions` that is not there by then has failed, where the policy says nothing.
+        /// A rotation whose key is not delivered by then takes too long, where the policy says nothing.
         rotation_timeout = 60 * 60;
         /// Least overlap of the older and the newer key, where the policy says nothing.
         overlap = 24 * 60 * 60;

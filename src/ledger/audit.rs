@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::record::{AccountRef, Record, Version};
+use super::rotation::Rotation;
 use crate::domain::lifecycle::VersionState;
 
 /// Name in the field `target` of every line, as log pipelines know it.
@@ -87,10 +88,14 @@ pub struct Change {
     /// What its revocation rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basis: Option<String>,
+    /// Where it begins: who asked for it, as their client named itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
 }
 
 impl Change {
-    fn of(from: Option<VersionState>, version: &Version) -> Self {
+    fn of(from: Option<VersionState>, version: &Version, after: &Record) -> Self {
+        let begun = after.rotation(version.version).filter(|_| from.is_none());
         Self {
             version: version.version,
             from,
@@ -103,6 +108,7 @@ impl Change {
             fingerprint: version.key.as_ref().map(|k| k.shown.clone()),
             account: version.account.clone(),
             basis: version.basis.map(|b| b.as_str().to_owned()),
+            requested_by: begun.filter(|r| r.requested_by.is_some()).map(Rotation::asked_by),
         }
     }
 }
@@ -112,11 +118,11 @@ impl Entry {
     pub fn new(before: Option<&Record>, after: Option<&Record>, at: DateTime<Utc>) -> Option<Self> {
         let record = after.or(before)?;
         let state = |number| before.and_then(|b| b.version(number)).map(|v| v.state);
-        let changes = after.map_or(&[][..], |a| &a.versions).iter();
+        let changes = after.into_iter().flat_map(|a| a.versions.iter().map(move |v| (a, v)));
         let changes = changes
-            .map(|v| (state(v.version), v))
-            .filter(|(was, v)| *was != Some(v.state))
-            .map(|(was, v)| Change::of(was, v))
+            .map(|(a, v)| (state(v.version), v, a))
+            .filter(|(was, v, _)| *was != Some(v.state))
+            .map(|(was, v, a)| Change::of(was, v, a))
             .collect();
         let mut entry = Self {
             timestamp: at.to_rfc3339_opts(SecondsFormat::Millis, true),

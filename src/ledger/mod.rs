@@ -7,10 +7,14 @@ mod account;
 pub mod audit;
 mod codec;
 mod record;
+mod rotation;
 mod store;
 pub mod verify;
 
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
+pub use rotation::{
+    MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,
+};
 pub use store::{Holder, Ledger, LedgerError, Listed, Store};

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::rotation::Rotation;
 use crate::api::ProviderType;
 use crate::crypto::Envelope;
 use crate::domain::evidence::Restart;
@@ -61,6 +62,9 @@ pub struct Record {
     pub audit_head: Option<String>,
     /// The versions, by number.
     pub versions: Vec<Version>,
+    /// The last rotations, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Rotation>,
 }
 
 /// One version.
@@ -357,6 +361,7 @@ pub(super) mod tests {
             revoked_by_spec: false,
             audit_head: None,
             versions,
+            rotations: Vec::new(),
         }
     }
 

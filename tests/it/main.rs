@@ -25,6 +25,7 @@ mod events;
 mod examples;
 mod health;
 mod helm;
+mod history;
 mod lease;
 mod leash;
 mod lifecycle;

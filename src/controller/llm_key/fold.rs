@@ -206,13 +206,18 @@ impl Observed {
     /// Takes in that an effect failed: the next try waits.
     pub fn fail(&mut self, failure: Failure, env: &Env) {
         let count = self.memory.failing.get(&failure.reason).map_or(0, |f| f.count) + 1;
-        let failures =
-            Failures { count, last: env.now, class: failure.class, retry_after: failure.retry_after };
+        let failures = Failures {
+            count: if self.is_last_try(failure.reason) { u32::MAX } else { count },
+            last: env.now,
+            class: failure.class,
+            retry_after: failure.retry_after,
+        };
         let failing = Failing {
             reason: failure.reason,
             message: failure.message,
             count,
             not_before: backoff::not_before(&failures, &self.key.uid, &env.timings),
+            at: env.now,
         };
         self.memory.failing.insert(failing.reason, failing);
         // A mint that failed may have left a key behind: the attempt is not used again.

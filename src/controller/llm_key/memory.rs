@@ -33,8 +33,8 @@ pub struct Remember {
     pub rendering: Option<String>,
     /// Generation that was last carried out in full.
     pub generation: Option<i64>,
-    /// Changes whenever the provider's account may have changed.
-    pub stamp: String,
+    /// What people had edited when it was last looked at.
+    pub edits: String,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
 }

@@ -2,6 +2,7 @@
 
 mod act;
 pub mod decide;
+mod edits;
 #[cfg(any(test, feature = "model"))]
 pub mod exploration;
 pub mod fold;
@@ -9,6 +10,9 @@ pub mod memory;
 pub mod model;
 mod observe;
 pub mod plan;
+pub mod requester;
+pub mod retry;
+mod rotations;
 mod status;
 mod views;
 #[cfg(any(test, feature = "model"))]

@@ -6,12 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 pub use super::plan::{Effect, Finding, Look, Plan, RestartOrder, Subject};
+use super::requester::Asked;
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::evidence;
 use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
-use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Summary};
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary};
 
 /// What a decision may use besides the observation: the time and the ids, all given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,10 @@ pub struct Observed {
     pub memory: Memory,
     /// What this reconcile has done so far.
     pub pass: Pass,
+    /// Changes with every edit of the LLMKey, its policy or its account: what failed before waits no more.
+    pub edits: String,
+    /// Who put the value into the source Secret.
+    pub supplied_by: Option<Requester>,
 }
 
 /// The LLMKey, parsed.
@@ -107,6 +112,8 @@ pub struct KeyView {
     pub newest_shown: i32,
     /// `status.lastHandledRotate`.
     pub last_handled_rotate: Option<String>,
+    /// Who asked for a rotation.
+    pub asked: Asked,
 }
 
 impl KeyView {
@@ -134,7 +141,7 @@ pub struct PolicyView {
     pub expiry_before: Option<Duration>,
     /// A delivered key that is confirmed as refused is replaced.
     pub replace_invalid: bool,
-    /// A replacement that is not there by then has failed.
+    /// A rotation whose key is not delivered by then takes too long.
     pub timeout: Duration,
     /// Both keys work at least this long.
     pub overlap_minimum: Duration,
@@ -148,6 +155,8 @@ pub struct PolicyView {
     pub manual: bool,
     /// An older key is revoked at the maximum, whatever is known of its use.
     pub revoke_when_stuck: bool,
+    /// Failures in a row after which a rotation has failed.
+    pub retry_attempts: u32,
 }
 
 /// The provider or account.
@@ -282,6 +291,8 @@ pub struct Failing {
     pub count: u32,
     /// Not again before.
     pub not_before: DateTime<Utc>,
+    /// When the last one was.
+    pub at: DateTime<Utc>,
 }
 
 impl Failing {

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 
 use super::act::Held;
+use super::edits::edits;
 use super::memory::{Remember, Seen, unchanged};
 use super::model::{Former, LedgerView, Memory, Observed, Pass, SourceView, TargetView};
 use super::views::{Resolved, account_at, key_view, policy_view, resolve, texts};
@@ -54,10 +55,11 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     let mut remember =
         ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
-    if remember.generation != key.metadata.generation || remember.stamp != stamp {
+    let edits = edits(ctx, key, &stamp);
+    if remember.edits != edits {
         // Somebody did something about it: what failed is tried again at once.
         remember.memory.failing.clear();
-        remember.stamp = stamp;
+        remember.edits.clone_from(&edits);
     }
     resume_health(key, &mut remember.memory, ctx.clock.now());
     let mut seeing = Seeing {
@@ -71,6 +73,8 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
             memory: remember.memory.clone(),
             pass: Pass::default(),
             key: view,
+            edits,
+            supplied_by: None,
         },
         held: Held { texts, endpoint, account, ..Held::default() },
         remember,
@@ -142,6 +146,7 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
         let former = former(ctx, &ledger.record, own, &mut seeing.held).await?;
         seeing.observed.former = former;
     }
+    seeing.observed.recall_failures(&ctx.timings);
     source::read_source(ctx, key, seeing).await?;
     target::read_target(ctx, seeing).await
 }

@@ -5,15 +5,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::decide::consumers;
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
+use super::rotations;
 use crate::api::{
-    ConditionStatus, ConditionType, Conditions, ConsumerStatus, KeyHealth, LLMKeyStatus, LastRotation,
-    ObservedVersions, PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
+    ConditionStatus, ConditionType, Conditions, ConsumerStatus, KeyHealth, LLMKeyStatus, ObservedVersions,
+    PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
 };
 use crate::domain::evidence::Judged;
 use crate::domain::health::{Health, HealthState, Verdict};
-use crate::domain::lifecycle::{RevocationBasis, VersionState};
+use crate::domain::lifecycle::{RevocationBasis, RotationReason, VersionState};
 use crate::kube_ext::events::EventKind;
-use crate::ledger::{Record, Version};
+use crate::ledger::{Record, Rotation, Version};
 use crate::provider::PRIVATE_NAME;
 
 /// What a person is told of by an event when it begins: the key does not work any more, somebody has to act, or the next
@@ -23,7 +24,9 @@ pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKin
         before.conditions.iter().any(|b| b.type_ == c.type_ && b.status == c.status && b.reason == c.reason)
     };
     let kind = |c: &Condition| match (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) {
-        ("Healthy", "False", _) | ("Stalled", "True", _) => Some(EventKind::Warning),
+        ("Healthy", "False", _) | ("Stalled", "True", _) | ("RotationDue", "True", "RotationFailed") => {
+            Some(EventKind::Warning)
+        }
         ("RotationDue", "True", "SupplyNextKey" | "RemindOnly") => Some(EventKind::Normal),
         _ => None,
     };
@@ -86,17 +89,21 @@ pub fn status(
         secret_name: Some(o.key.target_name.clone()),
         rotation_policy: o.policy.shown.clone(),
         next_rotation_time: plan.next_rotation.map(rfc3339),
-        last_rotation: record.map_or_else(|| before.last_rotation.clone(), last_rotation),
+        last_rotation: record.map_or_else(|| before.last_rotation.clone(), |r| rotations::last(o, r, env)),
         last_handled_rotate: record
             .map_or_else(|| before.last_handled_rotate.clone(), |r| r.handled_rotate.clone()),
         versions: record.map_or_else(
             || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
-            |r| r.versions.iter().rev().map(version).collect(),
+            |r| r.versions.iter().rev().map(|v| version(r, v)).collect(),
         ),
         consumers: plan.consumers.iter().take(MAX_CONSUMERS).map(consumer).collect(),
         consumers_total: (!plan.consumers.is_empty())
             .then(|| i32::try_from(plan.consumers.len()).unwrap_or(i32::MAX)),
         observed: Some(found_right(o, before, observed)),
+        rotations: record.map_or_else(
+            || if unread || o.key.had_versions { before.rotations.clone() } else { Vec::new() },
+            |r| rotations::shown(o, r, env),
+        ),
     }
 }
 
@@ -371,7 +378,7 @@ fn shown_health(
     })
 }
 
-fn version(version: &Version) -> VersionStatus {
+fn version(record: &Record, version: &Version) -> VersionStatus {
     VersionStatus {
         version: version.version,
         state: version.state.as_str().to_owned(),
@@ -383,20 +390,14 @@ fn version(version: &Version) -> VersionStatus {
         published_at: version.published_at.or(shown_publishing(version)).map(rfc3339),
         revoked_at: version.revoked_at.map(rfc3339),
         revocation_basis: version.basis.map(|b| b.as_str().to_owned()),
+        requested_by: record
+            .rotation(version.version)
+            .filter(|r| r.reason != RotationReason::Initial)
+            .map(Rotation::asked_by),
     }
 }
 
 /// A first version whose L3 is folded into the next write was published when it was begun.
 fn shown_publishing(version: &Version) -> Option<DateTime<Utc>> {
     (version.state == VersionState::Publishing).then_some(version.created_at)
-}
-
-fn last_rotation(record: &Record) -> Option<LastRotation> {
-    let newest = record.versions.iter().filter(|v| v.published_at.is_some()).max_by_key(|v| v.version)?;
-    Some(LastRotation {
-        version: newest.version,
-        reason: newest.reason.as_str().to_owned(),
-        result: "Published".to_owned(),
-        time: newest.published_at.map(rfc3339)?,
-    })
 }

@@ -9,6 +9,7 @@ use kube::runtime::reflector::ObjectRef;
 use sha2::{Digest, Sha256};
 
 use super::model::{KeyView, PolicyView, ProviderView};
+use super::requester::Asked;
 use crate::api::{
     APPROVE_REVOKE, Approval, ClusterRotationPolicy, ConsumerEvidence, DeletionPolicy, DesiredState,
     FINALIZER, LLMKey, LLMProvider, OnStuck, PAUSED, PolicyKind, ROTATE, Reason, RotationMode,
@@ -120,6 +121,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
         newest_shown: status.and_then(|s| s.versions.iter().map(|v| v.version).max()).unwrap_or_default(),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
+        asked: Asked::of(&key.metadata),
     }
 }
 
@@ -202,7 +204,16 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
             .evidence
             .and_then(|e| e.quiet_for)
             .map_or(whole(timings.quiet_for), Duration::from),
+        retry_attempts: attempts(spec),
     }
+}
+
+/// Failures in a row after which a rotation has failed, where the policy says nothing.
+const RETRY_ATTEMPTS: u32 = 8;
+
+fn attempts(spec: &RotationPolicySpec) -> u32 {
+    let given = spec.retry.and_then(|retry| retry.attempts);
+    given.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(RETRY_ATTEMPTS).max(1)
 }
 
 fn triggers(spec: &RotationPolicySpec) -> impl Iterator<Item = &Trigger> {

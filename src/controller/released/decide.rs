@@ -1,7 +1,7 @@
 //! A ledger whose LLMKey is gone: wait for the grace, revoke, and go.
 
 use crate::api::{ConditionType, Reason, rfc3339};
-use crate::controller::llm_key::decide::{give_up, retire, successor};
+use crate::controller::llm_key::decide::{give_up, note, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::budget;
 use crate::domain::lifecycle::{Origin, VersionState};
@@ -32,6 +32,7 @@ pub fn decide(o: &Observed, env: &Env) -> Plan {
     if let LedgerView::Present(ledger) = &o.ledger {
         step(o, &ledger.record, env, &mut plan);
     }
+    note(o, env, &mut plan);
     plan
 }
 
@@ -201,6 +202,7 @@ mod tests {
             message: "the provider does not answer".into(),
             count: 1,
             not_before: env().now + chrono::Duration::seconds(5),
+            at: env().now,
         };
         failing.memory.failing.insert(failed.reason, failed);
         assert_eq!(reason(&failing), Some(Reason::RevokeFailed));

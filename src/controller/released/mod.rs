@@ -19,6 +19,7 @@ use super::llm_key::memory::Remember;
 use super::llm_key::model::{
     KeyView, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
+use super::llm_key::requester::Asked;
 use super::llm_key::{Actor, Held, NotDone, account_at, env};
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
@@ -290,6 +291,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             had_versions: true,
             newest_shown: 0,
             last_handled_rotate: None,
+            asked: Asked::default(),
         },
         policy: PolicyView {
             shown: None,
@@ -306,6 +308,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             manual: false,
             revoke_when_stuck: false,
             quiet_for: Duration::ZERO,
+            retry_attempts: u32::MAX,
         },
         provider,
         former: None,
@@ -314,5 +317,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
         target: TargetView::Absent,
         memory,
         pass: Pass::default(),
+        edits: String::new(),
+        supplied_by: None,
     }
 }

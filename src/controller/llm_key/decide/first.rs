@@ -89,5 +89,6 @@ fn empty(o: &Observed, env: &Env) -> Record {
         revoked_by_spec: false,
         audit_head: None,
         versions: Vec::new(),
+        rotations: Vec::new(),
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     if o.key.revoke_all {
         return;
     }
+    super::history::tell(o, record, version, env, plan);
     match version.state {
         // The source is another one now: what the attempt may have made goes, and then the intent.
         VersionState::Intent

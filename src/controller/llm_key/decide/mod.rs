@@ -9,6 +9,7 @@ pub mod consumers;
 mod first;
 mod flight;
 mod gate;
+mod history;
 mod overlap;
 mod release;
 pub mod retire;
@@ -18,6 +19,7 @@ mod strays;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use history::note;
 pub(crate) use release::give_up;
 pub(crate) use strays::strays;
 
@@ -32,6 +34,12 @@ const LOST_ATTEMPTS: u32 = 1000;
 
 /// Plans the next step.
 pub fn decide(o: &Observed, env: &Env) -> Plan {
+    let mut plan = next_step(o, env);
+    note(o, env, &mut plan);
+    plan
+}
+
+fn next_step(o: &Observed, env: &Env) -> Plan {
     let mut plan = Plan::default();
     if o.key.deleting {
         release::release(o, env, &mut plan);

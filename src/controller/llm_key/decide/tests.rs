@@ -7,8 +7,10 @@ mod consumers;
 mod crash;
 mod deliver;
 mod driver;
+mod history;
 mod learned;
 mod retire;
+mod retry;
 mod shown;
 mod triggers;
 

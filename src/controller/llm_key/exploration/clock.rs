@@ -54,9 +54,12 @@ impl Shift {
             revoked_by_spec: _,
             audit_head: _,
             versions,
+            rotations,
         } = record;
         // The budget of an hour is left out of the model: no bound of faults here comes near it.
         mints.clear();
+        // The history decides nothing; what it keeps of failures only puts off tries.
+        rotations.clear();
         if let Some(Released { at, revoke_not_before, hand_over: _ }) = released {
             self.time(at);
             self.time(revoke_not_before);
@@ -164,8 +167,9 @@ impl Shift {
         for health in [&mut *health, candidate].into_iter().flatten() {
             self.health(health);
         }
-        for Failing { reason: _, message: _, count: _, not_before } in failing.values_mut() {
+        for Failing { reason: _, message: _, count: _, not_before, at } in failing.values_mut() {
             self.deadline(not_before);
+            *at = now();
         }
         if let Some((due, _)) = reminded {
             self.time(due);

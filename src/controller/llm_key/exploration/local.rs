@@ -314,6 +314,7 @@ impl Rules {
         status.current_version = None;
         status.last_four = None;
         status.last_rotation = None;
+        status.rotations.clear();
         status.next_rotation_time = None;
         status.observed = None;
         status

@@ -62,6 +62,8 @@ impl Rules {
         };
         base.policy.overlap_minimum = seconds(OVERLAP);
         base.policy.quiet_for = seconds(QUIET);
+        // Only what is told of a rotation would change.
+        base.policy.timeout = seconds(100 * 365 * 24 * 3600);
         // Pods are no part of the model.
         base.policy.consumers = false;
         base.provider.list_lag = seconds(LIST_LAG);

@@ -10,6 +10,7 @@ use crate::controller::context::Ctx;
 use crate::controller::index::owner;
 use crate::controller::llm_key::memory::Seen;
 use crate::controller::llm_key::model::SourceView;
+use crate::controller::llm_key::requester::of_entry;
 use crate::crypto::SecretBytes;
 use crate::provider::check_shape;
 
@@ -38,6 +39,7 @@ pub(super) async fn read_source(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) ->
     };
     seeing.remember.source =
         secret.resource_version().map(|v| Seen { resource_version: v.into_boxed_str(), first_hand: true });
+    seeing.observed.supplied_by = of_entry(&secret.metadata, &reference.key);
     let type_ = secret.type_.clone().unwrap_or_default();
     if !SOURCE_TYPES.contains(&type_.as_str()) || owner(secret.owner_references()).is_some() {
         seeing.observed.source = problem(

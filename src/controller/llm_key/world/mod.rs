@@ -29,7 +29,7 @@ use crate::domain::health::Verdict;
 use crate::domain::lifecycle::VersionState;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
-use crate::ledger::{AccountRef, KeyFacts, Ledger, Record};
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester};
 
 pub const INSTALL: &str = "install-1";
 
@@ -136,6 +136,10 @@ pub struct World {
     /// the provider say at the write, not by a target that a person may have taken away a moment before.
     pub concurrent: bool,
     pub count: u64,
+    /// Edits of what the LLMKey refers to.
+    pub edits: u64,
+    /// Who put the value into the source Secret.
+    pub supplied_by: Option<Requester>,
 }
 
 /// Key material and object versions of one reconcile.
@@ -178,6 +182,7 @@ pub fn by_hand() -> PolicyView {
         manual: false,
         revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
+        retry_attempts: 8,
     }
 }
 
@@ -228,6 +233,8 @@ impl World {
             history: History::default(),
             concurrent: false,
             count: 0,
+            edits: 0,
+            supplied_by: None,
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});
@@ -359,6 +366,8 @@ impl World {
             target: TargetView::Absent,
             memory,
             pass: Pass::default(),
+            edits: format!("{}/{:?}/{}", view.generation, view.rotate, self.edits),
+            supplied_by: self.supplied_by.clone(),
             key: view,
         };
         self.look(&mut observed, &mut held);
@@ -383,6 +392,7 @@ impl World {
     pub fn look(&self, o: &mut Observed, held: &mut Held) {
         o.ledger =
             self.ledger.clone().map_or(LedgerView::Absent, |ledger| LedgerView::Present(Box::new(ledger)));
+        o.recall_failures(&self.timings);
         if self.key.as_ref().is_some_and(|k| k.spec.source.secret_ref.is_some()) {
             held.source.clone_from(&self.source);
             o.source = self.source.as_ref().map_or_else(

@@ -83,7 +83,7 @@ fn without_a_replacement_it_holds_or_goes_as_the_spec_says() {
         burn(&mut run, &[1]);
         run.until(&[], 600 + 3500).unwrap();
         assert_eq!(states(&run.world), [Current, Intent], "within the time-out: {}", run.story());
-        assert!(says(&plan(&run.world), ConditionType::RotationDue, Reason::Rotating));
+        assert!(says(&plan(&run.world), ConditionType::RotationDue, Reason::RotationFailed));
         run.until(&[], 600 + 3800).unwrap();
         assert_eq!(states(&run.world), states_then, "{failure:?} {}", run.story());
         assert_eq!(ready(&run.world), ready_then, "{failure:?}");

@@ -82,6 +82,7 @@ impl Run {
             while let Some((_, event)) = events.next_if(|(at, _)| super::world::at(*at) <= self.world.now) {
                 event(&mut self.world);
                 // Somebody did something about it: what failed is tried again at once.
+                self.world.edits += 1;
                 self.memory.1.failing.clear();
                 self.tell("a person acts");
             }

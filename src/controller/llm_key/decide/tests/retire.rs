@@ -168,7 +168,7 @@ fn a_rotation_that_fails_is_told_as_due_and_nobody_waits_for_it() {
     run.until(&[], 60).unwrap();
     run.world.provider.refuses.insert("proj_1".into());
     run.world.rotate("now");
-    run.until(&[], 600).unwrap();
+    run.until(&[], 120).unwrap();
     let told = |run: &Run, kind: &str| {
         let status = run.world.key.as_ref().unwrap().status.clone().unwrap();
         let found = status.conditions.into_iter().find(|c| c.type_ == kind).unwrap();
@@ -177,6 +177,9 @@ fn a_rotation_that_fails_is_told_as_due_and_nobody_waits_for_it() {
     assert_eq!(told(&run, "RotationDue"), "True MintFailed", "{}", run.story());
     assert_eq!(told(&run, "Reconciling"), "False Idle");
     assert_eq!(ready(&run.world), "True KeyValid");
+    run.until(&[], 600).unwrap();
+    assert_eq!(told(&run, "RotationDue"), "True RotationFailed", "{}", run.story());
+    assert_eq!(told(&run, "Reconciling"), "False Idle");
     run.world.provider.refuses.clear();
     run.until(&[], 3600).unwrap();
     assert_eq!(told(&run, "RotationDue"), "False NotDue", "{}", run.story());
