@@ -307,4 +307,8 @@ reasons! {
     ProviderSuspect,
     /// The namespace has as many keys at the account as it may have.
     KeyLimit,
+    /// A due rotation is held by `spec.pinnedVersion`.
+    Pinned,
+    /// The version in `spec.pinnedVersion` cannot be published.
+    PinImpossible,
 }

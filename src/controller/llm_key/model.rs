@@ -107,6 +107,10 @@ pub struct KeyView {
     pub newest_shown: i32,
     /// `status.lastHandledRotate`.
     pub last_handled_rotate: Option<String>,
+    /// `spec.pinnedVersion`.
+    pub pinned: Option<i32>,
+    /// `desiredState: Disabled`.
+    pub disable: bool,
 }
 
 impl KeyView {
@@ -148,6 +152,10 @@ pub struct PolicyView {
     pub manual: bool,
     /// An older key is revoked at the maximum, whatever is known of its use.
     pub revoke_when_stuck: bool,
+    /// So many superseded keys that were not revoked stay sealed.
+    pub retain_versions: usize,
+    /// So long.
+    pub retain_for: Duration,
 }
 
 /// The provider or account.
@@ -163,6 +171,8 @@ pub struct ProviderView {
     pub account_problem: Option<(Reason, String)>,
     /// It reports when a key was last used.
     pub reports_last_use: bool,
+    /// It can switch a key off.
+    pub can_disable: bool,
 }
 
 /// An account that only revocation still needs.

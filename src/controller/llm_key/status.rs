@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::decide::consumers;
+use super::decide::{consumers, pin};
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, ConsumerStatus, KeyHealth, LLMKeyStatus, LastRotation,
@@ -13,7 +13,7 @@ use crate::domain::evidence::Judged;
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::kube_ext::events::EventKind;
-use crate::ledger::{Record, Version};
+use crate::ledger::{MAX_VERSIONS, Record, Version};
 use crate::provider::PRIVATE_NAME;
 
 /// What a person is told of by an event when it begins: the key does not work any more, somebody has to act, or the next
@@ -91,7 +91,7 @@ pub fn status(
             .map_or_else(|| before.last_handled_rotate.clone(), |r| r.handled_rotate.clone()),
         versions: record.map_or_else(
             || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
-            |r| r.versions.iter().rev().map(version).collect(),
+            |r| r.versions.iter().rev().take(MAX_VERSIONS).map(|v| version(o, r, v)).collect(),
         ),
         consumers: plan.consumers.iter().take(MAX_CONSUMERS).map(consumer).collect(),
         consumers_total: (!plan.consumers.is_empty())
@@ -278,7 +278,9 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
             );
         }
         (ValidationMode::Required, Some(false)) => {
-            let remedy = if o.key.minted {
+            let remedy = if o.key.pinned.is_some() {
+                "spec.pinnedVersion keeps it: take that out, or pin another version"
+            } else if o.key.minted {
                 "set the annotation llmkeys.dev/rotate to have another made"
             } else {
                 "put a working key into the source Secret"
@@ -371,7 +373,7 @@ fn shown_health(
     })
 }
 
-fn version(version: &Version) -> VersionStatus {
+fn version(o: &Observed, record: &Record, version: &Version) -> VersionStatus {
     VersionStatus {
         version: version.version,
         state: version.state.as_str().to_owned(),
@@ -383,6 +385,7 @@ fn version(version: &Version) -> VersionStatus {
         published_at: version.published_at.or(shown_publishing(version)).map(rfc3339),
         revoked_at: version.revoked_at.map(rfc3339),
         revocation_basis: version.basis.map(|b| b.as_str().to_owned()),
+        pin: pin::standing(&o.key, record, version).map(|standing| standing.as_str().to_owned()),
     }
 }
 

@@ -8,6 +8,8 @@ mod crash;
 mod deliver;
 mod driver;
 mod learned;
+mod pin;
+mod retention;
 mod retire;
 mod shown;
 mod triggers;
