@@ -309,4 +309,8 @@ reasons! {
     KeyLimit,
     /// A rotation has failed as often as its policy allows, or takes too long. It goes on being tried.
     RotationFailed,
+    /// A due rotation is held by `spec.pinnedVersion`.
+    Pinned,
+    /// The version in `spec.pinnedVersion` cannot be published.
+    PinImpossible,
 }

@@ -44,7 +44,8 @@ use super::{GoDuration, LLMKeyStatus, ProviderType};
     validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider) && (!has(self.providerRef) || self.providerRef.name == oldSelf.providerRef.name)").message("provider: a key's provider does not change; create another LLMKey"),
     validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint)").message("desiredState: Revoked needs source.mint: a supplied key is revoked at the provider by who made it"),
     validation = Rule::new("!has(self.expiresAt) || has(self.source.secretRef)").message("expiresAt is for supplied keys: the operator asks for no lifetime when it makes one"),
-    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it")
+    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it"),
+    validation = Rule::new("!has(self.pinnedVersion) || !has(self.revokedVersions) || !(self.pinnedVersion in self.revokedVersions)").message("pinnedVersion stands in revokedVersions: pin another version, or none")
 )]
 pub struct LLMKeySpec {
     /// The provider's public endpoint, for keys that you supply: they are checked there, nothing is made or revoked.
@@ -80,8 +81,10 @@ pub struct LLMKeySpec {
     /// How the key is checked. No check spends tokens.
     #[serde(default)]
     pub validation: Validation,
-    /// `Active` (default) or `Revoked`: revoke all keys of this resource at the provider now, without overlap, then take the
-    /// target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
+    /// `Active` (default), `Disabled` or `Revoked`. Revoked: revoke all keys of this resource at the provider now, without overlap, then
+    /// take the target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
+    /// Disabled: switch the key off at the provider. No provider that this version knows can do that (OpenAI's service accounts neither):
+    /// `Stalled` says so, and all goes on as with Active.
     #[serde(default)]
     pub desired_state: DesiredState,
     /// Break-glass: versions whose keys are to be revoked now, without overlap and without waiting for evidence, up to 16
@@ -106,6 +109,13 @@ pub struct LLMKeySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('168h')").message("at most 168h"))]
     pub deletion_grace_period: Option<GoDuration>,
+    /// Keep publishing this version's key, a number of 1 to 1000000. Nothing rotates it meanwhile, neither the schedule nor
+    /// `llmkeys.dev/rotate` nor another value in the source Secret. The key of an older version is published again as a new version, if
+    /// `status.versions[].pin` says `Possible`; else nothing changes, and `Stalled` says why. `revokedVersions` and `desiredState: Revoked`
+    /// are stronger. Taken out, the schedule goes on, counted from that version's publishing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub pinned_version: Option<i32>,
 }
 
 /// Providers whose public endpoint can be used without an LLMProvider.
@@ -305,13 +315,15 @@ pub enum ValidationMode {
 
 /// What the keys are meant to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "Active or Revoked.")]
+#[schemars(description = "Active, Disabled or Revoked.")]
 pub enum DesiredState {
     /// In use.
     #[default]
     Active,
     /// Revoked at the provider, without overlap or grace.
     Revoked,
+    /// Switched off at the provider, where it can do that.
+    Disabled,
 }
 
 /// What becomes of a version that is to be revoked and cannot be replaced.

@@ -130,7 +130,7 @@ pub struct LastRotation {
 pub struct VersionStatus {
     /// Its number, counted from 1.
     pub version: i32,
-    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained or Abandoned.
+    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned or Republished.
     #[schemars(length(max = 32))]
     pub state: String,
     /// Supplied or Minted.
@@ -168,6 +168,12 @@ pub struct VersionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 160))]
     pub requested_by: Option<String>,
+    /// Whether `spec.pinnedVersion` can name it: Possible; Revoked (its key's revocation was begun); Listed (its key stands in
+    /// `spec.revokedVersions`); Forgotten (its key was dropped from the ledger, see `retention` of the policy); NeverPublished. Absent while
+    /// it is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub pin: Option<String>,
 }
 
 /// A workload that uses the Secret.

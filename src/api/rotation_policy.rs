@@ -88,6 +88,24 @@ pub struct RotationRetry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]
     pub attempts: Option<i32>,
+    /// How long keys of superseded versions that were not revoked stay sealed in the ledger, so that `pinnedVersion` of an LLMKey can
+    /// publish them again. For supplied keys; a minted one is revoked after its overlap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// How many superseded keys stay sealed, and how long. What a pin names stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// At most so many versions, the newest ones, 1 to 20. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 20))]
+    pub versions: Option<i32>,
+    /// At most so long after a newer version took its place, 0s to 8760h. Default: 720h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('8760h')").message("at most 8760h; write days as hours, 30 days are 720h"))]
+    pub duration: Option<GoDuration>,
 }
 
 /// At most one of the three.

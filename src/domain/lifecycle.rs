@@ -25,6 +25,8 @@ pub enum VersionState {
     Retained,
     /// Given up before it was delivered, with no key left behind.
     Abandoned,
+    /// Superseded; a newer version was made with its key and answers for it.
+    Republished,
 }
 
 impl VersionState {
@@ -39,13 +41,15 @@ impl VersionState {
             Self::Revoked => "Revoked",
             Self::Retained => "Retained",
             Self::Abandoned => "Abandoned",
+            Self::Republished => "Republished",
         }
     }
 
     /// The only legal moves. Everything else is a fault of the program and is refused by the ledger.
     pub const fn may_become(self, next: Self) -> bool {
         use VersionState::{
-            Abandoned, Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked,
+            Abandoned, Current, Intent, Overlap, Pending, Publishing, Republished, Retained, Retiring,
+            Revoked,
         };
         matches!(
             (self, next),
@@ -53,7 +57,8 @@ impl VersionState {
                 | (Pending, Publishing | Current | Retiring | Abandoned)
                 | (Publishing, Current | Overlap | Retained | Retiring | Abandoned)
                 | (Current, Overlap | Retained | Retiring)
-                | (Overlap, Retiring | Retained)
+                | (Overlap, Retiring | Retained | Republished)
+                | (Retained, Republished)
                 | (Retiring, Revoked)
         )
     }
@@ -68,9 +73,9 @@ impl VersionState {
         matches!(self, Self::Pending | Self::Publishing | Self::Current | Self::Overlap)
     }
 
-    /// The key may still work at the provider.
+    /// The key may still work at the provider, and this version answers for it.
     pub const fn key_may_work(self) -> bool {
-        !matches!(self, Self::Revoked | Self::Abandoned)
+        !matches!(self, Self::Revoked | Self::Abandoned | Self::Republished)
     }
 
     /// Something remains to be done for it.
@@ -115,6 +120,8 @@ pub enum RotationReason {
     Invalid,
     /// The one before stands in `spec.revokedVersions`.
     BreakGlass,
+    /// `spec.pinnedVersion`: the key of an older version once more.
+    Pinned,
 }
 
 impl RotationReason {
@@ -128,6 +135,7 @@ impl RotationReason {
             Self::Replaced => "Replaced",
             Self::Invalid => "Invalid",
             Self::BreakGlass => "BreakGlass",
+            Self::Pinned => "Pinned",
         }
     }
 }
@@ -170,12 +178,12 @@ impl RevocationBasis {
 mod tests {
     use super::VersionState::{self, *};
 
-    const ALL: [VersionState; 9] =
-        [Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned];
+    const ALL: [VersionState; 10] =
+        [Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned, Republished];
 
     #[test]
     fn a_key_on_its_way_out_never_comes_back() {
-        for from in [Retiring, Revoked] {
+        for from in [Retiring, Revoked, Republished] {
             for to in ALL.into_iter().filter(|s| s.protects_key()) {
                 assert!(!from.may_become(to), "{from:?} -> {to:?}");
             }
@@ -193,7 +201,7 @@ mod tests {
     fn every_state_but_the_last_ones_leads_on() {
         for from in ALL {
             let leads_on = ALL.into_iter().any(|to| from.may_become(to));
-            assert_eq!(leads_on, !matches!(from, Revoked | Retained | Abandoned), "{from:?}");
+            assert_eq!(leads_on, !matches!(from, Revoked | Abandoned | Republished), "{from:?}");
         }
     }
 }

@@ -125,6 +125,8 @@ timings! {
         outage_recheck = 60;
         /// A provider's word on the last use of a key counts this long.
         last_use_fresh = 30;
+        /// Keys of superseded versions that were not revoked stay sealed in the ledger this long, where the policy says nothing.
+        retention = 720 * 60 * 60;
     }
     margins {
         /// How long a key that was just minted may be missing from the provider's list.
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 33);
+        assert_eq!(table.len(), 34);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::record::{FORMAT, Record};
+use super::record::{FORMAT, Record, Version};
 use crate::api::{KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL};
 use crate::crypto::{Keyring, LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
 use crate::domain::lifecycle::VersionState;
@@ -48,6 +48,9 @@ pub struct Summary {
     /// The account of the delivered version, else of the newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// Since when the oldest key is superseded that is kept sealed for pins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retained_since: Option<DateTime<Utc>>,
 }
 
 impl Summary {
@@ -74,6 +77,12 @@ impl Summary {
                 .or(record.versions.last())
                 .and_then(|v| v.account.as_ref())
                 .map(|a| format!("{}/{}", a.provider, a.project)),
+            retained_since: record
+                .versions
+                .iter()
+                .filter(|v| v.state == VersionState::Retained && v.sealed.is_some())
+                .map(Version::superseded_since)
+                .min(),
         }
     }
 }

@@ -117,6 +117,9 @@ pub struct Version {
     /// What the revocation rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basis: Option<RevocationBasis>,
+    /// The pinned version whose key this is once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_of: Option<i32>,
 }
 
 impl Version {
@@ -146,7 +149,18 @@ impl Version {
             retiring_at: None,
             revoked_at: None,
             basis: None,
+            key_of: None,
         }
+    }
+
+    /// Since when a superseded version is one, as far as it is known.
+    pub fn superseded_since(&self) -> DateTime<Utc> {
+        self.superseded_at.or(self.published_at).unwrap_or(self.created_at)
+    }
+
+    /// Whether its key has this fingerprint.
+    pub fn has_key(&self, fingerprint: &str) -> bool {
+        self.key.as_ref().is_some_and(|key| key.fingerprint == fingerprint)
     }
 
     /// Whether the admin credential at hand is for the account that the version's key is at, whichever its project.
@@ -305,7 +319,10 @@ impl Record {
     /// Keeps the record bounded: drops the oldest closed versions, and key bytes that no longer serve anybody.
     pub fn prune(&mut self) {
         for version in &mut self.versions {
-            if matches!(version.state, VersionState::Revoked | VersionState::Abandoned) {
+            if matches!(
+                version.state,
+                VersionState::Revoked | VersionState::Abandoned | VersionState::Republished
+            ) {
                 version.sealed = None;
             }
             if version.state != VersionState::Current {
@@ -314,7 +331,13 @@ impl Record {
         }
         while self.versions.len() > MAX_VERSIONS {
             let Some(oldest) = self.versions.iter().position(|v| {
-                matches!(v.state, VersionState::Revoked | VersionState::Abandoned | VersionState::Retained)
+                matches!(
+                    v.state,
+                    VersionState::Revoked
+                        | VersionState::Abandoned
+                        | VersionState::Retained
+                        | VersionState::Republished
+                )
             }) else {
                 break;
             };

@@ -17,6 +17,8 @@ pub enum Capability {
     Revoke,
     /// Ask whether a key is accepted, without using tokens.
     Validate,
+    /// Switch a key off, and on again.
+    Disable,
 }
 
 impl Capability {
@@ -28,6 +30,7 @@ impl Capability {
             Self::Mint => "Mint",
             Self::Revoke => "Revoke",
             Self::Validate => "Validate",
+            Self::Disable => "Disable",
         }
     }
 }
@@ -77,6 +80,7 @@ mod tests {
     fn an_account_at_openai_can_do_everything_and_nobody_else_mints() {
         let all: Vec<_> = Capabilities::of(ProviderType::OpenAI, true).names().collect();
         assert_eq!(all, ["LastUsed", "List", "Mint", "Revoke", "Validate"]);
+        assert!(!Capabilities::of(ProviderType::OpenAI, true).has(Capability::Disable));
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

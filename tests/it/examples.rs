@@ -258,3 +258,15 @@ async fn validation_does_not_stand_in_the_way() {
     assert!(because(&key, "Ready", "ValidationDisabled"));
     assert!(because(&key, "Healthy", "ValidationDisabled"));
 }
+
+#[tokio::test]
+async fn a_pin_of_the_first_version_keeps_it() {
+    let t = Tenant::new("pin-example").await;
+    let key = ready(&t, "11-pin-a-version.yaml").await;
+    assert_eq!(policy(&key), "RotationPolicy/keep-older-keys");
+    let next = json!({"stringData": {"api-key": t.person_key("next")}});
+    let secrets = t.secrets();
+    secrets.patch("my-openai-key", &PatchParams::default(), &Patch::Merge(next)).await.unwrap();
+    t.until("chat", "the next key waits", |key| because(key, "RotationDue", "Pinned")).await;
+    assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(t.person_key("my-openai-key")));
+}

@@ -34,6 +34,7 @@ mod log;
 mod malformed;
 mod matrix;
 mod mutants;
+mod pin;
 mod provider;
 mod provider_faults;
 mod released;

@@ -168,6 +168,7 @@ impl Actor<'_> {
 
     async fn swap_ledger(&mut self, o: &Observed, record: &Record) -> Result<Learned, NotDone> {
         let LedgerView::Present(read) = &o.ledger else { return Err(NotDone::Changed) };
+        self.open_once_more(read, record)?;
         let record = self.sealed(record)?;
         let written = self.ctx.ledgers.swap(read, &record).await;
         self.written(written)
@@ -194,6 +195,23 @@ impl Actor<'_> {
         Learned::Ledger(Box::new(ledger))
     }
 
+    /// Opens the keys that a new version has from an older one: they are sealed anew for its number.
+    fn open_once_more(&mut self, read: &Ledger, record: &Record) -> Result<(), NotDone> {
+        let unsealed = record.versions.iter().filter(|v| v.sealed.is_none() && v.key_of.is_some());
+        for key in unsealed.filter(|v| v.state.protects_key()).filter_map(|v| v.key.as_ref()) {
+            let mut older = read.record.versions.iter().filter(|v| v.has_key(&key.fingerprint));
+            if !older.any(|v| open(self.ctx, read, v.version, self.held)) {
+                let message = "the sealed key does not open; restore the keyring that it was sealed with";
+                return Err(NotDone::Failed(failure(
+                    Reason::KeyringMissing,
+                    message.to_owned(),
+                    Class::User,
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Seals what the record names and does not carry yet, if it is held.
     fn sealed(&mut self, record: &Record) -> Result<Record, NotDone> {
         let mut record = record.clone();
@@ -207,6 +225,7 @@ impl Actor<'_> {
             let held = [self.held.source.as_ref(), self.held.minted.as_ref()]
                 .into_iter()
                 .flatten()
+                .chain(self.held.keys.values())
                 .find(|k| self.ctx.install.key.fingerprint(k).as_str() == fingerprint)
                 .cloned()
                 .ok_or(NotDone::Changed)?;

@@ -114,6 +114,10 @@ pub struct KeyView {
     pub last_handled_rotate: Option<String>,
     /// Who asked for a rotation.
     pub asked: Asked,
+    /// `spec.pinnedVersion`.
+    pub pinned: Option<i32>,
+    /// `desiredState: Disabled`.
+    pub disable: bool,
 }
 
 impl KeyView {
@@ -157,6 +161,10 @@ pub struct PolicyView {
     pub revoke_when_stuck: bool,
     /// Failures in a row after which a rotation has failed.
     pub retry_attempts: u32,
+    /// So many superseded keys that were not revoked stay sealed.
+    pub retain_versions: usize,
+    /// So long.
+    pub retain_for: Duration,
 }
 
 /// The provider or account.
@@ -172,6 +180,8 @@ pub struct ProviderView {
     pub account_problem: Option<(Reason, String)>,
     /// It reports when a key was last used.
     pub reports_last_use: bool,
+    /// It can switch a key off.
+    pub can_disable: bool,
 }
 
 /// An account that only revocation still needs.

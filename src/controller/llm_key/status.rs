@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::decide::consumers;
+use super::decide::{consumers, pin};
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use super::rotations;
 use crate::api::{
@@ -14,7 +14,7 @@ use crate::domain::evidence::Judged;
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::{RevocationBasis, RotationReason, VersionState};
 use crate::kube_ext::events::EventKind;
-use crate::ledger::{Record, Rotation, Version};
+use crate::ledger::{MAX_VERSIONS, Record, Rotation, Version};
 use crate::provider::PRIVATE_NAME;
 
 /// What a person is told of by an event when it begins: the key does not work any more, somebody has to act, or the next
@@ -94,7 +94,7 @@ pub fn status(
             .map_or_else(|| before.last_handled_rotate.clone(), |r| r.handled_rotate.clone()),
         versions: record.map_or_else(
             || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
-            |r| r.versions.iter().rev().map(|v| version(r, v)).collect(),
+            |r| r.versions.iter().rev().take(MAX_VERSIONS).map(|v| version(o, r, v)).collect(),
         ),
         consumers: plan.consumers.iter().take(MAX_CONSUMERS).map(consumer).collect(),
         consumers_total: (!plan.consumers.is_empty())
@@ -285,7 +285,9 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
             );
         }
         (ValidationMode::Required, Some(false)) => {
-            let remedy = if o.key.minted {
+            let remedy = if o.key.pinned.is_some() {
+                "spec.pinnedVersion keeps it: take that out, or pin another version"
+            } else if o.key.minted {
                 "set the annotation llmkeys.dev/rotate to have another made"
             } else {
                 "put a working key into the source Secret"
@@ -378,7 +380,7 @@ fn shown_health(
     })
 }
 
-fn version(record: &Record, version: &Version) -> VersionStatus {
+fn version(o: &Observed, record: &Record, version: &Version) -> VersionStatus {
     VersionStatus {
         version: version.version,
         state: version.state.as_str().to_owned(),
@@ -394,6 +396,7 @@ fn version(record: &Record, version: &Version) -> VersionStatus {
             .rotation(version.version)
             .filter(|r| r.reason != RotationReason::Initial)
             .map(Rotation::asked_by),
+        pin: pin::standing(&o.key, record, version).map(|standing| standing.as_str().to_owned()),
     }
 }
 

@@ -24,6 +24,9 @@ use crate::provider::{Account, Capabilities, Capability, Endpoint, PRIVATE_ADDRE
 /// Longest `spec.config`, as text.
 const MAX_CONFIG: usize = 8 * 1024;
 
+/// Superseded keys that stay sealed, where the policy says nothing.
+const RETAINED: usize = 3;
+
 /// Longest token of `llmkeys.dev/rotate` that counts, in characters: what status can show.
 const MAX_TOKEN: usize = 256;
 
@@ -122,6 +125,8 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         newest_shown: status.and_then(|s| s.versions.iter().map(|v| v.version).max()).unwrap_or_default(),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
         asked: Asked::of(&key.metadata),
+        pinned: key.spec.pinned_version,
+        disable: key.spec.desired_state == DesiredState::Disabled,
     }
 }
 
@@ -181,6 +186,7 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         Err(error) => (None, Some((Reason::ScheduleImpossible, format!("{shown}: {error}")))),
     };
     let overlap = spec.overlap.clone().unwrap_or_default();
+    let retention = spec.retention.clone().unwrap_or_default();
     let whole = |default: Duration| default.saturating_mul(timings.divisor);
     PolicyView {
         shown: (!shown.is_empty()).then_some(shown),
@@ -205,6 +211,8 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
             .and_then(|e| e.quiet_for)
             .map_or(whole(timings.quiet_for), Duration::from),
         retry_attempts: attempts(spec),
+        retain_versions: retention.versions.and_then(|n| usize::try_from(n).ok()).unwrap_or(RETAINED),
+        retain_for: retention.duration.map_or(whole(timings.retention), Duration::from),
     }
 }
 
@@ -251,6 +259,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
                 account: None,
                 account_problem: None,
                 reports_last_use: false,
+                can_disable: false,
             },
             endpoint: None,
             account: None,
@@ -271,6 +280,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
                         "a public endpoint can check keys, not make them: set providerRef".into(),
                     )),
                     reports_last_use: false,
+                    can_disable: false,
                 },
                 endpoint,
                 account: None,
@@ -332,6 +342,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
             account: account_ref,
             account_problem: account.as_ref().err().cloned().or(held),
             reports_last_use: capabilities.has(Capability::LastUsed),
+            can_disable: capabilities.has(Capability::Disable),
         },
         endpoint: Some(endpoint),
         account: account.ok(),

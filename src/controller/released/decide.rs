@@ -155,6 +155,7 @@ mod tests {
             account: record.versions[0].account.clone(),
             account_problem: None,
             reports_last_use: false,
+            can_disable: false,
         };
         let mut o = observed(&record, provider, Memory::default());
         o.ledger =

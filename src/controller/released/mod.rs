@@ -240,6 +240,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
         account: None,
         account_problem: None,
         reports_last_use: false,
+        can_disable: false,
     };
     // The account of what is to be revoked; when nothing is, that of the newest key, for a last look.
     let alive = record.minted_alive().find_map(|v| v.account.clone());
@@ -292,6 +293,8 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             newest_shown: 0,
             last_handled_rotate: None,
             asked: Asked::default(),
+            pinned: None,
+            disable: false,
         },
         policy: PolicyView {
             shown: None,
@@ -309,6 +312,8 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             revoke_when_stuck: false,
             quiet_for: Duration::ZERO,
             retry_attempts: u32::MAX,
+            retain_versions: 0,
+            retain_for: Duration::ZERO,
         },
         provider,
         former: None,

@@ -1,9 +1,10 @@
 //! `spec.revokedVersions`: versions whose keys a person wants to be refused now, without overlap and without evidence.
 
 use super::due;
+use super::flight::carried;
 use super::gate::delta;
 use super::retire;
-use super::rotate::{fold_delivery, intent};
+use super::rotate::{self, fold_delivery, intent};
 use super::successor;
 use crate::api::{OnReplacementFailure, Reason};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan};
@@ -15,12 +16,13 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     if o.key.revoked_versions.is_empty() || o.key.revoke_all {
         return;
     }
+    if record.in_flight().is_some_and(|v| v.state == VersionState::Pending && carried(o, v.version)) {
+        // Workloads have that one already: first the ledger says so, and then it is replaced like any other.
+        return;
+    }
     let delivered = record.delivered().map(|v| v.version);
-    let listed: Vec<&Version> = record
-        .versions
-        .iter()
-        .filter(|v| v.origin == Origin::Minted && o.key.revoked_versions.contains(&v.version))
-        .collect();
+    let listed: Vec<&Version> =
+        record.versions.iter().filter(|v| v.origin == Origin::Minted && is_listed(o, record, v)).collect();
     if listed.iter().any(|v| v.state == VersionState::Intent) {
         retire::abandon_intents(&super::view(o, record), env, plan);
         plan.hold = true;
@@ -34,6 +36,8 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         })
         .map(|v| v.version)
         .collect();
+    // A key that another version goes on needing is revoked once that one is replaced.
+    let now: Vec<i32> = now.iter().copied().filter(|number| !needed(record, *number, &now)).collect();
     if !now.is_empty() {
         plan.effects.push(Effect::SwapLedger(Box::new(retiring(record, &now, env))));
         return;
@@ -43,9 +47,24 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     }
 }
 
+/// Whether the version, or another one with its key, stands in the list: a key is compromised, not a number.
+fn is_listed(o: &Observed, record: &Record, version: &Version) -> bool {
+    o.key.revoked_versions.contains(&version.version)
+        || version.key.as_ref().is_some_and(|key| rotate::listed(&o.key, record, key))
+}
+
+/// Whether a version that is not among `going` needs the version's key.
+fn needed(record: &Record, number: i32, going: &[i32]) -> bool {
+    let Some(key) = record.version(number).and_then(|v| v.key.as_ref()) else { return false };
+    record
+        .versions
+        .iter()
+        .any(|v| v.state.protects_key() && v.has_key(&key.fingerprint) && !going.contains(&v.version))
+}
+
 /// Said after everything else was planned: it must not keep the next key from being taken.
 pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
-    let listed = |v: &&Version| v.origin == Origin::Supplied && o.key.revoked_versions.contains(&v.version);
+    let listed = |v: &&Version| v.origin == Origin::Supplied && is_listed(o, record, v);
     if let Some(version) = record.delivered().filter(listed) {
         plan.stall(
             Reason::NotSupported,
@@ -62,6 +81,14 @@ pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) 
 fn retiring(record: &Record, numbers: &[i32], env: &Env) -> Record {
     let mut next = successor(record, env);
     for number in numbers {
+        let borrowed = record
+            .version(*number)
+            .is_some_and(|v| v.state == VersionState::Pending && v.reason == RotationReason::Pinned);
+        if borrowed {
+            // Its key goes with the older version that it is borrowed from.
+            let _given_up = next.advance(*number, VersionState::Abandoned);
+            continue;
+        }
         if next.advance(*number, VersionState::Retiring)
             && let Some(version) = next.version_mut(*number)
         {

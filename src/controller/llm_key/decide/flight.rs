@@ -1,9 +1,9 @@
 //! The version on its way: intent, mint, seal, validate, deliver, current.
 
 use super::gate::{Gate, delta, gate};
-use super::retire;
 use super::rotate::over_budget;
 use super::{due, mint_name, successor};
+use super::{pin, retention, retire};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
     Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
@@ -24,6 +24,9 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
             if !o.key.minted || o.former.as_ref().is_some_and(|former| retire::at(former, version)) =>
         {
             retire::abandon_intents(&super::view(o, record), env, plan);
+        }
+        VersionState::Intent if pin::unwanted(o, record, version, env) => {
+            pin::abandon_attempt(o, record, version, env, plan);
         }
         VersionState::Intent => mint(o, record, version, env, plan),
         VersionState::Pending => deliver(o, record, version, env, plan),
@@ -153,6 +156,15 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         plan.stall(Reason::AccountChanged, retire::elsewhere(version));
         return;
     }
+    let borrowed = pin::borrowed(o, record, version);
+    if borrowed && pin::refused(o, facts) {
+        // The key was delivered before, by the version that it is borrowed from: that one goes on answering for it.
+        let mut next = successor(record, env);
+        if next.advance(version.version, VersionState::Abandoned) {
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        }
+        return;
+    }
     if made_long_ago_and_refused(o, facts.shown.as_str(), version, env) {
         let mut next = successor(record, env);
         if next.advance(version.version, VersionState::Retiring)
@@ -169,7 +181,8 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         return;
     }
     let over_good = over_good(o, record);
-    match gate(o, &facts.shown, Some(version.created_at), over_good, env, plan) {
+    let made = (!borrowed).then_some(version.created_at);
+    match gate(o, &facts.shown, made, over_good, env, plan) {
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(version.version))),
         Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
         Gate::Hold => {}
@@ -216,7 +229,7 @@ fn publish(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
     }
 }
 
-fn carried(o: &Observed, version: i32) -> bool {
+pub(super) fn carried(o: &Observed, version: i32) -> bool {
     matches!(&o.target, TargetView::Ours { carries, .. } if *carries == Some(version))
 }
 
@@ -227,6 +240,7 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
         TargetView::Ours { since, .. } => since.unwrap_or(env.now),
         _ => env.now,
     };
+    let since = pin::published(record.version(number), since, env.now);
     let older: Vec<(i32, Origin)> = next
         .versions
         .iter()
@@ -257,9 +271,11 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
     {
         version.published_at = Some(since);
     }
+    pin::close_older(&mut next, number);
     next.awaiting_supply = false;
     next.revoked_by_spec = false;
     next.retain_on_delete = o.key.retain_on_delete;
+    retention::forget(o, &mut next, env);
     next.prune();
     next
 }

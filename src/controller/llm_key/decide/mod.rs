@@ -11,7 +11,9 @@ mod flight;
 mod gate;
 mod history;
 mod overlap;
+pub mod pin;
 mod release;
+mod retention;
 pub mod retire;
 mod rotate;
 mod steady;
@@ -64,6 +66,17 @@ fn next_step(o: &Observed, env: &Env) -> Plan {
         if waits || !plan.effects.is_empty() {
             plan.wake_at(failing.not_before);
         }
+    }
+    pin::tell(o, &mut plan);
+    if o.key.disable && !o.provider.can_disable {
+        // All goes on as if it were Active.
+        plan.stall(
+            Reason::NotSupported,
+            format!(
+                "desiredState: Disabled: the operator cannot switch keys off at {}; nothing is changed. Revoked ends them, and                  Active takes the wish back",
+                o.provider.shown
+            ),
+        );
     }
     plan
 }
@@ -120,8 +133,10 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 10] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 12] = [
         repair_before_revocation,
+        // Before the next key is made for a listed one: the pinned one may take its place.
+        pin::advance,
         break_glass::advance,
         flight::advance,
         rotate::revoke_all,
@@ -131,6 +146,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         retire_step,
         break_glass::supplied,
         overlap::advance,
+        retention::advance,
         steady::probe,
     ];
     for step in steps {

@@ -23,7 +23,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         );
         return;
     };
-    if let Some(held) = held(o, old) {
+    if let Some(held) = held(o, record, old) {
         hold(plan, held.0, held.1);
         return;
     }
@@ -179,7 +179,13 @@ fn basis(
 }
 
 /// What a person or a missing policy holds.
-fn held(o: &Observed, old: &Version) -> Option<(Reason, String)> {
+fn held(o: &Observed, record: &Record, old: &Version) -> Option<(Reason, String)> {
+    if super::pin::keeps(&o.key, record, old) {
+        return Some((
+            Reason::Pinned,
+            format!("version {} is kept: spec.pinnedVersion wants its key", old.version),
+        ));
+    }
     if o.key.paused {
         return Some((
             Reason::Paused,

@@ -3,7 +3,7 @@
 use super::gate::delta;
 use super::successor;
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
-use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
+use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 use crate::ledger::{Record, Released};
 
 /// The finalizer only notes in the ledger that the owner is gone, and goes: no namespace hangs on a provider.
@@ -68,10 +68,18 @@ fn keeps_keys(o: &Observed, record: &Record, env: &Env) -> bool {
 
 /// What was delivered to the LLMKey before goes on to revocation, or stays with its owner.
 pub(crate) fn give_up(record: &mut Record, env: &Env) {
-    let live: Vec<(i32, Origin)> =
-        record.versions.iter().filter(|v| v.state.protects_key()).map(|v| (v.version, v.origin)).collect();
-    for (number, origin) in live {
-        let revoke = origin == Origin::Minted && !record.retain_on_delete;
+    let live: Vec<(i32, bool)> = record
+        .versions
+        .iter()
+        .filter(|v| v.state.protects_key())
+        // The key of a version on its way that was pinned is an older version's, which is among them.
+        .map(|v| {
+            let borrowed = v.state == VersionState::Pending && v.reason == RotationReason::Pinned;
+            (v.version, v.origin == Origin::Minted && !borrowed)
+        })
+        .collect();
+    for (number, own) in live {
+        let revoke = own && !record.retain_on_delete;
         let to = match (revoke, record.version(number).map(|v| v.state)) {
             (true, _) => VersionState::Retiring,
             (false, Some(VersionState::Pending)) => VersionState::Abandoned,

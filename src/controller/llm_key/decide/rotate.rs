@@ -6,14 +6,16 @@ use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
 use super::{due, mint_name, successor};
 use crate::api::{Reason, RotationMode, ValidationMode};
-use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
+use crate::controller::llm_key::model::{
+    Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
+};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 use crate::domain::{budget, schedule};
 use crate::ledger::{KeyFacts, Record, Version};
 
 /// One more than the newest version and every number of `spec.revokedVersions`, so that none of those is ever published
 /// again, also if the ledger is younger than the spec.
-fn next_number(o: &Observed, record: &Record) -> i32 {
+pub(super) fn next_number(o: &Observed, record: &Record) -> i32 {
     record.next_number().max(o.key.revoked_versions.last().map_or(1, |newest| newest + 1))
 }
 
@@ -73,10 +75,22 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
     }
     if record.versions.iter().any(|v| v.state.protects_key()) {
         let mut next = successor(record, env);
-        let live: Vec<(i32, Origin)> =
-            next.versions.iter().filter(|v| v.state.protects_key()).map(|v| (v.version, v.origin)).collect();
-        for (number, origin) in live {
-            let to = if origin == Origin::Minted { VersionState::Retiring } else { VersionState::Retained };
+        let live: Vec<(i32, VersionState)> = next
+            .versions
+            .iter()
+            .filter(|v| v.state.protects_key())
+            .map(|v| {
+                let to = match (v.origin, v.state, v.reason) {
+                    // Its key is an older version's, which is among them.
+                    (_, VersionState::Pending, RotationReason::Pinned)
+                    | (Origin::Supplied, VersionState::Pending, _) => VersionState::Abandoned,
+                    (Origin::Minted, ..) => VersionState::Retiring,
+                    (Origin::Supplied, ..) => VersionState::Retained,
+                };
+                (v.version, to)
+            })
+            .collect();
+        for (number, to) in live {
             if next.advance(number, to)
                 && let Some(v) = next.version_mut(number)
             {
@@ -98,7 +112,7 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
 
 /// Starts a new version, if one is due and nothing stands in its way.
 pub(super) fn start(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
-    if o.key.revoke_all {
+    if o.key.revoke_all || super::pin::holds(o, record, env, plan) {
         return;
     }
     if o.key.minted {
@@ -226,15 +240,12 @@ pub(super) fn supply_next(o: &Observed, plan: &mut Plan) {
 }
 
 /// Whether a version of this key stands in `spec.revokedVersions`.
-fn listed(o: &Observed, record: &Record, facts: &KeyFacts) -> bool {
-    record.versions.iter().any(|v| {
-        o.key.revoked_versions.contains(&v.version)
-            && v.key.as_ref().is_some_and(|key| key.fingerprint == facts.fingerprint)
-    })
+pub(super) fn listed(key: &KeyView, record: &Record, facts: &KeyFacts) -> bool {
+    record.versions.iter().any(|v| key.revoked_versions.contains(&v.version) && v.has_key(&facts.fingerprint))
 }
 
 fn replace(o: &Observed, record: &Record, facts: &KeyFacts, env: &Env, plan: &mut Plan) {
-    if record.was_retired(&facts.fingerprint) || listed(o, record, facts) {
+    if record.was_retired(&facts.fingerprint) || listed(&o.key, record, facts) {
         plan.stall(
             Reason::SourceWasRevoked,
             "the source Secret holds a key that was revoked here before, or stands in spec.revokedVersions; put another key \

@@ -11,6 +11,19 @@ use crate::ledger::{Record, Summary};
 
 /// Only the summary is known: enough to say what is due, and when to look again.
 pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan) {
+    if o.key.pinned.is_some() {
+        // Whether the pin is carried out stands in the record.
+        plan.look = Look::Everything;
+    }
+    if let Some(since) = summary.retained_since.filter(|_| o.policy.problem.is_none())
+        && let Some(at) = since.checked_add_signed(delta(env.timings.scale(o.policy.retain_for)))
+    {
+        if env.now >= at {
+            plan.look = Look::Everything;
+        } else {
+            plan.wake_at(at);
+        }
+    }
     if let Some(published) = summary.published_at
         && let Some(at) = due_time(o, &summary.lineage, published, env, plan)
         && env.now >= at

@@ -9,6 +9,8 @@ mod deliver;
 mod driver;
 mod history;
 mod learned;
+mod pin;
+mod retention;
 mod retire;
 mod retry;
 mod shown;

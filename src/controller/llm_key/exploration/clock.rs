@@ -89,6 +89,7 @@ impl Shift {
             retiring_at,
             revoked_at,
             basis: _,
+            key_of: _,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });

@@ -7,7 +7,7 @@ use crate::controller::llm_key::model::Plan;
 use crate::domain::evidence::{PodUse, Reads};
 use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
 use crate::domain::names::{MintName, lineage_code};
-use crate::ledger::Record;
+use crate::ledger::{Record, Version};
 
 impl World {
     /// Legal moves only; L4 once, and on evidence.
@@ -36,6 +36,17 @@ impl World {
                 && was.is_some_and(|w| w.state != VersionState::Retiring);
             if began {
                 let fingerprint = version.key.as_ref().map(|k| k.fingerprint.clone()).unwrap_or_default();
+                if let Some(other) = next.versions.iter().find(|v| {
+                    v.version != version.version && v.state.protects_key() && v.has_key(&fingerprint)
+                }) {
+                    return broken(format!(
+                        "rule 1: L4 for version {}, and version {} needs its key",
+                        version.version, other.version
+                    ));
+                }
+                if self.history.retired.iter().any(|(n, (_, f))| *n != version.version && *f == fingerprint) {
+                    return broken(format!("I9: L4 for version {}, whose key had its L4", version.version));
+                }
                 let entry = self.history.retired.entry(version.version).or_insert((0, fingerprint));
                 entry.0 += 1;
                 if entry.0 > 1 {
@@ -107,7 +118,11 @@ impl World {
         if key.spec.desired_state == DesiredState::Revoked || taken_over || next.owner.is_none() {
             return Ok(());
         }
-        if !key.spec.revoked_versions.contains(&number) {
+        let listed = next.version(number).and_then(|v| v.key.as_ref()).is_some_and(|key_of| {
+            let same = |v: &&Version| v.version == number || v.has_key(&key_of.fingerprint);
+            next.versions.iter().filter(same).any(|v| key.spec.revoked_versions.contains(&v.version))
+        });
+        if !listed {
             return broken(format!("I4: nobody asked for the revocation of version {number}"));
         }
         let bytes = Self::bytes_of(next, number);

@@ -183,6 +183,8 @@ pub fn by_hand() -> PolicyView {
         revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
         retry_attempts: 8,
+        retain_versions: 3,
+        retain_for: hours(720),
     }
 }
 
@@ -360,6 +362,7 @@ impl World {
                 account: self.account(),
                 account_problem: self.account_problem.clone(),
                 reports_last_use: true,
+                can_disable: false,
             },
             source: SourceView::None,
             ledger: LedgerView::Absent,
@@ -382,6 +385,7 @@ impl World {
             account: self.account(),
             account_problem: self.account_problem.clone(),
             reports_last_use: false,
+            can_disable: false,
         };
         let mut observed = observed(self.record(), provider, memory.clone());
         observed.ledger = LedgerView::Present(Box::new(self.ledger.clone().unwrap()));

@@ -135,13 +135,16 @@ impl World {
             if !version.state.protects_key() {
                 continue;
             }
-            let bytes = [&held.source, &held.minted].into_iter().flatten().find(|b| facts(b) == *key);
-            let Some(bytes) = bytes else { return Err(Undone::Changed) };
+            let older =
+                self.ledger.iter().flat_map(|l| l.record.versions.iter().map(|v| (&l.record, v.version)));
+            let older = older.filter_map(|(record, number)| Self::bytes_of(record, number));
+            let all = [&held.source, &held.minted].into_iter().flatten().cloned().chain(older);
+            let Some(bytes) = { all }.find(|b| facts(b) == *key) else { return Err(Undone::Changed) };
             version.sealed = Some(Envelope {
                 kek: "kek".into(),
                 info: [0; 32],
                 nonce: [0; 12],
-                ciphertext: bytes.clone().into_bytes(),
+                ciphertext: bytes.into_bytes(),
             });
         }
         self.judge_ledger(&next)?;

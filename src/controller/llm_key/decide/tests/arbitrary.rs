@@ -6,12 +6,14 @@ use super::world::{World, at, every};
 use crate::api::{ConditionType, Reason, ValidationMode};
 use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::model::{
-    Effect, Env, LedgerView, Memory, Minted, Observed, SourceView, TargetView,
+    Effect, Env, LedgerView, Memory, Minted, Observed, Plan, SourceView, TargetView,
 };
+use crate::controller::released;
 use crate::domain::health::{Health, Verdict};
-use crate::domain::lifecycle::{Origin, VersionState};
+use crate::domain::lifecycle::{Origin, RotationReason, VersionState};
+use crate::ledger::{Record, Version};
 
-const STATES: [VersionState; 9] = [
+const STATES: [VersionState; 10] = [
     VersionState::Intent,
     VersionState::Pending,
     VersionState::Publishing,
@@ -21,7 +23,54 @@ const STATES: [VersionState; 9] = [
     VersionState::Revoked,
     VersionState::Retained,
     VersionState::Abandoned,
+    VersionState::Republished,
 ];
+
+/// Versions with keys of other ones, as pins and reverted values make them.
+fn share_keys(record: &mut Record, seeds: &[u8]) {
+    let Some(first) = record.versions.first().cloned() else { return };
+    for (version, seed) in record.versions.iter_mut().zip(seeds).skip(1) {
+        if seed.is_multiple_of(3) {
+            version.key.clone_from(&first.key);
+        }
+    }
+    if seeds[0].is_multiple_of(2) {
+        record.versions.push(Version {
+            version: record.next_number(),
+            state: STATES[usize::from(seeds[1]) % STATES.len()],
+            reason: RotationReason::Pinned,
+            key_of: Some(first.version),
+            ..first
+        });
+    }
+}
+
+/// Rule 1: no plan leads to the end of a key that another version needs.
+fn broken_rule(record: &Record, plan: &Plan) -> Option<String> {
+    let needed = |record: &Record, version: &Version| {
+        let fingerprint = version.key.as_ref().map(|k| k.fingerprint.clone())?;
+        let other =
+            |v: &&Version| v.version != version.version && v.state.protects_key() && v.has_key(&fingerprint);
+        record
+            .versions
+            .iter()
+            .find(other)
+            .map(|v| format!("{} needs the key of {}", v.version, version.version))
+    };
+    plan.effects.iter().find_map(|effect| match effect {
+        Effect::SwapLedger(next) => next.versions.iter().find_map(|v| {
+            let was = record.version(v.version).map(|was| was.state);
+            let begins = v.state == VersionState::Retiring && was != Some(VersionState::Retiring);
+            let again = was.is_none()
+                && v.reason == RotationReason::Pinned
+                && v.key.as_ref().is_some_and(|k| record.was_retired(&k.fingerprint));
+            let needed = needed(next, v).filter(|_| begins);
+            needed.or_else(|| again.then(|| format!("{} has a key on which L4 was recorded", v.version)))
+        }),
+        Effect::Revoke { version } => needed(record, record.version(*version)?),
+        _ => None,
+    })
+}
 
 /// An observation in the middle of a life, with its parts replaced at random.
 fn observed(seeds: &[u8]) -> (Observed, Env) {
@@ -47,6 +96,17 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         }
         if seeds[8].is_multiple_of(5) {
             ledger.record.owner = None;
+        }
+        share_keys(&mut ledger.record, &seeds[16..20]);
+        let retiring = ledger.record.versions.iter().filter(|v| v.state == VersionState::Retiring);
+        if seeds[20].is_multiple_of(2) {
+            o.pass.checked_after_l4.extend(retiring.map(|v| v.version));
+            o.pass.searched.insert("proj_1".into());
+        }
+        if seeds[20].is_multiple_of(3) {
+            o.pass.shared.extend(ledger.record.versions.iter().map(|v| (v.version, None)));
+            o.pass.checked_delivered = true;
+            o.pass.looked_for_l4 = true;
         }
         if seeds[8].is_multiple_of(6) {
             o.pass.fenced = Some(ledger.record.attempt);
@@ -81,6 +141,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     o.key.revoke_all = seeds[11].is_multiple_of(5);
     o.key.revoked_versions = (1..=3).filter(|n| seeds[13].is_multiple_of(*n + 4)).map(i32::from).collect();
     o.key.paused = seeds[11].is_multiple_of(7);
+    o.key.pinned = [None, Some(1), Some(2), Some(3), Some(4), Some(9)][usize::from(seeds[21] % 6)];
     o.key.deleting = seeds[12].is_multiple_of(9);
     o.key.minted = !seeds[12].is_multiple_of(4);
     o.key.finalizer = seeds[12].is_multiple_of(3);
@@ -104,10 +165,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn plans_are_total_and_deterministic_and_touch_the_provider_only_from_the_right_state(
-        seeds in prop::collection::vec(any::<u8>(), 16),
+        seeds in prop::collection::vec(any::<u8>(), 22),
     ) {
         let (o, env) = observed(&seeds);
         let plan = decide(&o, &env);
+        if let LedgerView::Present(ledger) = &o.ledger {
+            prop_assert_eq!(broken_rule(&ledger.record, &plan), None);
+            let released = released::decide::decide(&o, &env);
+            prop_assert_eq!(broken_rule(&ledger.record, &released), None);
+        }
         prop_assert_eq!(&plan, &decide(&o, &env));
         let record = match &o.ledger { LedgerView::Present(ledger) => Some(&ledger.record), _ => None };
         let state = |number: &i32| record.and_then(|r| r.version(*number)).map(|v| v.state);

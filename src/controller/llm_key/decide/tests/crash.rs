@@ -35,6 +35,10 @@ fn burn(world: &mut World, versions: &[i32]) {
     world.edit(|key: &mut LLMKey| key.spec.revoked_versions = versions.to_vec());
 }
 
+fn pin(world: &mut World, version: Option<i32>) {
+    world.edit(|key: &mut LLMKey| key.spec.pinned_version = version);
+}
+
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "create, minted", world: World::minting, events: &[], end: 6 * HOUR },
     Scenario {
@@ -159,6 +163,70 @@ const SCENARIOS: &[Scenario] = &[
             }),
         ],
         end: 9 * HOUR,
+    },
+    Scenario {
+        name: "the older version of an overlap is pinned",
+        world: World::minting,
+        events: &[(600, |w| w.rotate("now")), (900, |w| pin(w, Some(1)))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "a pin, and later a rotation without it",
+        world: World::minting,
+        events: &[
+            (600, |w| w.rotate("now")),
+            (900, |w| pin(w, Some(1))),
+            (3 * HOUR, |w| {
+                pin(w, None);
+                w.rotate("again");
+            }),
+        ],
+        end: 9 * HOUR,
+    },
+    Scenario {
+        name: "a pin ends a rotation whose key is not accepted yet",
+        world: || {
+            let mut world = World::minting();
+            world.provider.spreading = std::time::Duration::from_secs(300);
+            world
+        },
+        events: &[(600, |w| w.rotate("now")), (780, |w| pin(w, Some(1)))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "a pin ends an attempt to make a key",
+        world: World::minting,
+        events: &[
+            (600, |w| {
+                w.provider.refuses.insert("proj_1".into());
+                w.rotate("now");
+            }),
+            (900, |w| pin(w, Some(1))),
+        ],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "a supplied version is pinned",
+        world: || World::supplying("sk-supplied-1"),
+        events: &[
+            (600, |w| w.supply("sk-supplied-2", Verdict::Valid)),
+            (1200, |w| pin(w, Some(1))),
+            (1800, |w| pin(w, None)),
+        ],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "a key that is pinned is burnt by its older number",
+        world: World::minting,
+        events: &[
+            (600, |w| w.rotate("now")),
+            (900, |w| pin(w, Some(1))),
+            (1500, |w| {
+                pin(w, None);
+                burn(w, &[1]);
+            }),
+        ],
+        end: 8 * HOUR,
     },
 ];
 
