@@ -307,4 +307,6 @@ reasons! {
     ProviderSuspect,
     /// The namespace has as many keys at the account as it may have.
     KeyLimit,
+    /// The key in use is the last of its pool.
+    LastPoolMember,
 }

@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::PoolStatus;
+
 /// What the operator observed. A projection of the ledger: it can be lost and is rebuilt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -70,6 +72,9 @@ pub struct LLMKeyStatus {
     /// Resource versions that were last found right: a hint that saves reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<ObservedVersions>,
+    /// How far `source.pool` is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolStatus>,
 }
 
 /// Health of the published key.
@@ -156,6 +161,10 @@ pub struct VersionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub revocation_basis: Option<String>,
+    /// The member of `source.pool` that its key came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub member: Option<String>,
 }
 
 /// A workload that uses the Secret.

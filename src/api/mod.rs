@@ -9,6 +9,7 @@ mod duration;
 mod llm_key;
 mod llm_key_status;
 mod llm_provider;
+mod pool;
 mod rotation_policy;
 mod time;
 
@@ -18,6 +19,7 @@ pub use duration::GoDuration;
 pub use llm_key::*;
 pub use llm_key_status::*;
 pub use llm_provider::*;
+pub use pool::*;
 pub use rotation_policy::*;
 pub use time::{from_k8s, parse_rfc3339, rfc3339, to_k8s};
 

@@ -8,9 +8,11 @@ pub mod audit;
 mod codec;
 mod record;
 mod store;
+mod used;
 pub mod verify;
 
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
 pub use store::{Holder, Ledger, LedgerError, Listed, Store};
+pub use used::{MAX_USED, UsedKey};

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::used::UsedKey;
 use crate::api::ProviderType;
 use crate::crypto::Envelope;
 use crate::domain::evidence::Restart;
@@ -61,6 +62,9 @@ pub struct Record {
     pub audit_head: Option<String>,
     /// The versions, by number.
     pub versions: Vec<Version>,
+    /// Keys of a pool that were used, newest last; see [`UsedKey`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<UsedKey>,
 }
 
 /// One version.
@@ -113,6 +117,9 @@ pub struct Version {
     /// What the revocation rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basis: Option<RevocationBasis>,
+    /// The member of the pool that its key came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
 }
 
 impl Version {
@@ -142,6 +149,7 @@ impl Version {
             retiring_at: None,
             revoked_at: None,
             basis: None,
+            member: None,
         }
     }
 
@@ -357,6 +365,7 @@ pub(super) mod tests {
             revoked_by_spec: false,
             audit_head: None,
             versions,
+            used: Vec::new(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The status: a pure projection of what was observed, written only when it differs.
 
+mod pool;
+
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -23,7 +25,9 @@ pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKin
         before.conditions.iter().any(|b| b.type_ == c.type_ && b.status == c.status && b.reason == c.reason)
     };
     let kind = |c: &Condition| match (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) {
-        ("Healthy", "False", _) | ("Stalled", "True", _) => Some(EventKind::Warning),
+        ("Healthy", "False", _) | ("Stalled", "True", _) | (_, _, "LastPoolMember") => {
+            Some(EventKind::Warning)
+        }
         ("RotationDue", "True", "SupplyNextKey" | "RemindOnly") => Some(EventKind::Normal),
         _ => None,
     };
@@ -33,6 +37,7 @@ pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKin
             let reason = Reason::ALL.iter().find(|r| r.as_str() == c.reason)?;
             Some((kind(c)?, *reason, c.message.as_str()))
         })
+        .chain(pool::news(before, after))
         .collect()
 }
 
@@ -73,6 +78,7 @@ pub fn status(
     base(&mut conditions);
     found(&mut conditions, plan);
     consumers_at_rest(&mut conditions, o, plan, before);
+    pool::at_rest(&mut conditions, o, plan, before);
     ready(&mut conditions, o, plan, delivered.is_some(), health);
     healthy(&mut conditions, o, delivered.is_some(), health);
     LLMKeyStatus {
@@ -97,6 +103,7 @@ pub fn status(
         consumers_total: (!plan.consumers.is_empty())
             .then(|| i32::try_from(plan.consumers.len()).unwrap_or(i32::MAX)),
         observed: Some(found_right(o, before, observed)),
+        pool: pool::status(o, plan, before),
     }
 }
 
@@ -280,8 +287,10 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
         (ValidationMode::Required, Some(false)) => {
             let remedy = if o.key.minted {
                 "set the annotation llmkeys.dev/rotate to have another made"
-            } else {
+            } else if o.key.pool.is_empty() {
                 "put a working key into the source Secret"
+            } else {
+                "set the annotation llmkeys.dev/rotate to go on to the next member of the pool"
             };
             let message = format!("the provider rejects the key in Secret {secret}; {remedy}");
             conditions.set(kind, False, Reason::KeyInvalid, &message);
@@ -383,6 +392,7 @@ fn version(version: &Version) -> VersionStatus {
         published_at: version.published_at.or(shown_publishing(version)).map(rfc3339),
         revoked_at: version.revoked_at.map(rfc3339),
         revocation_basis: version.basis.map(|b| b.as_str().to_owned()),
+        member: version.member.clone(),
     }
 }
 

@@ -290,6 +290,8 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             had_versions: true,
             newest_shown: 0,
             last_handled_rotate: None,
+            pool: Vec::new(),
+            pool_told: None,
         },
         policy: PolicyView {
             shown: None,

@@ -31,6 +31,8 @@ pub(super) fn first(o: &Observed, env: &Env, plan: &mut Plan) {
     let record = empty(o, env);
     if o.key.minted {
         mint_first(o, &record, env, plan);
+    } else if !o.key.pool.is_empty() {
+        super::pool::start(o, &record, env, plan);
     } else {
         supply_first(o, &record, env, plan);
     }
@@ -89,5 +91,6 @@ fn empty(o: &Observed, env: &Env) -> Record {
         revoked_by_spec: false,
         audit_head: None,
         versions: Vec::new(),
+        used: Vec::new(),
     }
 }

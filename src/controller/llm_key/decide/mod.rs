@@ -10,6 +10,7 @@ mod first;
 mod flight;
 mod gate;
 mod overlap;
+pub mod pool;
 mod release;
 pub mod retire;
 mod rotate;

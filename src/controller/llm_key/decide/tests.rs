@@ -8,6 +8,7 @@ mod crash;
 mod deliver;
 mod driver;
 mod learned;
+mod pool;
 mod retire;
 mod shown;
 mod triggers;

@@ -4,7 +4,9 @@ use super::{Held, ProviderKey, Target, World, delta, facts};
 use crate::api::{FINALIZER, LLMKey, Reason};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
-use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, RestartOrder, Subject};
+use crate::controller::llm_key::model::{
+    Effect, LedgerView, Minted, Observed, RestartOrder, SourceView, Subject,
+};
 use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
 use crate::domain::evidence::{Census, Look};
@@ -96,8 +98,28 @@ impl World {
             Effect::Revoke { version } => self.revoke(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
+            Effect::ReadMembers { members } => Ok(self.read_members(o, held, members)),
             Effect::Announce { .. } => Ok(Learned::Nothing),
         }
+    }
+
+    fn read_members(&mut self, o: &Observed, held: &mut Held, members: &[String]) -> Learned {
+        let mut found = Vec::new();
+        for member in o.key.pool.iter().filter(|m| members.contains(&m.name)) {
+            self.history.members_read += 1;
+            let secret = &member.secret_ref.name;
+            let view = match self.pool.get(secret) {
+                Some(bytes) => {
+                    held.members.insert(member.name.clone(), bytes.clone());
+                    SourceView::Value(facts(bytes))
+                }
+                None => {
+                    SourceView::Problem(Reason::SourceNotFound, format!("Secret {secret} does not exist"))
+                }
+            };
+            found.push((member.name.clone(), view));
+        }
+        Learned::Members(found)
     }
 
     /// The LLMKey is read again for it: only its uid must be the one that was observed.
@@ -135,7 +157,8 @@ impl World {
             if !version.state.protects_key() {
                 continue;
             }
-            let bytes = [&held.source, &held.minted].into_iter().flatten().find(|b| facts(b) == *key);
+            let bytes = [&held.source, &held.minted].into_iter().flatten().chain(held.members.values());
+            let bytes = bytes.into_iter().find(|b| facts(b) == *key);
             let Some(bytes) = bytes else { return Err(Undone::Changed) };
             version.sealed = Some(Envelope {
                 kek: "kek".into(),
@@ -272,6 +295,7 @@ impl World {
     fn validate(&mut self, o: &Observed, held: &Held, subject: Subject) -> Result<Learned, Undone> {
         let bytes = match subject {
             Subject::Source => held.source.clone(),
+            Subject::Member(place) => o.key.pool.get(place).and_then(|m| held.members.get(&m.name)).cloned(),
             Subject::Candidate(n) | Subject::Delivered(n) => Self::bytes_of(record(o)?, n),
         };
         let Some(bytes) = bytes else { return Err(Undone::Changed) };
