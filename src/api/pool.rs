@@ -60,4 +60,8 @@ pub struct SkippedMember {
     /// What is wrong and what to do.
     #[schemars(length(max = 1024))]
     pub message: String,
+    /// Of a key that the provider refuses: twelve hex digits of a keyed hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12))]
+    pub fingerprint: Option<String>,
 }

@@ -33,6 +33,7 @@ mod log;
 mod malformed;
 mod matrix;
 mod needles;
+mod pool;
 mod provider;
 mod provider_faults;
 mod released;

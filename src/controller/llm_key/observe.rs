@@ -278,6 +278,11 @@ fn from_status(key: &LLMKey) -> Remember {
 
 /// Health as status tells it, after a restart: state and history go on; the last answer is not known.
 pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
+    if memory.refused.is_empty() {
+        // What the provider said of a pool's keys: they are not asked again just because of a restart.
+        let skipped = key.status.iter().flat_map(|s| &s.pool).flat_map(|pool| &pool.skipped);
+        memory.refused = skipped.filter_map(|s| Some((s.fingerprint.clone()?, now))).collect();
+    }
     if memory.health.is_some() {
         return;
     }

@@ -216,11 +216,11 @@ fn survey<'a>(o: &'a Observed, record: &Record, env: &Env) -> Result<Survey<'a>,
             None if is_in_use || survey.next.is_none() => {
                 let unread = order[n..].iter().map(|place| members[*place].name.clone());
                 let unread = unread.filter(|name| !o.pass.members.contains_key(name));
-                return Err(unread.take(o.pass.members.len().max(1)).collect());
+                return Err(unread.take(o.pass.members.len().saturating_sub(2).max(1)).collect());
             }
             Some(SourceView::Value(facts)) => facts,
             Some(SourceView::Problem(reason, message)) => {
-                survey.skip(member, *reason, message);
+                survey.skip(member, *reason, message, None);
                 continue;
             }
             // Behind the next one, nobody has to look.
@@ -244,7 +244,7 @@ fn survey<'a>(o: &'a Observed, record: &Record, env: &Env) -> Result<Survey<'a>,
                 "the provider rejects the key in Secret {}; put a working one into it",
                 member.secret_ref.name
             );
-            survey.skip(member, Reason::RejectedNotPublished, &message);
+            survey.skip(member, Reason::RejectedNotPublished, &message, Some(facts));
             if env.now < retry {
                 survey.retry = Some(survey.retry.map_or(retry, |at| at.min(retry)));
             } else if is_in_use {
@@ -265,11 +265,12 @@ fn survey<'a>(o: &'a Observed, record: &Record, env: &Env) -> Result<Survey<'a>,
 }
 
 impl<'a> Survey<'a> {
-    fn skip(&mut self, member: &'a PoolMember, reason: Reason, message: &str) {
+    fn skip(&mut self, member: &'a PoolMember, reason: Reason, message: &str, refused: Option<&KeyFacts>) {
         self.skipped.push(SkippedMember {
             name: member.name.clone(),
             reason: reason.as_str().to_owned(),
             message: format!("pool member {} is passed over: {message}", member.name),
+            fingerprint: refused.map(|facts| facts.shown.clone()),
         });
     }
 

@@ -163,7 +163,7 @@ const SCENARIOS: &[Scenario] = &[
             world.fill("b", "sk-pool-bad", Verdict::Rejected);
             world
         },
-        events: &[(600, |w| w.rotate("1"))],
+        events: &[(600, |w| w.rotate("1")), (1200, |w| w.fill("b", "sk-pool-b2", Verdict::Valid))],
         end: 6 * HOUR,
     },
     Scenario {
