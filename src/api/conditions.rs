@@ -313,4 +313,6 @@ reasons! {
     Pinned,
     /// The version in `spec.pinnedVersion` cannot be published.
     PinImpossible,
+    /// The key in use is the last of its pool.
+    LastPoolMember,
 }

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{GoDuration, LLMKeyStatus, ProviderType};
+use super::{GoDuration, LLMKeyStatus, Pool, ProviderType};
 
 /// One logical LLM provider key.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,8 @@ use super::{GoDuration, LLMKeyStatus, ProviderType};
     printcolumn(name = "Fingerprint", type_ = "string", json_path = ".status.fingerprint", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name: at most 63 characters, because it becomes the value of a label"),
-    validation = Rule::new("!has(self.spec.source.secretRef) || self.spec.source.secretRef.name != (has(self.spec.target.secretName) ? self.spec.target.secretName : self.metadata.name)").message("spec.target.secretName: the source Secret cannot also be the target (the default is the LLMKey's name); set target.secretName to another name")
+    validation = Rule::new("!has(self.spec.source.secretRef) || self.spec.source.secretRef.name != (has(self.spec.target.secretName) ? self.spec.target.secretName : self.metadata.name)").message("spec.target.secretName: the source Secret cannot also be the target (the default is the LLMKey's name); set target.secretName to another name"),
+    validation = Rule::new("!has(self.spec.source.pool) || self.spec.source.pool.members.all(m, m.secretRef.name != (has(self.spec.target.secretName) ? self.spec.target.secretName : self.metadata.name))").message("spec.target.secretName: a pool member's Secret cannot also be the target (the default is the LLMKey's name); set target.secretName to another name")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -43,7 +44,8 @@ use super::{GoDuration, LLMKeyStatus, ProviderType};
     validation = Rule::new("!has(self.source.mint) || has(self.providerRef)").message("source.mint needs providerRef: an LLMProvider with an admin credential"),
     validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider) && (!has(self.providerRef) || self.providerRef.name == oldSelf.providerRef.name)").message("provider: a key's provider does not change; create another LLMKey"),
     validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint)").message("desiredState: Revoked needs source.mint: a supplied key is revoked at the provider by who made it"),
-    validation = Rule::new("!has(self.expiresAt) || has(self.source.secretRef)").message("expiresAt is for supplied keys: the operator asks for no lifetime when it makes one"),
+    validation = Rule::new("!has(self.expiresAt) || !has(self.source.mint)").message("expiresAt is for supplied keys: the operator asks for no lifetime when it makes one"),
+    validation = Rule::new("!has(self.expiresAt) || !has(self.source.pool)").message("expiresAt is for the one key of source.secretRef: the keys of a pool expire each at its own time; give the policy a schedule that is shorter than their life"),
     validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it"),
     validation = Rule::new("!has(self.pinnedVersion) || !has(self.revokedVersions) || !(self.pinnedVersion in self.revokedVersions)").message("pinnedVersion stands in revokedVersions: pin another version, or none")
 )]
@@ -56,7 +58,7 @@ pub struct LLMKeySpec {
     /// An LLMProvider: an account, which is needed to mint and revoke, or an endpoint of your own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_ref: Option<ProviderRef>,
-    /// Where the key comes from. Exactly one of `secretRef` and `mint`.
+    /// Where the key comes from. Exactly one of `secretRef`, `mint` and `pool`.
     pub source: Source,
     /// The Secret that workloads mount.
     #[serde(default)]
@@ -73,7 +75,7 @@ pub struct LLMKeySpec {
     /// keys only and reminds for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_policy_ref: Option<RotationPolicyRef>,
-    /// When a supplied key expires, if you know it: the policy's trigger `Expiry` then asks for the next one in time.
+    /// When the key of `source.secretRef` expires, if you know it: the policy's trigger `Expiry` then asks for the next one in time.
     /// RFC 3339, for example `2027-01-31T00:00:00Z`. Nothing is revoked at that time. Change it with the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"), length(max = 64))]
@@ -178,7 +180,7 @@ pub struct ProviderRef {
 /// Where the key comes from: exactly one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.secretRef), has(self.mint)].filter(x, x).size() == 1").message("set exactly one of secretRef, mint"))]
+#[x_kube(validation = Rule::new("[has(self.secretRef), has(self.mint), has(self.pool)].filter(x, x).size() == 1").message("set exactly one of secretRef, mint, pool"))]
 pub struct Source {
     /// A Secret of the same namespace that holds a key you supply. A changed value is a new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,6 +188,10 @@ pub struct Source {
     /// The key is created at the provider's admin API, one service account for each version at OpenAI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint: Option<Mint>,
+    /// Keys that you supply in advance. They are used in order, each once: whenever a rotation is due, the next one is checked
+    /// and delivered without a person, until none is left. Status warns when the last one is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Pool>,
 }
 
 /// One key of a Secret of the same namespace.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::RotationStatus;
 
+use super::PoolStatus;
+
 /// What the operator observed. A projection of the ledger: it can be lost and is rebuilt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -78,6 +80,9 @@ pub struct LLMKeyStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["version".into()]))]
     #[schemars(length(max = 10))]
     pub rotations: Vec<RotationStatus>,
+    /// How far `source.pool` is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolStatus>,
 }
 
 /// Health of the published key.
@@ -174,6 +179,10 @@ pub struct VersionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub pin: Option<String>,
+    /// The member of `source.pool` that its key came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub member: Option<String>,
 }
 
 /// A workload that uses the Secret.

@@ -76,6 +76,10 @@ pub struct RotationPolicySpec {
     /// What happens when a key cannot be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RotationRetry>,
+    /// How long keys of superseded versions that were not revoked stay sealed in the ledger, so that `pinnedVersion` of an LLMKey can
+    /// publish them again. For supplied keys; a minted one is revoked after its overlap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
 }
 
 /// What happens when a key cannot be made. Tries are a second apart at first, and twice as long after each failure; what a
@@ -88,10 +92,6 @@ pub struct RotationRetry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]
     pub attempts: Option<i32>,
-    /// How long keys of superseded versions that were not revoked stay sealed in the ledger, so that `pinnedVersion` of an LLMKey can
-    /// publish them again. For supplied keys; a minted one is revoked after its overlap.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention: Option<Retention>,
 }
 
 /// How many superseded keys stay sealed, and how long. What a pin names stays.

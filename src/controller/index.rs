@@ -64,8 +64,8 @@ pub fn owner(
 /// What an LLMKey refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refs {
-    /// Name of the source Secret.
-    pub source: Option<Box<str>>,
+    /// Names of the source Secrets: one, or those of a pool.
+    pub sources: Box<[Box<str>]>,
     /// Name of the target Secret.
     pub target: Box<str>,
     /// Creation time and uid, by which the first of two claimants is told.
@@ -165,7 +165,7 @@ impl Index {
         let before = inner.keys.get(&id);
         let refs = match &guarded.0 {
             Ok(key) => Refs {
-                source: key.spec.source.secret_ref.as_ref().map(|r| r.name.as_str().into()),
+                sources: sources(key),
                 target: key.spec.target.secret_name.as_deref().unwrap_or(&id.1).into(),
                 claim: (
                     key.creation_timestamp().map_or(0, |t| t.0.as_second()),
@@ -179,7 +179,7 @@ impl Index {
             return false;
         }
         inner.unuse(&id);
-        for secret in refs.source.iter().chain([&refs.target]) {
+        for secret in refs.sources.iter().chain([&refs.target]) {
             let users = inner.users.entry((id.0.clone(), secret.clone()));
             users.or_insert_with(|| Vec::with_capacity(1)).push(id.1.clone());
         }
@@ -267,7 +267,7 @@ impl Inner {
 
     fn unuse(&mut self, id: &Name) {
         let Some(refs) = self.keys.get(id).cloned() else { return };
-        for secret in refs.source.into_iter().chain([refs.target]) {
+        for secret in refs.sources.into_iter().chain([refs.target]) {
             let secret = (id.0.clone(), secret);
             if let Some(users) = self.users.get_mut(&secret) {
                 users.retain(|user| *user != id.1);
@@ -277,6 +277,14 @@ impl Inner {
             }
         }
     }
+}
+
+/// The Secrets that an LLMKey takes keys from, each once.
+fn sources(key: &LLMKey) -> Box<[Box<str>]> {
+    let source = &key.spec.source;
+    let members = source.pool.iter().flat_map(|pool| &pool.members).map(|member| &member.secret_ref);
+    let names: BTreeSet<&str> = source.secret_ref.iter().chain(members).map(|r| r.name.as_str()).collect();
+    names.into_iter().map(Into::into).collect()
 }
 
 /// Whatever of an LLMKey's metadata tells that somebody changed it.
@@ -317,6 +325,24 @@ mod tests {
         assert!(!users.contains_key(&name("team-a", "source")));
         assert_eq!(users[&name("team-a", "another")], ["chat".into()]);
         assert_eq!(users[&name("team-a", "chat")], ["chat".into()]);
+    }
+
+    #[test]
+    fn every_member_of_a_pool_wakes_its_key_until_it_is_taken_out() {
+        let index = Index::new("llmkey-system");
+        let pool = |generation, secrets: &[&str]| {
+            let member = |(n, secret)| json!({"name": format!("m{n}"), "secretRef": {"name": secret, "key": "api-key"}});
+            let members: Vec<_> = secrets.iter().enumerate().map(member).collect();
+            let DeserializeGuard(mut key) = key(generation, "source", &json!({}));
+            key.as_mut().unwrap().spec.source =
+                serde_json::from_value(json!({"pool": {"members": members}})).unwrap();
+            DeserializeGuard(key)
+        };
+        let users = |secret: &str| index.read().users.get(&name("team-a", secret)).map_or(0, Vec::len);
+        index.refer(&pool(1, &["one", "two", "two"]));
+        assert_eq!((users("one"), users("two"), users("source")), (1, 1, 0));
+        index.refer(&pool(2, &["two"]));
+        assert_eq!((users("one"), users("two")), (0, 1));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Summary {
     /// When the delivered version was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<DateTime<Utc>>,
-    /// Something is under way: the record itself must be read.
+    /// Something is under way, or a person was asked for the next key: the record itself must be read.
     #[serde(default)]
     pub open: bool,
     /// A released ledger: when its keys may be revoked.
@@ -66,7 +66,9 @@ impl Summary {
             owner: record.owner.clone(),
             version: delivered.map(|v| v.version),
             published_at: delivered.and_then(|v| v.published_at.or(Some(v.created_at))),
-            open: record.versions.iter().any(|v| v.state.open() && !folded(v.state)) || delivered.is_none(),
+            open: record.versions.iter().any(|v| v.state.open() && !folded(v.state))
+                || delivered.is_none()
+                || record.awaiting_supply,
             revoke_not_before: record.released.as_ref().map(|r| r.revoke_not_before),
             deleted_at: record
                 .released
@@ -288,6 +290,8 @@ mod tests {
             let versions = states.iter().zip(1..).map(|(s, n)| version(n, *s, Origin::Minted)).collect();
             assert_eq!(Summary::of(&record(versions)).open, open, "{states:?}");
         }
+        let asked = Record { awaiting_supply: true, ..record(vec![version(1, Current, Origin::Supplied)]) };
+        assert!(Summary::of(&asked).open, "what was asked of a person stands in the record alone");
     }
 
     proptest! {

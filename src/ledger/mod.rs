@@ -9,6 +9,7 @@ mod codec;
 mod record;
 mod rotation;
 mod store;
+mod used;
 pub mod verify;
 
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
@@ -18,3 +19,4 @@ pub use rotation::{
     MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,
 };
 pub use store::{Holder, Ledger, LedgerError, Listed, Store};
+pub use used::{MAX_USED, UsedKey};

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::rotation::Rotation;
+use super::used::UsedKey;
 use crate::api::ProviderType;
 use crate::crypto::Envelope;
 use crate::domain::evidence::Restart;
@@ -65,6 +66,9 @@ pub struct Record {
     /// The last rotations, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<Rotation>,
+    /// Keys of a pool that were used, newest last; see [`UsedKey`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<UsedKey>,
 }
 
 /// One version.
@@ -120,6 +124,9 @@ pub struct Version {
     /// The pinned version whose key this is once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_of: Option<i32>,
+    /// The member of the pool that its key came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
 }
 
 impl Version {
@@ -150,6 +157,7 @@ impl Version {
             revoked_at: None,
             basis: None,
             key_of: None,
+            member: None,
         }
     }
 
@@ -385,6 +393,7 @@ pub(super) mod tests {
             audit_head: None,
             versions,
             rotations: Vec::new(),
+            used: Vec::new(),
         }
     }
 

@@ -248,7 +248,12 @@ impl Rotation {
                     self.ended_at = None;
                     self.retry = None;
                 }
-                Some(VersionState::Current | VersionState::Overlap | VersionState::Retained) => {
+                Some(
+                    VersionState::Current
+                    | VersionState::Overlap
+                    | VersionState::Retained
+                    | VersionState::Republished,
+                ) => {
                     self.end(Outcome::Succeeded, published.unwrap_or(now));
                 }
                 Some(VersionState::Retiring | VersionState::Revoked) => match published {

@@ -101,8 +101,10 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
             }
             "Secret" => {
                 object["metadata"]["namespace"] = json!(t.namespace);
-                for value in object["stringData"].as_object_mut().unwrap().values_mut() {
-                    *value = json!(t.person_key(&name));
+                let values = object["stringData"].as_object_mut().unwrap();
+                let alone = values.len() == 1;
+                for (entry, value) in values {
+                    *value = json!(t.person_key(if alone { &name } else { entry }));
                 }
             }
             "LLMProvider" => {
@@ -247,6 +249,19 @@ async fn remind_only_names_the_time() {
         next_rotation(&key)
             > parse_rfc3339(&key.status.as_ref().unwrap().versions[0].published_at.clone().unwrap()).unwrap()
     );
+}
+
+#[tokio::test]
+async fn a_pool_delivers_its_first_key_and_has_the_next_in_reserve() {
+    let t = Tenant::new("pool-example").await;
+    let key = ready(&t, "11-pool.yaml").await;
+    assert_eq!(policy(&key), "RotationPolicy/each-quarter");
+    assert_eq!(t.delivered("support", "OPENAI_API_KEY").await, Some(t.person_key("first")));
+    let pool = key.status.unwrap().pool.unwrap();
+    assert_eq!((pool.total, pool.unused, pool.next.as_deref()), (3, 2, Some("second")));
+    t.annotate("support", "llmkeys.dev/rotate", Some("leaked")).await;
+    t.until("support", "the second is current", |key| state(key, 2).as_deref() == Some("Current")).await;
+    assert_eq!(t.delivered("support", "OPENAI_API_KEY").await, Some(t.person_key("second")));
 }
 
 #[tokio::test]

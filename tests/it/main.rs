@@ -35,6 +35,7 @@ mod malformed;
 mod matrix;
 mod mutants;
 mod pin;
+mod pool;
 mod provider;
 mod provider_faults;
 mod released;

@@ -155,7 +155,7 @@ async fn killed_at_any_call_it_goes_on_and_loses_no_key() {
 }
 
 /// What the operator asked the API server for about this tenant, from an index of the audit log on.
-fn requests(t: &Tenant, names: &[String], from: usize) -> Vec<String> {
+pub(crate) fn requests(t: &Tenant, names: &[String], from: usize) -> Vec<String> {
     let ledgers: BTreeSet<String> = names.iter().map(|name| ledger_name(&t.namespace, name)).collect();
     let installation = &t.stage.installation;
     let account =

@@ -1,6 +1,7 @@
 //! Every effect of a reconcile, one function for each. What it teaches goes back into the observation.
 
 mod consumers;
+mod pool;
 mod provider;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,8 @@ pub struct Held {
     pub former: Option<(String, Arc<Account>)>,
     /// The watches are not to be trusted in this reconcile.
     pub look_again: bool,
+    /// Keys of the pool's members that were read, by the member's name.
+    pub members: BTreeMap<String, SecretBytes>,
 }
 
 /// Why an effect did not happen.
@@ -117,6 +120,7 @@ impl Actor<'_> {
             Effect::Restart(order) => self.restart(o, order).await,
             Effect::Revoke { version } => self.revoke(o, *version).await,
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version).await,
+            Effect::ReadMembers { members } => self.read_members(o, members).await,
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
             Effect::Announce { warning, reason, note } => {
                 self.announce(*warning, *reason, note).await;
@@ -226,6 +230,7 @@ impl Actor<'_> {
                 .into_iter()
                 .flatten()
                 .chain(self.held.keys.values())
+                .chain(self.held.members.values())
                 .find(|k| self.ctx.install.key.fingerprint(k).as_str() == fingerprint)
                 .cloned()
                 .ok_or(NotDone::Changed)?;

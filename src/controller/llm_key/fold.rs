@@ -10,6 +10,9 @@ use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::Ledger;
 
+/// Refused keys that are remembered: twice as many as a pool has members.
+const MAX_REFUSED: usize = 64;
+
 /// What an effect that succeeded taught.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Learned {
@@ -75,6 +78,8 @@ pub enum Learned {
         /// The answer.
         gone: bool,
     },
+    /// What some members of the pool hold, by name.
+    Members(Vec<(String, SourceView)>),
     /// A reminder was told of.
     Reminded,
     /// Nothing to remember.
@@ -187,6 +192,7 @@ impl Observed {
                     self.memory.reminded = Some((*due, *before));
                 }
             }
+            Learned::Members(members) => self.pass.members.extend(members),
             Learned::Nothing => {}
         }
     }
@@ -270,8 +276,11 @@ impl Observed {
     }
 
     fn learn_answer(&mut self, subject: Subject, fingerprint: &str, verdict: Verdict, env: &Env) {
+        if matches!(subject, Subject::Member(_)) {
+            self.learn_refusal(fingerprint, verdict, env);
+        }
         let slot = match subject {
-            Subject::Source | Subject::Candidate(_) => &mut self.memory.candidate,
+            Subject::Source | Subject::Candidate(_) | Subject::Member(_) => &mut self.memory.candidate,
             Subject::Delivered(_) => {
                 self.pass.checked_delivered = true;
                 self.memory.failing.remove(&Reason::KeyringMissing);
@@ -283,6 +292,21 @@ impl Observed {
             _ => slot.insert(Health::unknown(fingerprint, env.now)),
         };
         health.observe(verdict, env.now, self.key.threshold);
+    }
+
+    /// The provider's word on a pool's key outlives the next one's: else both would be asked in turn without end.
+    fn learn_refusal(&mut self, fingerprint: &str, verdict: Verdict, env: &Env) {
+        let refused = &mut self.memory.refused;
+        if verdict.refuses() {
+            refused.insert(fingerprint.to_owned(), env.now);
+        } else if verdict.accepts() {
+            refused.remove(fingerprint);
+        }
+        if refused.len() > MAX_REFUSED
+            && let Some(oldest) = refused.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone())
+        {
+            refused.remove(&oldest);
+        }
     }
 
     /// What was asked about a key before its delivery is known of it afterwards.
@@ -310,6 +334,9 @@ impl Observed {
 
     /// Whether nothing in the source Secret waits to be delivered or to be put right.
     pub fn source_is_delivered(&self) -> bool {
+        if !self.key.pool.is_empty() {
+            return super::decide::pool::settled(self);
+        }
         match (&self.source, &self.ledger) {
             (SourceView::None | SourceView::Unchanged, _) => true,
             (SourceView::Value(facts), LedgerView::Present(ledger)) => {

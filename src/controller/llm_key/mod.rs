@@ -401,6 +401,7 @@ impl Effect {
             Self::ConfirmRevoked { .. } => "confirm_revoked",
             Self::NoteReminder { .. } => "note_reminder",
             Self::Announce { .. } => "announce",
+            Self::ReadMembers { .. } => "read_members",
         }
     }
 }

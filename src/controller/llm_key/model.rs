@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 pub use super::plan::{Effect, Finding, Look, Plan, RestartOrder, Subject};
 use super::requester::Asked;
-use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
+use crate::api::{OnReplacementFailure, PoolMember, Reason, RotationMode, ValidationMode};
 use crate::domain::evidence;
 use crate::domain::health::Health;
 use crate::domain::schedule;
@@ -118,6 +118,10 @@ pub struct KeyView {
     pub pinned: Option<i32>,
     /// `desiredState: Disabled`.
     pub disable: bool,
+    /// `spec.source.pool.members`; none if the source is another one.
+    pub pool: Vec<PoolMember>,
+    /// What status says of a due rotation of a pool: a hint, which saves reads.
+    pub pool_told: Option<PoolTold>,
 }
 
 impl KeyView {
@@ -125,6 +129,17 @@ impl KeyView {
     pub fn is_newer_than(&self, record: &Record) -> bool {
         record.next_number() <= self.newest_shown
     }
+}
+
+/// What status says of a rotation that is due and that a pool has not served.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PoolTold {
+    /// `RotationDue`'s reason.
+    pub reason: Reason,
+    /// Its message.
+    pub message: String,
+    /// No member waits for another try: only a person, or a changed Secret, changes anything.
+    pub settled: bool,
 }
 
 /// The policy in force.
@@ -267,6 +282,8 @@ pub struct Memory {
     pub consumers: Option<evidence::Look>,
     /// Workloads whose restart admission refused.
     pub restart_refused: BTreeSet<String>,
+    /// Keys of a pool's members that the provider refused, as status shows them, and when it was last asked.
+    pub refused: BTreeMap<String, DateTime<Utc>>,
 }
 
 impl Memory {
@@ -352,11 +369,14 @@ pub struct Pass {
     pub wrote_target: Option<i32>,
     /// The target was deleted in this reconcile.
     pub deleted_target: bool,
+    /// Members of the pool that were read in this reconcile, by name.
+    pub members: BTreeMap<String, SourceView>,
 }
 
 impl Pass {
-    /// Another hand wrote: who holds a key is asked again.
+    /// Another hand wrote: who holds a key is asked again, and a pool's members are read again.
     pub fn forget_holders(&mut self) {
+        self.members.clear();
         self.shared.clear();
         self.checked_after_l4.clear();
         self.looked_for_l4 = false;

@@ -19,6 +19,7 @@ use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
 use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary, Version};
+pub use source::read_value;
 pub use target::{owner_reference, written_at};
 
 /// How much to read.
@@ -103,12 +104,14 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let ledger = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&o.key.namespace, &o.key.name));
     let target = ctx.index.secret(&o.key.namespace, &o.key.target_name);
     let source = key.spec.source.secret_ref.as_ref();
+    let pool = key.spec.source.pool.as_ref();
     // Where a text is wrong nothing would be written.
     let rendered =
         o.key.template_problem.is_some() || remember.rendering.as_ref() == Some(&seeing.held.texts.digest());
     let source_unchanged = source.is_none_or(|s| {
         unchanged(ctx.index.secret(&o.key.namespace, &s.name).as_ref(), remember.source.as_ref())
-    });
+    }) && pool
+        .is_none_or(|_| source::pool_unchanged(ctx, &o.key, remember.source.as_ref()));
     if !rendered
         || !source_unchanged
         || !unchanged(ledger.as_ref(), remember.ledger.as_ref())
@@ -119,7 +122,8 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
     let summary = ledger.and_then(|l| l.summary).and_then(|s| serde_json::from_str::<Summary>(&s).ok());
     match summary {
         Some(summary) if !summary.open && summary.owner.as_deref() == Some(o.key.uid.as_str()) => {
-            o.source = if source.is_some() { SourceView::Unchanged } else { SourceView::None };
+            o.source =
+                if source.is_some() || pool.is_some() { SourceView::Unchanged } else { SourceView::None };
             o.ledger = LedgerView::Unread(summary);
             true
         }
@@ -279,6 +283,11 @@ fn from_status(key: &LLMKey) -> Remember {
 
 /// Health as status tells it, after a restart: state and history go on; the last answer is not known.
 pub(super) fn resume_health(key: &LLMKey, memory: &mut Memory, now: DateTime<Utc>) {
+    if memory.refused.is_empty() {
+        // What the provider said of a pool's keys: they are not asked again just because of a restart.
+        let skipped = key.status.iter().flat_map(|s| &s.pool).flat_map(|pool| &pool.skipped);
+        memory.refused = skipped.filter_map(|s| Some((s.fingerprint.clone()?, now))).collect();
+    }
     if memory.health.is_some() {
         return;
     }

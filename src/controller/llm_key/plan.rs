@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::api::{ConditionStatus, ConditionType, PoolStatus, Reason};
 use crate::domain::evidence::{Judged, Workload};
 use crate::ledger::Record;
 
@@ -30,6 +30,8 @@ pub enum Subject {
     Candidate(i32),
     /// The delivered version's key.
     Delivered(i32),
+    /// The key of a pool's member, by its place in the list.
+    Member(usize),
 }
 
 /// Every effect that a reconcile can have. Dependent ones stand in order; the first failure stops the rest.
@@ -114,6 +116,11 @@ pub enum Effect {
         /// Its note.
         note: String,
     },
+    /// Read the Secrets of some members of the pool.
+    ReadMembers {
+        /// Their names.
+        members: Vec<String>,
+    },
 }
 
 /// One thing to be said in the conditions.
@@ -146,6 +153,8 @@ pub struct Plan {
     pub hold: bool,
     /// What is due and a glance does not show: read it and decide again.
     pub look: Look,
+    /// How far the pool is used, if that was looked at.
+    pub pool: Option<PoolStatus>,
 }
 
 /// What must be read before a decision that a glance led to.

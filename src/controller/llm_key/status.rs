@@ -1,5 +1,7 @@
 //! The status: a pure projection of what was observed, written only when it differs.
 
+mod pool;
+
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -24,9 +26,10 @@ pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKin
         before.conditions.iter().any(|b| b.type_ == c.type_ && b.status == c.status && b.reason == c.reason)
     };
     let kind = |c: &Condition| match (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) {
-        ("Healthy", "False", _) | ("Stalled", "True", _) | ("RotationDue", "True", "RotationFailed") => {
-            Some(EventKind::Warning)
-        }
+        ("Healthy", "False", _)
+        | ("Stalled", "True", _)
+        | ("RotationDue", "True", "RotationFailed")
+        | (_, _, "LastPoolMember") => Some(EventKind::Warning),
         ("RotationDue", "True", "SupplyNextKey" | "RemindOnly") => Some(EventKind::Normal),
         _ => None,
     };
@@ -36,6 +39,7 @@ pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKin
             let reason = Reason::ALL.iter().find(|r| r.as_str() == c.reason)?;
             Some((kind(c)?, *reason, c.message.as_str()))
         })
+        .chain(pool::news(before, after))
         .collect()
 }
 
@@ -76,6 +80,7 @@ pub fn status(
     base(&mut conditions);
     found(&mut conditions, plan);
     consumers_at_rest(&mut conditions, o, plan, before);
+    pool::at_rest(&mut conditions, o, plan, before);
     ready(&mut conditions, o, plan, delivered.is_some(), health);
     healthy(&mut conditions, o, delivered.is_some(), health);
     LLMKeyStatus {
@@ -104,6 +109,7 @@ pub fn status(
             || if unread || o.key.had_versions { before.rotations.clone() } else { Vec::new() },
             |r| rotations::shown(o, r, env),
         ),
+        pool: pool::status(o, plan, before),
     }
 }
 
@@ -289,8 +295,10 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
                 "spec.pinnedVersion keeps it: take that out, or pin another version"
             } else if o.key.minted {
                 "set the annotation llmkeys.dev/rotate to have another made"
-            } else {
+            } else if o.key.pool.is_empty() {
                 "put a working key into the source Secret"
+            } else {
+                "set the annotation llmkeys.dev/rotate to go on to the next member of the pool"
             };
             let message = format!("the provider rejects the key in Secret {secret}; {remedy}");
             conditions.set(kind, False, Reason::KeyInvalid, &message);
@@ -397,6 +405,7 @@ fn version(o: &Observed, record: &Record, version: &Version) -> VersionStatus {
             .filter(|r| r.reason != RotationReason::Initial)
             .map(Rotation::asked_by),
         pin: pin::standing(&o.key, record, version).map(|standing| standing.as_str().to_owned()),
+        member: version.member.clone(),
     }
 }
 

@@ -8,12 +8,12 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use sha2::{Digest, Sha256};
 
-use super::model::{KeyView, PolicyView, ProviderView};
+use super::model::{KeyView, PolicyView, PoolTold, ProviderView};
 use super::requester::Asked;
 use crate::api::{
-    APPROVE_REVOKE, Approval, ClusterRotationPolicy, ConsumerEvidence, DeletionPolicy, DesiredState,
-    FINALIZER, LLMKey, LLMProvider, OnStuck, PAUSED, PolicyKind, ROTATE, Reason, RotationMode,
-    RotationPolicy, RotationPolicySpec, Trigger, TriggerType, from_k8s,
+    APPROVE_REVOKE, Approval, ClusterRotationPolicy, ConditionType, ConsumerEvidence, DeletionPolicy,
+    DesiredState, FINALIZER, LLMKey, LLMKeyStatus, LLMProvider, OnStuck, PAUSED, PolicyKind, ROTATE, Reason,
+    RotationMode, RotationPolicy, RotationPolicySpec, Trigger, TriggerType, from_k8s,
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
@@ -127,7 +127,18 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         asked: Asked::of(&key.metadata),
         pinned: key.spec.pinned_version,
         disable: key.spec.desired_state == DesiredState::Disabled,
+        pool: key.spec.source.pool.as_ref().map(|pool| pool.members.clone()).unwrap_or_default(),
+        pool_told: status.and_then(pool_told),
     }
+}
+
+/// What status says of a pool whose rotation is due.
+fn pool_told(status: &LLMKeyStatus) -> Option<PoolTold> {
+    let pool = status.pool.as_ref()?;
+    let due = status.conditions.iter().find(|c| c.type_ == ConditionType::RotationDue.as_str())?;
+    let reason = *Reason::ALL.iter().find(|r| due.status == "True" && r.as_str() == due.reason)?;
+    let settled = pool.skipped.iter().all(|s| s.reason != Reason::RejectedNotPublished.as_str());
+    Some(PoolTold { reason, message: due.message.clone(), settled })
 }
 
 /// The policy in force.

@@ -78,6 +78,15 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     {
         // Nothing but this ledger says that the key stays on purpose: without it the key would be nobody's.
         plan.wake_at(env.now + interval(env.timings.deletion_grace));
+    } else if !record.used.is_empty() {
+        // Nothing but this ledger says which keys of a pool were used. The keys themselves serve nobody any more.
+        if record.versions.iter().any(|v| v.sealed.is_some()) {
+            let mut next = successor(record, env);
+            next.versions.iter_mut().for_each(|v| v.sealed = None);
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        } else {
+            plan.wake_at(env.now + interval(env.timings.deletion_grace));
+        }
     } else if searched(&view, plan) {
         tracing::info!(
             namespace = record.namespace,

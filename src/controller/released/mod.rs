@@ -295,6 +295,8 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             asked: Asked::default(),
             pinned: None,
             disable: false,
+            pool: Vec::new(),
+            pool_told: None,
         },
         policy: PolicyView {
             shown: None,

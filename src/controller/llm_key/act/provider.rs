@@ -150,6 +150,7 @@ impl Actor<'_> {
         let Some(endpoint) = self.held.endpoint.clone() else { return Err(NotDone::Changed) };
         let key = match subject {
             Subject::Source => self.held.source.clone(),
+            Subject::Member(place) => Some(self.member_key(o, place)?),
             Subject::Candidate(version) | Subject::Delivered(version) => self.key_of(o, version),
         };
         let Some(key) = key else {

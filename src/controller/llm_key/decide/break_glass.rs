@@ -66,11 +66,16 @@ fn needed(record: &Record, number: i32, going: &[i32]) -> bool {
 pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) {
     let listed = |v: &&Version| v.origin == Origin::Supplied && is_listed(o, record, v);
     if let Some(version) = record.delivered().filter(listed) {
+        let remedy = if o.key.pool.is_empty() {
+            "put another key into the source Secret"
+        } else {
+            "it is replaced as soon as the pool has another key, see RotationDue;"
+        };
         plan.stall(
             Reason::NotSupported,
             format!(
-                "spec.revokedVersions: version {} was supplied, so the operator cannot revoke it; put another key into the \
-                 source Secret and delete this one at the provider",
+                "spec.revokedVersions: version {} was supplied, so the operator cannot revoke it; {remedy} and delete this \
+                 one at the provider",
                 version.version
             ),
         );

@@ -31,6 +31,8 @@ pub(super) fn first(o: &Observed, env: &Env, plan: &mut Plan) {
     let record = empty(o, env);
     if o.key.minted {
         mint_first(o, &record, env, plan);
+    } else if !o.key.pool.is_empty() {
+        super::pool::start(o, &record, env, plan);
     } else {
         supply_first(o, &record, env, plan);
     }
@@ -90,5 +92,6 @@ fn empty(o: &Observed, env: &Env) -> Record {
         audit_head: None,
         versions: Vec::new(),
         rotations: Vec::new(),
+        used: Vec::new(),
     }
 }

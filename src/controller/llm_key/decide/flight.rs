@@ -283,9 +283,14 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
 fn announce(o: &Observed, record: &Record, version: &Version, plan: &mut Plan) {
     let first = record.versions.iter().all(|v| v.published_at.is_none());
     let (reason, what) = if first { (Reason::Published, "published") } else { (Reason::Rotated, "rotated") };
+    let older = record.current().filter(|v| v.version != version.version && v.origin == Origin::Supplied);
+    let older = older.filter(|_| version.member.is_some()).map_or_else(String::new, |old| {
+        let delete = super::pool::delete(old);
+        format!("; {delete} at the provider when nothing uses it any more")
+    });
     plan.effects.push(Effect::Announce {
         warning: false,
         reason,
-        note: format!("{what}: Secret {} carries version {}", o.key.target_name, version.version),
+        note: format!("{what}: Secret {} carries version {}{older}", o.key.target_name, version.version),
     });
 }

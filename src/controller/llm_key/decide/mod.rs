@@ -12,6 +12,7 @@ mod gate;
 mod history;
 mod overlap;
 pub mod pin;
+pub mod pool;
 mod release;
 mod retention;
 pub mod retire;
@@ -73,7 +74,8 @@ fn next_step(o: &Observed, env: &Env) -> Plan {
         plan.stall(
             Reason::NotSupported,
             format!(
-                "desiredState: Disabled: the operator cannot switch keys off at {}; nothing is changed. Revoked ends them, and                  Active takes the wish back",
+                "desiredState: Disabled: the operator cannot switch keys off at {}; nothing is changed. Revoked ends them, and \
+                 Active takes the wish back",
                 o.provider.shown
             ),
         );

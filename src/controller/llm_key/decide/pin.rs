@@ -228,6 +228,7 @@ fn again(o: &Observed, record: &Record, base: &Version, env: &Env) -> Record {
         provider_key_id: base.provider_key_id.clone(),
         key: base.key.clone(),
         key_of: o.key.pinned,
+        member: base.member.clone(),
         ..Version::begun(number, VersionState::Pending, base.origin, RotationReason::Pinned, env.now)
     });
     fold_delivery(record, &mut next);

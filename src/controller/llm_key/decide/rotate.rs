@@ -117,6 +117,8 @@ pub(super) fn start(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     }
     if o.key.minted {
         start_minted(o, record, env, plan);
+    } else if !o.key.pool.is_empty() {
+        super::pool::start(o, record, env, plan);
     } else {
         start_supplied(o, record, env, plan);
     }
@@ -338,7 +340,7 @@ pub(super) fn when(
 ) -> Option<DateTime<Utc>> {
     let scheduled = o.policy.schedule.as_ref().and_then(|schedule| {
         let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
-        if o.key.minted { schedule::may_start(schedule, at.max(env.now)) } else { Some(at) }
+        if needs_no_person(o) { schedule::may_start(schedule, at.max(env.now)) } else { Some(at) }
     });
     [scheduled, expiry(o, env)].into_iter().flatten().min()
 }
@@ -349,9 +351,14 @@ fn expiry(o: &Observed, env: &Env) -> Option<DateTime<Utc>> {
     o.key.expires_at?.checked_sub_signed(delta(before))
 }
 
+/// Whether the next key comes without a person: it is made, or taken from a pool.
+const fn needs_no_person(o: &Observed) -> bool {
+    o.key.minted || !o.key.pool.is_empty()
+}
+
 /// Whether the delivered key is to be replaced because the provider refuses it.
 pub(super) fn refused(o: &Observed, shown: Option<&str>, env: &Env, plan: &mut Plan) -> bool {
-    if !o.policy.replace_invalid || !o.key.minted || o.key.validation == ValidationMode::Disabled {
+    if !o.policy.replace_invalid || !needs_no_person(o) || o.key.validation == ValidationMode::Disabled {
         return false;
     }
     let Some(health) = o.memory.health.as_ref().filter(|h| h.accepted == Some(false)) else { return false };

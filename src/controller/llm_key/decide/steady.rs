@@ -24,18 +24,15 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
             plan.wake_at(at);
         }
     }
-    if let Some(published) = summary.published_at
-        && let Some(at) = due_time(o, &summary.lineage, published, env, plan)
-        && env.now >= at
-    {
-        if o.key.minted {
-            plan.look = Look::Everything;
-        } else {
-            supply_next(o, plan);
-        }
-    }
-    if super::rotate::refused(o, None, env, plan) {
+    let at = summary.published_at.and_then(|at| due_time(o, &summary.lineage, at, env, plan));
+    let is_due = at.is_some_and(|at| env.now >= at);
+    let refused = super::rotate::refused(o, None, env, plan);
+    if !o.key.pool.is_empty() {
+        super::pool::glance(o, is_due || refused, plan);
+    } else if refused || is_due && o.key.minted {
         plan.look = Look::Everything;
+    } else if is_due {
+        supply_next(o, plan);
     }
     if let Some(at) = next_probe(o, &summary.lineage, env) {
         if env.now >= at {

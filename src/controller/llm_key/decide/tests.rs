@@ -10,6 +10,7 @@ mod driver;
 mod history;
 mod learned;
 mod pin;
+mod pool;
 mod retention;
 mod retire;
 mod retry;

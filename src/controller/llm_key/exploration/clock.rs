@@ -55,6 +55,7 @@ impl Shift {
             audit_head: _,
             versions,
             rotations,
+            used: _,
         } = record;
         // The budget of an hour is left out of the model: no bound of faults here comes near it.
         mints.clear();
@@ -90,6 +91,7 @@ impl Shift {
             revoked_at,
             basis: _,
             key_of: _,
+            member: _,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });
@@ -155,7 +157,11 @@ impl Shift {
             last_use,
             consumers,
             restart_refused: _,
+            refused,
         } = memory;
+        for asked in refused.values_mut() {
+            self.time(asked);
+        }
         if let Some(look) = consumers {
             self.time(&mut look.at);
         }

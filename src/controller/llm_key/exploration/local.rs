@@ -161,6 +161,7 @@ impl Rules {
             minted: work.minted.clone(),
             key_version: if fresh.has(Fresh::KEY) { STANDS } else { GONE },
             target_version: work.target_seen.then(|| if fresh.has(Fresh::TARGET) { STANDS } else { GONE }),
+            ..Held::default()
         };
         let mut broken = single_cause(&o, &work, effect);
         let name = minted_name(&o, effect);
@@ -400,7 +401,7 @@ fn note_own_attempt(work: &mut Work, o: &Observed, effect: &Effect, written: boo
 fn unanswered(o: &Observed, effect: &Effect) -> Option<Learned> {
     let Effect::Validate(subject) = effect else { return None };
     let number = match subject {
-        Subject::Source => return None,
+        Subject::Source | Subject::Member(_) => return None,
         Subject::Candidate(number) | Subject::Delivered(number) => *number,
     };
     let fingerprint = record(o)?.version(number)?.key.as_ref()?.shown.clone();
@@ -423,6 +424,7 @@ fn befalls(effect: &Effect, fate: Fate) -> bool {
                 | Effect::FindStrays { .. }
                 | Effect::ReadLastUse { .. }
                 | Effect::ConfirmRevoked { .. }
+                | Effect::ReadMembers { .. }
         );
     match fate {
         Fate::Told => true,

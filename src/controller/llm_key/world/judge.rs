@@ -18,6 +18,14 @@ impl World {
                 self.history.names.insert(name.clone());
             }
             let was = before.as_ref().and_then(|b| b.version(version.version));
+            if let (None, Some(member), Some(key)) = (was, &version.member, &version.key)
+                && !self.history.taken.insert(key.fingerprint.clone())
+            {
+                return broken(format!(
+                    "version {}: the key of pool member {member} is used again",
+                    version.version
+                ));
+            }
             if let Some(was) = was
                 && was.state != version.state
                 && !was.state.may_become(version.state)
@@ -224,6 +232,7 @@ impl World {
         }
         let said = format!("{status:?} {plan:?}");
         let bytes = self.provider.keys.iter().map(|k| &k.bytes).chain(self.source.as_ref());
+        let bytes = bytes.chain(self.pool.values());
         match bytes.into_iter().find(|bytes| bytes.len() > 8 && said.contains(*bytes)) {
             Some(_) => Err("I5: status or plan holds key material".into()),
             None => Ok(()),

@@ -105,6 +105,10 @@ pub struct History {
     pub faults: usize,
     /// Writes to the API server and the provider.
     pub writes: usize,
+    /// Keys that were taken from a pool.
+    pub taken: BTreeSet<String>,
+    /// Secrets of a pool that were read.
+    pub members_read: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -140,6 +144,8 @@ pub struct World {
     pub edits: u64,
     /// Who put the value into the source Secret.
     pub supplied_by: Option<Requester>,
+    /// Secrets of a pool: name and value.
+    pub pool: BTreeMap<String, String>,
 }
 
 /// Key material and object versions of one reconcile.
@@ -149,6 +155,7 @@ pub struct Held {
     pub minted: Option<String>,
     pub key_version: u64,
     pub target_version: Option<u64>,
+    pub members: BTreeMap<String, String>,
 }
 
 pub fn facts(bytes: &str) -> KeyFacts {
@@ -188,6 +195,12 @@ pub fn by_hand() -> PolicyView {
     }
 }
 
+/// A pool as a source; each member's Secret has its name.
+pub fn pool(names: &[&str]) -> serde_json::Value {
+    let member = |name: &&str| json!({"name": name, "secretRef": {"name": name, "key": "key"}});
+    json!({"pool": {"members": names.iter().map(member).collect::<Vec<_>>()}})
+}
+
 /// The same with a schedule of so many hours, without jitter.
 pub fn every(n: u64) -> PolicyView {
     let spec = RotationPolicySpec {
@@ -211,6 +224,22 @@ impl World {
         }));
         world.supply(bytes, Verdict::Valid);
         world
+    }
+
+    /// An LLMKey with a pool of these members, each with a good key.
+    pub fn pooling(members: &[(&str, &str)]) -> Self {
+        let names: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
+        let mut world = Self::with(json!({"providerRef": {"name": "openai"}, "source": pool(&names)}));
+        for (name, bytes) in members {
+            world.fill(name, bytes, Verdict::Valid);
+        }
+        world
+    }
+
+    /// Puts a key into the Secret of a pool's member; the provider says so of it.
+    pub fn fill(&mut self, member: &str, bytes: &str, verdict: Verdict) {
+        self.pool.insert(member.to_owned(), bytes.to_owned());
+        self.provider.supplied.insert(bytes.to_owned(), verdict);
     }
 
     fn with(spec: serde_json::Value) -> Self {
@@ -237,6 +266,7 @@ impl World {
             count: 0,
             edits: 0,
             supplied_by: None,
+            pool: BTreeMap::new(),
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});

@@ -4,7 +4,9 @@ use super::{Held, ProviderKey, Target, World, delta, facts};
 use crate::api::{FINALIZER, LLMKey, Reason};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
-use crate::controller::llm_key::model::{Effect, LedgerView, Minted, Observed, RestartOrder, Subject};
+use crate::controller::llm_key::model::{
+    Effect, LedgerView, Minted, Observed, RestartOrder, SourceView, Subject,
+};
 use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
 use crate::domain::evidence::{Census, Look};
@@ -96,8 +98,28 @@ impl World {
             Effect::Revoke { version } => self.revoke(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
+            Effect::ReadMembers { members } => Ok(self.read_members(o, held, members)),
             Effect::Announce { .. } => Ok(Learned::Nothing),
         }
+    }
+
+    fn read_members(&mut self, o: &Observed, held: &mut Held, members: &[String]) -> Learned {
+        let mut found = Vec::new();
+        for member in o.key.pool.iter().filter(|m| members.contains(&m.name)) {
+            self.history.members_read += 1;
+            let secret = &member.secret_ref.name;
+            let view = match self.pool.get(secret) {
+                Some(bytes) => {
+                    held.members.insert(member.name.clone(), bytes.clone());
+                    SourceView::Value(facts(bytes))
+                }
+                None => {
+                    SourceView::Problem(Reason::SourceNotFound, format!("Secret {secret} does not exist"))
+                }
+            };
+            found.push((member.name.clone(), view));
+        }
+        Learned::Members(found)
     }
 
     /// The LLMKey is read again for it: only its uid must be the one that was observed.
@@ -138,7 +160,8 @@ impl World {
             let older =
                 self.ledger.iter().flat_map(|l| l.record.versions.iter().map(|v| (&l.record, v.version)));
             let older = older.filter_map(|(record, number)| Self::bytes_of(record, number));
-            let all = [&held.source, &held.minted].into_iter().flatten().cloned().chain(older);
+            let given = [&held.source, &held.minted].into_iter().flatten().chain(held.members.values());
+            let all = given.cloned().chain(older);
             let Some(bytes) = { all }.find(|b| facts(b) == *key) else { return Err(Undone::Changed) };
             version.sealed = Some(Envelope {
                 kek: "kek".into(),
@@ -275,6 +298,7 @@ impl World {
     fn validate(&mut self, o: &Observed, held: &Held, subject: Subject) -> Result<Learned, Undone> {
         let bytes = match subject {
             Subject::Source => held.source.clone(),
+            Subject::Member(place) => o.key.pool.get(place).and_then(|m| held.members.get(&m.name)).cloned(),
             Subject::Candidate(n) | Subject::Delivered(n) => Self::bytes_of(record(o)?, n),
         };
         let Some(bytes) = bytes else { return Err(Undone::Changed) };

@@ -26,6 +26,8 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::Restart(order) => format!("restart {} for {}", order.workload, order.mark),
         Effect::Revoke { version } => format!("revoke version {version}"),
         Effect::ConfirmRevoked { version } => format!("confirm the revocation of version {version}"),
+        Effect::Validate(Subject::Member(n)) => format!("validate the key of pool member {n}"),
+        Effect::ReadMembers { members } => format!("read pool members {}", members.join(", ")),
         Effect::NoteReminder { .. } => "note the reminder".into(),
         Effect::Announce { reason, .. } => format!("event {reason:?}"),
     }

@@ -150,6 +150,36 @@ const SCENARIOS: &[Scenario] = &[
         end: 6 * HOUR,
     },
     Scenario {
+        name: "a pool's turns, and a member that is filled again",
+        world: || World::pooling(&[("a", "sk-pool-a1"), ("b", "sk-pool-b1")]),
+        events: &[
+            (600, |w| w.rotate("1")),
+            (1200, |w| w.fill("b", "sk-pool-b2", Verdict::Valid)),
+            (1800, |w| w.rotate("2")),
+            (2400, |w| w.fill("a", "sk-pool-a2", Verdict::Valid)),
+        ],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "a pool with a member that is refused",
+        world: || {
+            let mut world = World::pooling(&[("a", "sk-pool-a1"), ("b", "sk-pool-b1"), ("c", "sk-pool-c1")]);
+            world.fill("b", "sk-pool-bad", Verdict::Rejected);
+            world
+        },
+        events: &[(600, |w| w.rotate("1")), (1200, |w| w.fill("b", "sk-pool-b2", Verdict::Valid))],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "a pool takes over from keys that were made",
+        world: World::minting,
+        events: &[(600, |w| {
+            w.fill("a", "sk-pool-a1", Verdict::Valid);
+            w.edit(|key| key.spec.source = serde_json::from_value(super::world::pool(&["a"])).unwrap());
+        })],
+        end: 8 * HOUR,
+    },
+    Scenario {
         name: "the Secret is changed by hand in an overlap",
         world: World::minting,
         events: &[
