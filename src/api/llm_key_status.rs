@@ -122,7 +122,7 @@ pub struct LastRotation {
 pub struct VersionStatus {
     /// Its number, counted from 1.
     pub version: i32,
-    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained or Abandoned.
+    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned or Spare.
     #[schemars(length(max = 32))]
     pub state: String,
     /// Supplied or Minted.

@@ -72,6 +72,12 @@ pub struct RotationPolicySpec {
     /// How long the older key goes on working beside the new one, and what must be known before it is revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
+    /// Keys that are made, checked and kept ready for each LLMKey whose keys the operator makes, 0 or 1. The next rotation delivers
+    /// the spare; a key in use that is confirmed as refused is replaced by it within seconds. It is one more key that works.
+    /// Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub spares: Option<i32>,
 }
 
 /// At most one of the three.

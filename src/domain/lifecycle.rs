@@ -25,6 +25,8 @@ pub enum VersionState {
     Retained,
     /// Given up before it was delivered, with no key left behind.
     Abandoned,
+    /// Made, checked and kept back: the next rotation delivers it.
+    Spare,
 }
 
 impl VersionState {
@@ -39,22 +41,25 @@ impl VersionState {
             Self::Revoked => "Revoked",
             Self::Retained => "Retained",
             Self::Abandoned => "Abandoned",
+            Self::Spare => "Spare",
         }
     }
 
     /// The only legal moves. Everything else is a fault of the program and is refused by the ledger.
     pub const fn may_become(self, next: Self) -> bool {
         use VersionState::{
-            Abandoned, Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked,
+            Abandoned, Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked, Spare,
         };
         matches!(
             (self, next),
             (Intent, Pending | Abandoned)
-                | (Pending, Publishing | Current | Retiring | Abandoned)
+                | (Pending, Publishing | Current | Retiring | Abandoned | Spare)
                 | (Publishing, Current | Overlap | Retained | Retiring | Abandoned)
                 | (Current, Overlap | Retained | Retiring)
                 | (Overlap, Retiring | Retained)
                 | (Retiring, Revoked)
+                // It is taken into use as any key that is sealed and not yet delivered.
+                | (Spare, Pending | Retiring)
         )
     }
 
@@ -65,7 +70,7 @@ impl VersionState {
 
     /// A key that such a version points to must not be revoked (rule 1 of the design).
     pub const fn protects_key(self) -> bool {
-        matches!(self, Self::Pending | Self::Publishing | Self::Current | Self::Overlap)
+        matches!(self, Self::Pending | Self::Publishing | Self::Current | Self::Overlap | Self::Spare)
     }
 
     /// The key may still work at the provider.
@@ -115,6 +120,8 @@ pub enum RotationReason {
     Invalid,
     /// The one before stands in `spec.revokedVersions`.
     BreakGlass,
+    /// To be kept ready. A rotation that takes it gives it its own reason.
+    Spare,
 }
 
 impl RotationReason {
@@ -128,6 +135,7 @@ impl RotationReason {
             Self::Replaced => "Replaced",
             Self::Invalid => "Invalid",
             Self::BreakGlass => "BreakGlass",
+            Self::Spare => "Spare",
         }
     }
 }
@@ -170,8 +178,17 @@ impl RevocationBasis {
 mod tests {
     use super::VersionState::{self, *};
 
-    const ALL: [VersionState; 9] =
-        [Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned];
+    const ALL: [VersionState; 10] =
+        [Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned, Spare];
+
+    #[test]
+    fn a_spare_is_protected_and_waits_for_nothing() {
+        assert!(Spare.protects_key() && Spare.key_may_work());
+        assert!(!Spare.in_flight() && !Spare.open());
+        for to in [Publishing, Current, Overlap, Abandoned, Retained] {
+            assert!(!Spare.may_become(to), "{to:?}: what it is taken for is on record first");
+        }
+    }
 
     #[test]
     fn a_key_on_its_way_out_never_comes_back() {

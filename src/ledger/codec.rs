@@ -48,6 +48,9 @@ pub struct Summary {
     /// The account of the delivered version, else of the newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// The number of the version that is kept ready as a spare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<i32>,
 }
 
 impl Summary {
@@ -74,6 +77,7 @@ impl Summary {
                 .or(record.versions.last())
                 .and_then(|v| v.account.as_ref())
                 .map(|a| format!("{}/{}", a.provider, a.project)),
+            spare: record.versions.iter().find(|v| v.state == VersionState::Spare).map(|v| v.version),
         }
     }
 }
@@ -263,7 +267,9 @@ mod tests {
 
     #[test]
     fn a_summary_says_when_the_record_itself_must_be_read() {
-        use VersionState::{Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked};
+        use VersionState::{
+            Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked, Spare,
+        };
         for (states, open) in [
             (vec![Publishing], false),
             (vec![Current], false),
@@ -275,9 +281,12 @@ mod tests {
             (vec![Overlap, Current], true),
             (vec![Retiring, Current], true),
             (vec![Revoked], true),
+            (vec![Current, Spare], false),
         ] {
             let versions = states.iter().zip(1..).map(|(s, n)| version(n, *s, Origin::Minted)).collect();
-            assert_eq!(Summary::of(&record(versions)).open, open, "{states:?}");
+            let summary = Summary::of(&record(versions));
+            assert_eq!(summary.open, open, "{states:?}");
+            assert_eq!(summary.spare, states.contains(&Spare).then_some(2), "{states:?}");
         }
     }
 

@@ -148,6 +148,8 @@ pub struct PolicyView {
     pub manual: bool,
     /// An older key is revoked at the maximum, whatever is known of its use.
     pub revoke_when_stuck: bool,
+    /// Keys that are kept ready, 0 or 1.
+    pub spares: i32,
 }
 
 /// The provider or account.
@@ -248,6 +250,8 @@ pub struct Memory {
     pub consumers: Option<evidence::Look>,
     /// Workloads whose restart admission refused.
     pub restart_refused: BTreeSet<String>,
+    /// Health of the key that is kept ready, or is being made for that.
+    pub spare: Option<Health>,
 }
 
 impl Memory {
@@ -255,7 +259,7 @@ impl Memory {
     pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
         let other: &[Reason] = match work {
             Work::Mint => &[Reason::RevokeFailed],
-            Work::Revoke => &[Reason::MintFailed, Reason::ProjectNotFound],
+            Work::Revoke => &[Reason::MintFailed, Reason::ProjectNotFound, Reason::MintBudget],
         };
         let waiting = self.failing.values().filter(|f| !other.contains(&f.reason) && now < f.not_before);
         waiting.max_by_key(|f| f.not_before)

@@ -202,6 +202,7 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
             .evidence
             .and_then(|e| e.quiet_for)
             .map_or(whole(timings.quiet_for), Duration::from),
+        spares: spec.spares.unwrap_or(0),
     }
 }
 

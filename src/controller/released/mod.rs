@@ -306,6 +306,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             manual: false,
             revoke_when_stuck: false,
             quiet_for: Duration::ZERO,
+            spares: 0,
         },
         provider,
         former: None,

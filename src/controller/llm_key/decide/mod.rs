@@ -13,6 +13,7 @@ mod overlap;
 mod release;
 pub mod retire;
 mod rotate;
+pub mod spare;
 mod steady;
 mod strays;
 #[cfg(test)]
@@ -112,10 +113,11 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 10] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 12] = [
         repair_before_revocation,
         break_glass::advance,
         flight::advance,
+        spare::tidy,
         rotate::revoke_all,
         repair,
         rotate::start,
@@ -124,6 +126,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         break_glass::supplied,
         overlap::advance,
         steady::probe,
+        spare::advance,
     ];
     for step in steps {
         step(o, record, env, plan);

@@ -71,7 +71,10 @@ pub(crate) fn give_up(record: &mut Record, env: &Env) {
     let live: Vec<(i32, Origin)> =
         record.versions.iter().filter(|v| v.state.protects_key()).map(|v| (v.version, v.origin)).collect();
     for (number, origin) in live {
-        let revoke = origin == Origin::Minted && !record.retain_on_delete;
+        // Nobody was ever given a spare, so nobody can want to keep it.
+        let spare = record.spare().is_some_and(|v| v.version == number);
+        let kept = record.retain_on_delete;
+        let revoke = origin == Origin::Minted && (spare || !kept);
         let to = match (revoke, record.version(number).map(|v| v.state)) {
             (true, _) => VersionState::Retiring,
             (false, Some(VersionState::Pending)) => VersionState::Abandoned,
@@ -82,7 +85,8 @@ pub(crate) fn give_up(record: &mut Record, env: &Env) {
             && revoke
         {
             version.retiring_at = Some(env.now);
-            version.basis = Some(RevocationBasis::Explicit);
+            version.basis =
+                Some(if kept { RevocationBasis::NeverPublished } else { RevocationBasis::Explicit });
         }
     }
 }

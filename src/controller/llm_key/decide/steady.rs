@@ -2,6 +2,7 @@
 
 use super::gate::delta;
 use super::rotate::{due_time, supply_next};
+use super::spare::{self, Steady};
 use crate::api::ValidationMode;
 use crate::controller::llm_key::model::{Effect, Env, Look, Observed, Plan, Subject};
 use crate::domain::health::last_slot;
@@ -21,7 +22,7 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
             supply_next(o, plan);
         }
     }
-    if super::rotate::refused(o, None, env, plan) {
+    if super::rotate::refused(o, None, summary.spare.is_some(), env, plan) {
         plan.look = Look::Everything;
     }
     if let Some(at) = next_probe(o, &summary.lineage, env) {
@@ -29,6 +30,11 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
             plan.look = plan.look.max(Look::Ledger);
         }
         plan.wake_at(at);
+    }
+    match spare::steady(o, summary, env, plan) {
+        Steady::Rests => {}
+        Steady::Checks => plan.look = plan.look.max(Look::Ledger),
+        Steady::Changes => plan.look = Look::Everything,
     }
 }
 

@@ -10,6 +10,7 @@ mod driver;
 mod learned;
 mod retire;
 mod shown;
+mod spare;
 mod triggers;
 
 use super::super::world::{self, perform};

@@ -86,12 +86,19 @@ impl Shift {
             retiring_at,
             revoked_at,
             basis: _,
+            spare_since,
+            promoted_at,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });
-        for (time, counts) in
-            [(published_at, overlap), (superseded_at, overlap), (retiring_at, false), (revoked_at, released)]
-        {
+        for (time, counts) in [
+            (published_at, overlap),
+            (superseded_at, overlap),
+            (retiring_at, false),
+            (revoked_at, released),
+            (spare_since, false),
+            (promoted_at, false),
+        ] {
             if let Some(time) = time {
                 self.within(time, if counts { OLD } else { 0 });
             }
@@ -151,6 +158,7 @@ impl Shift {
             last_use,
             consumers,
             restart_refused: _,
+            spare,
         } = memory;
         if let Some(look) = consumers {
             self.time(&mut look.at);
@@ -161,7 +169,7 @@ impl Shift {
         }
         self.maybe(repaired);
         repaired.take_if(|at| *at < now());
-        for health in [&mut *health, candidate].into_iter().flatten() {
+        for health in [&mut *health, candidate, &mut *spare].into_iter().flatten() {
             self.health(health);
         }
         for Failing { reason: _, message: _, count: _, not_before } in failing.values_mut() {
@@ -176,11 +184,13 @@ impl Shift {
         }
         // The answer counts for a second.
         last_use.take_if(|(_, asked, _)| *asked < now());
-        if let Some(Health { last: Some((verdict, asked)), first_asked, .. }) = health
-            && verdict.accepts()
-        {
-            *asked = now() - chrono::Duration::seconds(OLD);
-            *first_asked = Some(*asked);
+        for health in [health, spare] {
+            if let Some(Health { last: Some((verdict, asked)), first_asked, .. }) = health
+                && verdict.accepts()
+            {
+                *asked = now() - chrono::Duration::seconds(OLD);
+                *first_asked = Some(*asked);
+            }
         }
     }
 

@@ -178,6 +178,7 @@ pub fn by_hand() -> PolicyView {
         manual: false,
         revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
+        spares: 0,
     }
 }
 

@@ -9,9 +9,9 @@ use crate::controller::llm_key::model::{
     Effect, Env, LedgerView, Memory, Minted, Observed, SourceView, TargetView,
 };
 use crate::domain::health::{Health, Verdict};
-use crate::domain::lifecycle::{Origin, VersionState};
+use crate::domain::lifecycle::{Origin, RotationReason, VersionState};
 
-const STATES: [VersionState; 9] = [
+const STATES: [VersionState; 10] = [
     VersionState::Intent,
     VersionState::Pending,
     VersionState::Publishing,
@@ -21,6 +21,7 @@ const STATES: [VersionState; 9] = [
     VersionState::Revoked,
     VersionState::Retained,
     VersionState::Abandoned,
+    VersionState::Spare,
 ];
 
 /// An observation in the middle of a life, with its parts replaced at random.
@@ -43,6 +44,9 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
             }
             if seed.is_multiple_of(11) {
                 version.account = None;
+            }
+            if seed.is_multiple_of(5) {
+                version.reason = RotationReason::Spare;
             }
         }
         if seeds[8].is_multiple_of(5) {
@@ -78,6 +82,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         5 => o.provider.problem = Some((Reason::ProviderNotFound, "gone".into())),
         _ => (),
     }
+    o.policy.spares = i32::from(seeds[10].is_multiple_of(2));
     o.key.revoke_all = seeds[11].is_multiple_of(5);
     o.key.revoked_versions = (1..=3).filter(|n| seeds[13].is_multiple_of(*n + 4)).map(i32::from).collect();
     o.key.paused = seeds[11].is_multiple_of(7);
