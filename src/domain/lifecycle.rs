@@ -58,8 +58,9 @@ impl VersionState {
                 | (Current, Overlap | Retained | Retiring)
                 | (Overlap, Retiring | Retained)
                 | (Retiring, Revoked)
-                // It is taken into use as any key that is sealed and not yet delivered.
-                | (Spare, Pending | Retiring)
+                // It is taken into use as any key that is sealed and not yet delivered. Where an older ledger was put back, it may
+                // have been delivered since.
+                | (Spare, Pending | Retiring | Overlap)
         )
     }
 
@@ -185,7 +186,7 @@ mod tests {
     fn a_spare_is_protected_and_waits_for_nothing() {
         assert!(Spare.protects_key() && Spare.key_may_work());
         assert!(!Spare.in_flight() && !Spare.open());
-        for to in [Publishing, Current, Overlap, Abandoned, Retained] {
+        for to in [Publishing, Current, Abandoned, Retained] {
             assert!(!Spare.may_become(to), "{to:?}: what it is taken for is on record first");
         }
     }

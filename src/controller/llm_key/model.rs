@@ -11,7 +11,7 @@ use crate::domain::evidence;
 use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
-use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Summary};
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Summary, Version};
 
 /// What a decision may use besides the observation: the time and the ids, all given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,12 +107,16 @@ pub struct KeyView {
     pub newest_shown: i32,
     /// `status.lastHandledRotate`.
     pub last_handled_rotate: Option<String>,
+    /// The greatest version number that status tells of as delivered; 0 if none.
+    pub published_shown: i32,
 }
 
 impl KeyView {
-    /// Whether status tells of a version that the record does not know: an older copy of the ledger was put back.
+    /// Whether status tells of a version that the record does not know, or of the delivery of what the record takes for a spare:
+    /// an older copy of the ledger was put back.
     pub fn is_newer_than(&self, record: &Record) -> bool {
-        record.next_number() <= self.newest_shown
+        let delivered = |v: &Version| v.version <= self.published_shown;
+        record.next_number() <= self.newest_shown || record.spare().is_some_and(delivered)
     }
 }
 

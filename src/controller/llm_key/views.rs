@@ -120,6 +120,9 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         had_versions: status.is_some_and(|s| !s.versions.is_empty()),
         newest_shown: status.and_then(|s| s.versions.iter().map(|v| v.version).max()).unwrap_or_default(),
         last_handled_rotate: status.and_then(|s| s.last_handled_rotate.clone()),
+        published_shown: status
+            .and_then(|s| s.versions.iter().filter(|v| v.published_at.is_some()).map(|v| v.version).max())
+            .unwrap_or_default(),
     }
 }
 

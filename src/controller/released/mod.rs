@@ -290,6 +290,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             had_versions: true,
             newest_shown: 0,
             last_handled_rotate: None,
+            published_shown: 0,
         },
         policy: PolicyView {
             shown: None,

@@ -10,7 +10,7 @@ use super::gate::{Gate, again, delta, gate};
 use super::rotate::{intent, next_number};
 use super::{at_home, due, retire, successor};
 use crate::api::{ConditionStatus, ConditionType, LLMKeyStatus, Reason, ValidationMode};
-use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, Subject};
+use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, Subject, TargetView};
 use crate::domain::budget;
 use crate::domain::health::{Health, Verdict, last_slot};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
@@ -27,6 +27,12 @@ pub(super) fn usable<'a>(o: &Observed, record: &'a Record) -> Option<&'a Version
         VersionState::Intent => true,
         _ => v.account == o.provider.account && at_home(o, v) && !refused(o, v),
     })
+}
+
+/// The target carries what the record takes for a spare: the ledger is older than that.
+pub(super) fn is_delivered(o: &Observed, record: &Record) -> bool {
+    let spare = record.spare().filter(|v| v.state == VersionState::Spare).map(|v| v.version);
+    matches!(&o.target, TargetView::Ours { carries, .. } if spare.is_some() && *carries == spare)
 }
 
 /// The spare, if it is ready to be taken.

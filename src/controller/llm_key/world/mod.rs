@@ -441,6 +441,7 @@ fn carried(record: &Record, target: &Target) -> Option<i32> {
         .into_iter()
         .chain(record.delivered())
         .chain(record.current())
+        .chain(record.spare().filter(|v| v.sealed.is_some()))
         .map(|v| v.version)
         .find(|number| World::bytes_of(record, *number).as_ref() == Some(&target.bytes))
 }

@@ -427,3 +427,29 @@ fn a_glance_sees_what_is_missing() {
         assert_eq!(look(&changed), Look::Nothing);
     }
 }
+
+#[test]
+fn an_older_ledger_that_knows_the_delivered_key_as_a_spare_delivers_and_revokes_nothing() {
+    for lost_status in [false, true] {
+        let mut run = with_a_spare();
+        let old = run.world.ledger.clone().unwrap();
+        run.world.rotate("1");
+        run.until(&[], 660).unwrap();
+        assert_eq!(states(&run.world), [Overlap, Current], "{}", run.story());
+        let target = run.world.target.clone().unwrap();
+        run.world.ledger = Some(crate::ledger::Ledger { resource_version: "back".into(), ..old });
+        if let Some(status) = run.world.key.as_mut().unwrap().status.as_mut() {
+            status.versions.retain(|_| !lost_status);
+        }
+        run.until(&[], 9 * HOUR).unwrap();
+        assert_eq!(run.world.target.as_ref(), Some(&target), "{}", run.story());
+        assert!(ready(&run.world).ends_with("LedgerRolledBack"), "{}", ready(&run.world));
+        assert_eq!(states(&run.world), [Current, Spare]);
+
+        run.until(&[(9 * HOUR, |w| w.rotate("2"))], 24 * HOUR).unwrap();
+        let record = run.world.record();
+        assert_eq!(record.delivered().map(|v| v.version), Some(4), "{}", run.story());
+        let second = version(&run, 2);
+        assert_eq!((second.0, second.2), (Revoked, Some(RevocationBasis::ProviderQuiet)));
+    }
+}
