@@ -315,4 +315,6 @@ reasons! {
     PinImpossible,
     /// The key in use is the last of its pool.
     LastPoolMember,
+    /// A spare key is made and checked.
+    SpareReady,
 }

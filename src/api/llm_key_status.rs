@@ -135,7 +135,7 @@ pub struct LastRotation {
 pub struct VersionStatus {
     /// Its number, counted from 1.
     pub version: i32,
-    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned or Republished.
+    /// Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned, Republished or Spare.
     #[schemars(length(max = 32))]
     pub state: String,
     /// Supplied or Minted.

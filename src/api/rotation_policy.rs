@@ -106,6 +106,12 @@ pub struct Retention {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('8760h')").message("at most 8760h; write days as hours, 30 days are 720h"))]
     pub duration: Option<GoDuration>,
+    /// Keys that are made, checked and kept ready for each LLMKey whose keys the operator makes, 0 or 1. The next rotation delivers
+    /// the spare; a key in use that is confirmed as refused is replaced by it within seconds. It is one more key that works.
+    /// Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub spares: Option<i32>,
 }
 
 /// At most one of the three.

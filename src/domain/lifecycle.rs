@@ -27,6 +27,8 @@ pub enum VersionState {
     Abandoned,
     /// Superseded; a newer version was made with its key and answers for it.
     Republished,
+    /// Made, checked and kept back: the next rotation delivers it.
+    Spare,
 }
 
 impl VersionState {
@@ -42,6 +44,7 @@ impl VersionState {
             Self::Retained => "Retained",
             Self::Abandoned => "Abandoned",
             Self::Republished => "Republished",
+            Self::Spare => "Spare",
         }
     }
 
@@ -49,17 +52,20 @@ impl VersionState {
     pub const fn may_become(self, next: Self) -> bool {
         use VersionState::{
             Abandoned, Current, Intent, Overlap, Pending, Publishing, Republished, Retained, Retiring,
-            Revoked,
+            Revoked, Spare,
         };
         matches!(
             (self, next),
             (Intent, Pending | Abandoned)
-                | (Pending, Publishing | Current | Retiring | Abandoned)
+                | (Pending, Publishing | Current | Retiring | Abandoned | Spare)
                 | (Publishing, Current | Overlap | Retained | Retiring | Abandoned)
                 | (Current, Overlap | Retained | Retiring)
                 | (Overlap, Retiring | Retained | Republished)
                 | (Retained, Republished)
                 | (Retiring, Revoked)
+                // It is taken into use as any key that is sealed and not yet delivered. Where an older ledger was put back, it may
+                // have been delivered since.
+                | (Spare, Pending | Retiring | Overlap)
         )
     }
 
@@ -70,7 +76,7 @@ impl VersionState {
 
     /// A key that such a version points to must not be revoked (rule 1 of the design).
     pub const fn protects_key(self) -> bool {
-        matches!(self, Self::Pending | Self::Publishing | Self::Current | Self::Overlap)
+        matches!(self, Self::Pending | Self::Publishing | Self::Current | Self::Overlap | Self::Spare)
     }
 
     /// The key may still work at the provider, and this version answers for it.
@@ -122,6 +128,8 @@ pub enum RotationReason {
     BreakGlass,
     /// `spec.pinnedVersion`: the key of an older version once more.
     Pinned,
+    /// To be kept ready. A rotation that takes it gives it its own reason.
+    Spare,
 }
 
 impl RotationReason {
@@ -136,6 +144,7 @@ impl RotationReason {
             Self::Invalid => "Invalid",
             Self::BreakGlass => "BreakGlass",
             Self::Pinned => "Pinned",
+            Self::Spare => "Spare",
         }
     }
 }
@@ -178,8 +187,19 @@ impl RevocationBasis {
 mod tests {
     use super::VersionState::{self, *};
 
-    const ALL: [VersionState; 10] =
-        [Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned, Republished];
+    const ALL: [VersionState; 11] = [
+        Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned, Republished, Spare,
+    ];
+
+    #[test]
+    fn a_spare_is_protected_and_waits_for_nothing() {
+        assert!(Spare.protects_key() && Spare.key_may_work());
+        assert!(!Spare.in_flight() && !Spare.open());
+        for to in [Publishing, Current, Abandoned, Retained] {
+            assert!(!Spare.may_become(to), "{to:?}: what it is taken for is on record first");
+        }
+    }
+
 
     #[test]
     fn a_key_on_its_way_out_never_comes_back() {

@@ -51,6 +51,9 @@ pub struct Summary {
     /// Since when the oldest key is superseded that is kept sealed for pins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retained_since: Option<DateTime<Utc>>,
+    /// The number of the version that is kept ready as a spare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare: Option<i32>,
 }
 
 impl Summary {
@@ -85,6 +88,7 @@ impl Summary {
                 .filter(|v| v.state == VersionState::Retained && v.sealed.is_some())
                 .map(Version::superseded_since)
                 .min(),
+            spare: record.versions.iter().find(|v| v.state == VersionState::Spare).map(|v| v.version),
         }
     }
 }
@@ -274,7 +278,9 @@ mod tests {
 
     #[test]
     fn a_summary_says_when_the_record_itself_must_be_read() {
-        use VersionState::{Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked};
+        use VersionState::{
+            Current, Intent, Overlap, Pending, Publishing, Retained, Retiring, Revoked, Spare,
+        };
         for (states, open) in [
             (vec![Publishing], false),
             (vec![Current], false),
@@ -286,9 +292,12 @@ mod tests {
             (vec![Overlap, Current], true),
             (vec![Retiring, Current], true),
             (vec![Revoked], true),
+            (vec![Current, Spare], false),
         ] {
             let versions = states.iter().zip(1..).map(|(s, n)| version(n, *s, Origin::Minted)).collect();
-            assert_eq!(Summary::of(&record(versions)).open, open, "{states:?}");
+            let summary = Summary::of(&record(versions));
+            assert_eq!(summary.open, open, "{states:?}");
+            assert_eq!(summary.spare, states.contains(&Spare).then_some(2), "{states:?}");
         }
         let asked = Record { awaiting_supply: true, ..record(vec![version(1, Current, Origin::Supplied)]) };
         assert!(Summary::of(&asked).open, "what was asked of a person stands in the record alone");

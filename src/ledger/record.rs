@@ -127,6 +127,12 @@ pub struct Version {
     /// The member of the pool that its key came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
+    /// When the key was found good and kept back as a spare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare_since: Option<DateTime<Utc>>,
+    /// When a rotation took the version that was begun as a spare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_at: Option<DateTime<Utc>>,
 }
 
 impl Version {
@@ -158,6 +164,8 @@ impl Version {
             basis: None,
             key_of: None,
             member: None,
+            spare_since: None,
+            promoted_at: None,
         }
     }
 
@@ -169,6 +177,11 @@ impl Version {
     /// Whether its key has this fingerprint.
     pub fn has_key(&self, fingerprint: &str) -> bool {
         self.key.as_ref().is_some_and(|key| key.fingerprint == fingerprint)
+    }
+
+    /// When the rotation to this version began.
+    pub fn wanted_since(&self) -> DateTime<Utc> {
+        self.promoted_at.unwrap_or(self.created_at)
     }
 
     /// Whether the admin credential at hand is for the account that the version's key is at, whichever its project.
@@ -253,9 +266,15 @@ impl Record {
         self.versions.iter().rev().find(|v| v.state == VersionState::Current)
     }
 
-    /// The version on its way, if any. There is at most one.
+    /// The version on its way to workloads, if any. There is at most one; a spare that is being made is none.
     pub fn in_flight(&self) -> Option<&Version> {
-        self.versions.iter().rev().find(|v| v.state.in_flight())
+        self.versions.iter().rev().find(|v| v.state.in_flight() && v.reason != RotationReason::Spare)
+    }
+
+    /// The version that is kept back for the next rotation, or is being made for that.
+    pub fn spare(&self) -> Option<&Version> {
+        let in_making = |v: &Version| v.state.in_flight() && v.reason == RotationReason::Spare;
+        self.versions.iter().rev().find(|v| v.state == VersionState::Spare || in_making(v))
     }
 
     /// A version by its number.
@@ -439,6 +458,22 @@ pub(super) mod tests {
             .map(|v| record.was_retired(&v.key.as_ref().unwrap().fingerprint))
             .collect();
         assert_eq!(retired, [true, true, false]);
+    }
+
+    #[test]
+    fn a_spare_is_told_apart_from_a_version_on_its_way() {
+        use VersionState::{Current, Intent, Pending, Spare};
+        for state in [Intent, Pending, Spare] {
+            let mut record = record(vec![
+                version(1, Current, Origin::Minted),
+                Version { reason: RotationReason::Spare, ..version(2, state, Origin::Minted) },
+            ]);
+            assert!(record.in_flight().is_none(), "{state:?}");
+            assert_eq!(record.spare().map(|v| v.version), Some(2), "{state:?}");
+            assert_eq!(record.delivered().map(|v| v.version), Some(1), "{state:?}");
+            record.versions[1].reason = RotationReason::Schedule;
+            assert_eq!(record.in_flight().is_some(), state != Spare, "{state:?}");
+        }
     }
 
     #[test]

@@ -195,12 +195,14 @@ impl Rotation {
         let delivered =
             was.is_some_and(|w| matches!(w.state, VersionState::Current | VersionState::Publishing));
         let begins = version.state.in_flight() || version.state == VersionState::Current && !delivered;
-        // A first version that a person supplies takes nobody's place, and nothing can fail on its way.
-        if !begins || version.reason == RotationReason::Initial && version.origin == Origin::Supplied {
+        // A first version that a person supplies takes nobody's place, and nothing can fail on its way. A spare is for a rotation
+        // that has not begun.
+        let spare = version.reason == RotationReason::Spare;
+        if !begins || spare || version.reason == RotationReason::Initial && version.origin == Origin::Supplied {
             return None;
         }
         // What was kept ready before begins its way now.
-        let waited = was.is_some_and(|w| !w.state.in_flight());
+        let waited = was.is_some_and(|w| !w.state.in_flight() || w.reason == RotationReason::Spare);
         let other = before.and_then(Record::delivered).filter(|v| v.version != version.version);
         let known = |key: &KeyFacts| {
             before.iter().flat_map(|b| &b.versions).any(|v| {

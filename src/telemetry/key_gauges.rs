@@ -26,6 +26,8 @@ pub struct KeyGauges {
     pub last_probe: Option<i64>,
     /// When the current version was published.
     pub published: Option<i64>,
+    /// Whether a spare is ready; `None` where the policy asks for none.
+    pub spare: Option<bool>,
 }
 
 /// Namespace and name → gauges.
@@ -38,7 +40,7 @@ pub(super) struct KeyTable(Mutex<Keys>);
 type Value = fn(&KeyGauges) -> Option<i64>;
 
 /// Name, help, unit and value of each gauge that has no label beyond the two names.
-const GAUGES: [(&str, &str, Option<Unit>, Value); 4] = [
+const GAUGES: [(&str, &str, Option<Unit>, Value); 5] = [
     (
         "key_ready",
         "1 if the LLMKey's condition Ready is True; alert on 0 for longer than a rotation takes.",
@@ -60,6 +62,9 @@ const GAUGES: [(&str, &str, Option<Unit>, Value); 4] = [
         Some(Unit::Seconds),
         |g| g.published,
     ),
+    ("key_spare", "1 if a spare is ready, 0 if the policy asks for one and there is none now.", None, |g| {
+        g.spare.map(i64::from)
+    }),
 ];
 
 impl KeyTable {

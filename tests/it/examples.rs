@@ -215,6 +215,16 @@ async fn cron_names_an_hour_in_new_york() {
 }
 
 #[tokio::test]
+async fn a_spare_stands_beside_the_key() {
+    let t = Tenant::new("spare-example").await;
+    play(&t, "01-quickstart.yaml").await;
+    let key = ready(&t, "12-spare.yaml").await;
+    assert_eq!(policy(&key), "RotationPolicy/monthly-with-a-spare");
+    t.until("chat", "version 2 is ready", |key| state(key, 2).as_deref() == Some("Spare")).await;
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 2);
+}
+
+#[tokio::test]
 async fn files_for_a_framework_are_filled_in() {
     let t = Tenant::new("files-example").await;
     ready(&t, "05-files-for-a-framework.yaml").await;

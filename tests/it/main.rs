@@ -43,6 +43,7 @@ mod restart;
 mod rotation;
 mod sandbox;
 mod sandbox_faults;
+mod spare;
 mod stage;
 mod sweeper;
 mod workload;

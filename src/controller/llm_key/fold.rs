@@ -269,6 +269,9 @@ impl Observed {
         if !record.versions.iter().any(|v| v.state.open()) {
             self.memory.failing.clear();
         }
+        if record.spare().is_none() {
+            self.memory.spare = None;
+        }
         self.pass.found_none = false;
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();
@@ -281,6 +284,7 @@ impl Observed {
         }
         let slot = match subject {
             Subject::Source | Subject::Candidate(_) | Subject::Member(_) => &mut self.memory.candidate,
+            Subject::Spare(_) => &mut self.memory.spare,
             Subject::Delivered(_) => {
                 self.pass.checked_delivered = true;
                 self.memory.failing.remove(&Reason::KeyringMissing);

@@ -42,6 +42,7 @@ use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
 use crate::controller::{ReconcileError, brief, malformed, retry_after};
 use crate::domain::health::Health;
+use crate::domain::lifecycle::VersionState;
 use crate::telemetry::key_gauges::KeyGauges;
 use crate::telemetry::metrics::{Controller, Outcome};
 
@@ -367,6 +368,8 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
             next_rotation: seconds(&status.next_rotation_time),
             last_probe: health.and_then(|h| h.last).map(|(_, at)| at.timestamp()),
             published: published.and_then(seconds),
+            spare: (o.policy.spares > 0 && o.key.minted && !o.key.revoke_all)
+                .then(|| status.versions.iter().any(|v| v.state == VersionState::Spare.as_str())),
         },
     );
 }
@@ -376,7 +379,9 @@ impl Effect {
     const fn needs_ledger_only(&self) -> bool {
         matches!(
             self,
-            Self::Validate(Subject::Delivered(_)) | Self::NoteReminder { .. } | Self::Announce { .. }
+            Self::Validate(Subject::Delivered(_) | Subject::Spare(_))
+                | Self::NoteReminder { .. }
+                | Self::Announce { .. }
         )
     }
 

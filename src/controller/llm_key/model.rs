@@ -12,7 +12,7 @@ use crate::domain::evidence;
 use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
-use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary};
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Version};
 
 /// What a decision may use besides the observation: the time and the ids, all given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -122,12 +122,16 @@ pub struct KeyView {
     pub pool: Vec<PoolMember>,
     /// What status says of a due rotation of a pool: a hint, which saves reads.
     pub pool_told: Option<PoolTold>,
+    /// The greatest version number that status tells of as delivered; 0 if none.
+    pub published_shown: i32,
 }
 
 impl KeyView {
-    /// Whether status tells of a version that the record does not know: an older copy of the ledger was put back.
+    /// Whether status tells of a version that the record does not know, or of the delivery of what the record takes for a spare:
+    /// an older copy of the ledger was put back.
     pub fn is_newer_than(&self, record: &Record) -> bool {
-        record.next_number() <= self.newest_shown
+        let delivered = |v: &Version| v.version <= self.published_shown;
+        record.next_number() <= self.newest_shown || record.spare().is_some_and(delivered)
     }
 }
 
@@ -180,6 +184,8 @@ pub struct PolicyView {
     pub retain_versions: usize,
     /// So long.
     pub retain_for: Duration,
+    /// Keys that are kept ready, 0 or 1.
+    pub spares: i32,
 }
 
 /// The provider or account.
@@ -284,6 +290,8 @@ pub struct Memory {
     pub restart_refused: BTreeSet<String>,
     /// Keys of a pool's members that the provider refused, as status shows them, and when it was last asked.
     pub refused: BTreeMap<String, DateTime<Utc>>,
+    /// Health of the key that is kept ready, or is being made for that.
+    pub spare: Option<Health>,
 }
 
 impl Memory {
@@ -291,7 +299,7 @@ impl Memory {
     pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
         let other: &[Reason] = match work {
             Work::Mint => &[Reason::RevokeFailed],
-            Work::Revoke => &[Reason::MintFailed, Reason::ProjectNotFound],
+            Work::Revoke => &[Reason::MintFailed, Reason::ProjectNotFound, Reason::MintBudget],
         };
         let waiting = self.failing.values().filter(|f| !other.contains(&f.reason) && now < f.not_before);
         waiting.max_by_key(|f| f.not_before)

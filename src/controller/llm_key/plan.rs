@@ -32,6 +32,8 @@ pub enum Subject {
     Delivered(i32),
     /// The key of a pool's member, by its place in the list.
     Member(usize),
+    /// The key of a version that is kept ready, or is being made for that.
+    Spare(i32),
 }
 
 /// Every effect that a reconcile can have. Dependent ones stand in order; the first failure stops the rest.

@@ -5,7 +5,7 @@ mod pool;
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::decide::{consumers, pin};
+use super::decide::{consumers, pin, spare};
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use super::rotations;
 use crate::api::{
@@ -81,6 +81,11 @@ pub fn status(
     found(&mut conditions, plan);
     consumers_at_rest(&mut conditions, o, plan, before);
     pool::at_rest(&mut conditions, o, plan, before);
+    let due = plan.findings.iter().any(|f| f.condition == ConditionType::RotationDue);
+    if let Some(message) = spare::at_rest(o, before).filter(|_| !due) {
+        let (kind, status) = (ConditionType::RotationDue, ConditionStatus::False);
+        conditions.set(kind, status, Reason::NotDue, &message);
+    }
     ready(&mut conditions, o, plan, delivered.is_some(), health);
     healthy(&mut conditions, o, delivered.is_some(), health);
     LLMKeyStatus {
@@ -147,8 +152,10 @@ fn consumers_at_rest(conditions: &mut Conditions, o: &Observed, plan: &Plan, bef
         LedgerView::Present(ledger) => {
             let record = &ledger.record;
             let Some(current) = record.current() else { return };
-            let last =
-                record.versions.iter().rev().find(|v| v.version < current.version && v.basis.is_some());
+            let last = record.versions.iter().rev().find(|v| {
+                let delivered = v.basis.is_some_and(|basis| basis != RevocationBasis::NeverPublished);
+                v.version < current.version && delivered
+            });
             let open = record.versions.iter().any(|v| v.state == VersionState::Overlap);
             let (reason, message) = match last.and_then(|v| v.basis).filter(|_| !open) {
                 Some(RevocationBasis::ConsumersProven) => {

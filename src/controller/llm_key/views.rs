@@ -129,6 +129,9 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         disable: key.spec.desired_state == DesiredState::Disabled,
         pool: key.spec.source.pool.as_ref().map(|pool| pool.members.clone()).unwrap_or_default(),
         pool_told: status.and_then(pool_told),
+        published_shown: status
+            .and_then(|s| s.versions.iter().filter(|v| v.published_at.is_some()).map(|v| v.version).max())
+            .unwrap_or_default(),
     }
 }
 
@@ -224,6 +227,7 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         retry_attempts: attempts(spec),
         retain_versions: retention.versions.and_then(|n| usize::try_from(n).ok()).unwrap_or(RETAINED),
         retain_for: retention.duration.map_or(whole(timings.retention), Duration::from),
+        spares: spec.spares.unwrap_or(0),
     }
 }
 

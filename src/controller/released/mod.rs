@@ -297,6 +297,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             disable: false,
             pool: Vec::new(),
             pool_told: None,
+            published_shown: 0,
         },
         policy: PolicyView {
             shown: None,
@@ -316,6 +317,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             retry_attempts: u32::MAX,
             retain_versions: 0,
             retain_for: Duration::ZERO,
+            spares: 0,
         },
         provider,
         former: None,

@@ -268,8 +268,11 @@ fn fence(record: &Record, ahead: &[&Key], env: &Env) -> Record {
 /// written again, and the older one is revoked on evidence like any other.
 pub fn raise(record: &mut Record, number: i32, env: &Env) {
     if number >= record.next_number() {
-        let current = |v: &Version| v.state == VersionState::Current && v.origin == Origin::Minted;
-        let superseded: Vec<i32> = record.versions.iter().filter(|v| current(v)).map(|v| v.version).collect();
+        // A spare may have been delivered since as well.
+        let older = |v: &&Version| {
+            matches!(v.state, VersionState::Current | VersionState::Spare) && v.origin == Origin::Minted
+        };
+        let superseded: Vec<i32> = record.versions.iter().filter(older).map(|v| v.version).collect();
         for older in superseded {
             if record.advance(older, VersionState::Overlap)
                 && let Some(version) = record.version_mut(older)

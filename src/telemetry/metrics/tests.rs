@@ -10,6 +10,7 @@ const KEY: KeyGauges = KeyGauges {
     next_rotation: Some(1_800_000_000),
     last_probe: Some(1_700_000_000),
     published: Some(1_600_000_000),
+    spare: Some(true),
 };
 
 /// Every metric, with at least one series each.
@@ -89,7 +90,7 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 21);
+    assert_eq!(read(&all().encode().unwrap()).len(), 22);
     assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 3);
 }
 

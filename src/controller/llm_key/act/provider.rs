@@ -12,6 +12,7 @@ use crate::controller::llm_key::observe::facts;
 use crate::crypto::SecretBytes;
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
+use crate::domain::lifecycle::RotationReason;
 use crate::ledger::{AccountId, Version};
 use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
 use crate::telemetry::metrics::Completion;
@@ -69,7 +70,9 @@ impl Actor<'_> {
                 }))
             }
             Err(error) => {
-                self.ctx.metrics.rotated(Completion::Failed);
+                if record.version(version).is_none_or(|v| v.reason != RotationReason::Spare) {
+                    self.ctx.metrics.rotated(Completion::Failed);
+                }
                 let message = format!("version {version} could not be made: {error}");
                 self.announce(true, Reason::MintFailed, &message).await;
                 let mut failure = call_failure(Reason::MintFailed, message, error.call());
@@ -151,8 +154,16 @@ impl Actor<'_> {
         let key = match subject {
             Subject::Source => self.held.source.clone(),
             Subject::Member(place) => Some(self.member_key(o, place)?),
-            Subject::Candidate(version) | Subject::Delivered(version) => self.key_of(o, version),
+            Subject::Candidate(version) | Subject::Delivered(version) | Subject::Spare(version) => {
+                self.key_of(o, version)
+            }
         };
+        if let (None, Subject::Spare(version)) = (&key, subject) {
+            // Nobody has it, so nothing is told of it but that it is not known to work.
+            let facts = record(o)?.version(version).and_then(|v| v.key.as_ref()).ok_or(NotDone::Changed)?;
+            let fingerprint = facts.shown.clone();
+            return Ok(Learned::Answer { subject, fingerprint, verdict: Verdict::Unknown });
+        }
         let Some(key) = key else {
             let message =
                 "the sealed key does not open; restore the keyring that it was sealed with".to_owned();

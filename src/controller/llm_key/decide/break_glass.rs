@@ -31,7 +31,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     let now: Vec<i32> = listed
         .iter()
         .filter(|v| {
-            matches!(v.state, VersionState::Pending | VersionState::Overlap)
+            matches!(v.state, VersionState::Pending | VersionState::Overlap | VersionState::Spare)
                 || Some(v.version) == delivered && given_up(o, record, v, env, plan)
         })
         .map(|v| v.version)
@@ -112,7 +112,7 @@ fn given_up(o: &Observed, record: &Record, listed: &Version, env: &Env, plan: &m
     else {
         return false;
     };
-    let at = replacement.created_at + delta(env.timings.scale(o.policy.timeout));
+    let at = replacement.wanted_since() + delta(env.timings.scale(o.policy.timeout));
     if env.now < at {
         plan.wake_at(at);
     }
@@ -137,6 +137,8 @@ fn replace(o: &Observed, record: &Record, compromised: &Version, env: &Env, plan
             Reason::Rotating,
             format!("version {number} is to be revoked and cannot be replaced: see Stalled"),
         );
+    } else if super::spare::in_the_way(o, record) {
+        due(plan, Reason::Rotating, "the next key is made when the attempt to make a spare is given up");
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
     } else if let Some(mut next) = intent(o, record, RotationReason::BreakGlass, env) {

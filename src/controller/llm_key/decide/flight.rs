@@ -3,7 +3,7 @@
 use super::gate::{Gate, delta, gate};
 use super::rotate::over_budget;
 use super::{due, mint_name, successor};
-use super::{pin, retention, retire};
+use super::{pin, retention, retire, spare};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
     Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
@@ -47,7 +47,7 @@ fn under_way(plan: &mut Plan) {
     due(plan, Reason::Rotating, message);
 }
 
-fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
+pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
     if let Some(minted) = &o.pass.minted {
         let next = minted_record(record, version.version, minted, env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
@@ -165,7 +165,13 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         }
         return;
     }
-    if made_long_ago_and_refused(o, facts.shown.as_str(), version, env) {
+    let was_spare = version.spare_since.is_some();
+    let refused = if was_spare {
+        spare::confirmed_refused(o.memory.candidate.as_ref(), &facts.shown)
+    } else {
+        made_long_ago_and_refused(o, facts.shown.as_str(), version, env)
+    };
+    if refused {
         let mut next = successor(record, env);
         if next.advance(version.version, VersionState::Retiring)
             && let Some(v) = next.version_mut(version.version)
@@ -180,9 +186,13 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
-    let over_good = over_good(o, record);
     let made = (!borrowed).then_some(version.created_at);
-    match gate(o, &facts.shown, made, over_good, env, plan) {
+    let gate = if was_spare {
+        spare::gate_promoted(o, record, version, &facts.shown, env, plan)
+    } else {
+        gate(o, &facts.shown, made, over_good(o, record), env, plan)
+    };
+    match gate {
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(version.version))),
         Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
         Gate::Hold => {}

@@ -118,7 +118,7 @@ fn refused(
     again(asked, pause, env, plan)
 }
 
-fn again(asked: DateTime<Utc>, pause: Duration, env: &Env, plan: &mut Plan) -> Gate {
+pub(super) fn again(asked: DateTime<Utc>, pause: Duration, env: &Env, plan: &mut Plan) -> Gate {
     let at = asked + delta(pause);
     if env.now >= at {
         return Gate::Ask;

@@ -17,6 +17,7 @@ mod release;
 mod retention;
 pub mod retire;
 mod rotate;
+pub mod spare;
 mod steady;
 mod strays;
 #[cfg(test)]
@@ -141,6 +142,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         pin::advance,
         break_glass::advance,
         flight::advance,
+        spare::tidy,
         rotate::revoke_all,
         repair,
         rotate::start,
@@ -150,6 +152,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         overlap::advance,
         retention::advance,
         steady::probe,
+        spare::advance,
     ];
     for step in steps {
         step(o, record, env, plan);
@@ -163,13 +166,15 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
 /// The ledger is older than what status tells of: an older copy of it was put back. What is delivered may be newer than all
 /// that it knows, so nothing is done by it until a person says how to go on.
 fn rolled_back(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> bool {
-    if !o.key.is_newer_than(record) {
+    if !o.key.is_newer_than(record) && !spare::is_delivered(o, record) {
         return false;
     }
     let requested = o.key.rotate.is_some() && o.key.rotate != o.key.last_handled_rotate;
     if requested && !plan.stalled() {
         let mut next = successor(record, env);
-        crate::controller::sweeper::decide::raise(&mut next, o.key.newest_shown, env);
+        // Also where nothing but the delivery of a spare was lost, another key is made.
+        let number = o.key.newest_shown.max(record.next_number());
+        crate::controller::sweeper::decide::raise(&mut next, number, env);
         next.attempt = next.attempt.saturating_add(LOST_ATTEMPTS);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return true;
@@ -177,10 +182,10 @@ fn rolled_back(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> boo
     plan.stall(
         Reason::LedgerRolledBack,
         format!(
-            "status tells of version {}, the ledger only of {}: an older ledger was put back; nothing is made, revoked or \
+            "status or Secret tell of version {}, the ledger only of {}: an older ledger was put back; nothing is made, revoked or \
              delivered. Restore the newest one, or set llmkeys.dev/rotate to go on from this one with a new key",
             o.key.newest_shown,
-            record.next_number() - 1
+            record.spare().map_or(record.next_number(), |v| v.version) - 1
         ),
     );
     true

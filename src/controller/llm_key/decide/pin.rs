@@ -360,7 +360,7 @@ fn wanted(
     }
     let shown = delivered.key.as_ref().map(|k| k.shown.as_str());
     let other = matches!(&o.source, SourceView::Value(facts) if !delivered.has_key(&facts.fingerprint));
-    if rotate::refused(o, shown, env, plan) {
+    if rotate::refused(o, shown, false, env, plan) {
         Some("the provider refuses the key, and it is not replaced")
     } else if o.key.rotate.is_some() && o.key.rotate != record.handled_rotate {
         Some("a rotation is asked for")

@@ -150,7 +150,7 @@ fn reason(
     let requested = o.key.rotate.is_some() && o.key.rotate != record.handled_rotate;
     if o.key.revoked_versions.contains(&current.version) {
         Some(RotationReason::BreakGlass)
-    } else if refused(o, shown, env, plan) {
+    } else if refused(o, shown, false, env, plan) {
         Some(RotationReason::Invalid)
     } else if requested || record.awaiting_supply {
         Some(RotationReason::Requested)

@@ -79,7 +79,10 @@ pub(crate) fn give_up(record: &mut Record, env: &Env) {
         })
         .collect();
     for (number, own) in live {
-        let revoke = own && !record.retain_on_delete;
+        // Nobody was ever given a spare, so nobody can want to keep it.
+        let spare = record.spare().is_some_and(|v| v.version == number);
+        let kept = record.retain_on_delete;
+        let revoke = own && (spare || !kept);
         let to = match (revoke, record.version(number).map(|v| v.state)) {
             (true, _) => VersionState::Retiring,
             (false, Some(VersionState::Pending)) => VersionState::Abandoned,
@@ -90,7 +93,8 @@ pub(crate) fn give_up(record: &mut Record, env: &Env) {
             && revoke
         {
             version.retiring_at = Some(env.now);
-            version.basis = Some(RevocationBasis::Explicit);
+            version.basis =
+                Some(if kept { RevocationBasis::NeverPublished } else { RevocationBasis::Explicit });
         }
     }
 }

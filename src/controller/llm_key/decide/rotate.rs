@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{due, mint_name, successor};
+use super::{due, mint_name, spare, successor};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{
     Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
@@ -19,9 +19,14 @@ pub(super) fn next_number(o: &Observed, record: &Record) -> i32 {
     record.next_number().max(o.key.revoked_versions.last().map_or(1, |newest| newest + 1))
 }
 
-/// L1 of a minted version: its name is on record before the provider hears of it.
+/// L1 of a minted version: its name is on record before the provider hears of it. A rotation takes the spare, if there is one.
 pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env: &Env) -> Option<Record> {
     let account = o.provider.account.clone()?;
+    if let Some(spare) = spare::usable(o, record) {
+        let mut next = spare::promoted(record, spare.version, reason, env)?;
+        next.retain_on_delete = o.key.retain_on_delete;
+        return Some(next);
+    }
     let mut next = successor(record, env);
     next.attempt += 1;
     next.retain_on_delete = o.key.retain_on_delete;
@@ -103,7 +108,7 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
         return;
     }
     // An older key that another LLMKey holds up does not keep a dead one in the Secret.
-    let newest = record.versions.iter().rev().find(|v| v.key.is_some());
+    let newest = record.versions.iter().rev().find(|v| v.key.is_some() && v.reason != RotationReason::Spare);
     let gone = newest.is_none_or(|v| v.state != VersionState::Retiring);
     if gone && matches!(o.target, TargetView::Ours { .. }) && !o.pass.deleted_target {
         plan.effects.push(Effect::DeleteTarget);
@@ -130,9 +135,10 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let scheduled = delivered.and_then(|v| next_rotation(o, record, v.published_at, env, plan));
     let overdue = scheduled.is_some_and(|at| env.now >= at);
     let shown = delivered.and_then(|v| v.key.as_ref()).map(|k| k.shown.as_str());
+    let ready = spare::ready(o, record).is_some();
     let reason = match (delivered, requested, overdue) {
         (None, _, _) => RotationReason::Replaced,
-        (Some(_), _, _) if refused(o, shown, env, plan) => RotationReason::Invalid,
+        (Some(_), _, _) if refused(o, shown, ready, env, plan) => RotationReason::Invalid,
         (Some(_), Some(_), _) => RotationReason::Requested,
         (Some(v), None, _) if v.origin == Origin::Supplied => RotationReason::SourceChanged,
         (Some(_), None, true) => RotationReason::Schedule,
@@ -162,7 +168,9 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         );
     } else if plan.stalled() {
         due(plan, Reason::ScheduleDue, "a rotation is due and cannot start: see Stalled");
-    } else if over_budget(record, env, plan) {
+    } else if spare::in_the_way(o, record) {
+        due(plan, Reason::Rotating, "the rotation begins when the attempt to make a spare is given up");
+    } else if spare::usable(o, record).is_none() && over_budget(record, env, plan) {
         // Told.
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
@@ -357,15 +365,19 @@ const fn needs_no_person(o: &Observed) -> bool {
 }
 
 /// Whether the delivered key is to be replaced because the provider refuses it.
-pub(super) fn refused(o: &Observed, shown: Option<&str>, env: &Env, plan: &mut Plan) -> bool {
-    if !o.policy.replace_invalid || !needs_no_person(o) || o.key.validation == ValidationMode::Disabled {
+///
+/// A spare that is ready takes its place at once; it is there for that.
+pub(super) fn refused(o: &Observed, shown: Option<&str>, spare: bool, env: &Env, plan: &mut Plan) -> bool {
+    if !(o.policy.replace_invalid || spare) || !needs_no_person(o) || o.key.validation == ValidationMode::Disabled
+    {
         return false;
     }
     let Some(health) = o.memory.health.as_ref().filter(|h| h.accepted == Some(false)) else { return false };
     if shown.is_some_and(|shown| shown != health.fingerprint) {
         return false;
     }
-    let at = health.since + delta(env.timings.replace_invalid_after);
+    let wait = if spare { chrono::Duration::zero() } else { delta(env.timings.replace_invalid_after) };
+    let at = health.since + wait;
     if env.now < at {
         plan.wake_at(at);
     }

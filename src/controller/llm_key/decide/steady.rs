@@ -2,6 +2,7 @@
 
 use super::gate::delta;
 use super::rotate::{due_time, supply_next};
+use super::spare::{self, Steady};
 use crate::api::ValidationMode;
 use crate::controller::llm_key::model::{Effect, Env, Look, Observed, Plan, Subject};
 use crate::domain::health::last_slot;
@@ -26,7 +27,7 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
     }
     let at = summary.published_at.and_then(|at| due_time(o, &summary.lineage, at, env, plan));
     let is_due = at.is_some_and(|at| env.now >= at);
-    let refused = super::rotate::refused(o, None, env, plan);
+    let refused = super::rotate::refused(o, None, summary.spare.is_some(), env, plan);
     if !o.key.pool.is_empty() {
         super::pool::glance(o, is_due || refused, plan);
     } else if refused || is_due && o.key.minted {
@@ -39,6 +40,11 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
             plan.look = plan.look.max(Look::Ledger);
         }
         plan.wake_at(at);
+    }
+    match spare::steady(o, summary, env, plan) {
+        Steady::Rests => {}
+        Steady::Checks => plan.look = plan.look.max(Look::Ledger),
+        Steady::Changes => plan.look = Look::Everything,
     }
 }
 

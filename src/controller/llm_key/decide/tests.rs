@@ -15,6 +15,7 @@ mod retention;
 mod retire;
 mod retry;
 mod shown;
+mod spare;
 mod triggers;
 
 use super::super::world::{self, perform};

@@ -83,11 +83,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A model in which people may do so.
-    pub fn new(edits: &[Edit]) -> Self {
+    /// A model in which people may do so, under a policy that asks for so many spares.
+    pub fn new(edits: &[Edit], spares: i32) -> Self {
         let mut space = Space::new();
         let started = space.replica(Replica::started());
-        Self { rules: Rules::new(), space, edits: edits.to_vec(), started }
+        Self { rules: Rules::new(spares), space, edits: edits.to_vec(), started }
     }
 
     /// A state of this place with processes that have just started.

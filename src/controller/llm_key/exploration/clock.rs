@@ -92,12 +92,19 @@ impl Shift {
             basis: _,
             key_of: _,
             member: _,
+            spare_since,
+            promoted_at,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });
-        for (time, counts) in
-            [(published_at, overlap), (superseded_at, overlap), (retiring_at, false), (revoked_at, released)]
-        {
+        for (time, counts) in [
+            (published_at, overlap),
+            (superseded_at, overlap),
+            (retiring_at, false),
+            (revoked_at, released),
+            (spare_since, false),
+            (promoted_at, false),
+        ] {
             if let Some(time) = time {
                 self.within(time, if counts { OLD } else { 0 });
             }
@@ -158,6 +165,7 @@ impl Shift {
             consumers,
             restart_refused: _,
             refused,
+            spare,
         } = memory;
         for asked in refused.values_mut() {
             self.time(asked);
@@ -171,7 +179,7 @@ impl Shift {
         }
         self.maybe(repaired);
         repaired.take_if(|at| *at < now());
-        for health in [&mut *health, candidate].into_iter().flatten() {
+        for health in [&mut *health, candidate, &mut *spare].into_iter().flatten() {
             self.health(health);
         }
         for Failing { reason: _, message: _, count: _, not_before, at } in failing.values_mut() {
@@ -187,11 +195,13 @@ impl Shift {
         }
         // The answer counts for a second.
         last_use.take_if(|(_, asked, _)| *asked < now());
-        if let Some(Health { last: Some((verdict, asked)), first_asked, .. }) = health
-            && verdict.accepts()
-        {
-            *asked = now() - chrono::Duration::seconds(OLD);
-            *first_asked = Some(*asked);
+        for health in [health, spare] {
+            if let Some(Health { last: Some((verdict, asked)), first_asked, .. }) = health
+                && verdict.accepts()
+            {
+                *asked = now() - chrono::Duration::seconds(OLD);
+                *first_asked = Some(*asked);
+            }
         }
     }
 

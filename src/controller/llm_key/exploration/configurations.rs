@@ -27,6 +27,8 @@ pub struct Configuration {
     pub edits: &'static [Edit],
     /// Actions at most; none: everything.
     pub depth: Option<u32>,
+    /// Spares that the policy asks for.
+    pub spares: i32,
     /// Mint attempts at most, before only the run without faults is followed.
     pub attempts: u32,
     /// Continuous integration has time for it.
@@ -51,6 +53,10 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), false),
     one("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     one("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), false),
+    spare("spare-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
+    spare("spare-rotating-1-crash-1-lost", Beginning::Rotating, budget(1, 1, 0, 0, 0), true),
+    spare("spare-rotating-1-crash-1-edit", Beginning::Rotating, budget(1, 0, 0, 0, 1), true),
+    spare("spare-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), false),
     two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
     two("two-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0), None, true),
     two("two-created-lost", Beginning::Created, budget(0, 1, 0, 0, 0), None, false),
@@ -70,7 +76,22 @@ pub const CONFIGURATIONS: &[Configuration] = &[
 ];
 
 const fn one(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
-    Configuration { name, beginning, replicas: 1, budget, edits: EDITS, depth: None, attempts: 12, quick }
+    Configuration {
+        name,
+        beginning,
+        replicas: 1,
+        budget,
+        edits: EDITS,
+        depth: None,
+        spares: 0,
+        attempts: 12,
+        quick,
+    }
+}
+
+/// One replica, under a policy that asks for a spare.
+const fn spare(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
+    Configuration { spares: 1, ..one(name, beginning, budget, quick) }
 }
 
 const fn two(
@@ -80,7 +101,7 @@ const fn two(
     depth: Option<u32>,
     quick: bool,
 ) -> Configuration {
-    Configuration { name, beginning, replicas: 2, budget, edits: EDITS, depth, attempts: 3, quick }
+    Configuration { name, beginning, replicas: 2, budget, edits: EDITS, depth, spares: 0, attempts: 3, quick }
 }
 
 impl Configuration {
@@ -92,8 +113,9 @@ impl Configuration {
             Beginning::Rotating => "from a rotation that was just asked for",
         };
         let replicas = if self.replicas == 1 { "1 replica" } else { "2 replicas" };
+        let spare = if self.spares == 0 { "" } else { ", with a spare" };
         format!(
-            "{replicas}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits"
+            "{replicas}{spare}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits"
         )
     }
 

@@ -50,7 +50,7 @@ impl Property {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::I2 => "I2   no key is lost: each one is in the ledger or found by its name",
-            Self::I3 => "I3   at most three keys live, and one more for each fault",
+            Self::I3 => "I3   at most three keys live and the spare, and one more for each fault",
             Self::I4 => "I4   a key is revoked only when it is out of use, or on a person's word",
             Self::I7 => "I7   a retired key is never delivered again, versions never go back",
             Self::I9 => "I9   each mint and each revocation stands in the ledger before it happens",
@@ -65,7 +65,7 @@ impl Machine {
     pub fn judge(&self, state: &State, whole: Budget) -> Option<String> {
         let outline = self.space.outlines[state.place as usize];
         let spent = whole.faults() - state.left.faults();
-        if outline.live > 3 + spent {
+        if outline.live > 3 + self.rules.spares() + spent {
             return Some(format!("I3: {} keys live after {spent} faults", outline.live));
         }
         let held = |r: &u32| *r != NONE && self.space.postures[*r as usize].holds_key;
@@ -85,13 +85,15 @@ impl Machine {
         {
             return Err("Goal: a replica is held up for ever".to_owned());
         }
-        place.converged().map_err(|what| format!("Goal: nothing is left to do, and {what}"))
+        place
+            .converged(self.rules.spares())
+            .map_err(|what| format!("Goal: nothing is left to do, and {what}"))
     }
 }
 
 impl Place {
     /// Whether everything is as the LLMKey asks for.
-    fn converged(&self) -> Result<(), String> {
+    fn converged(&self, spares: u8) -> Result<(), String> {
         let Some(key) = self.key.as_ref().map(|key| &key.value) else {
             return match (&self.ledger, &self.target, self.live()) {
                 (None, None, 0) => Ok(()),
@@ -134,7 +136,11 @@ impl Place {
             (false, None, None) => {}
             (false, ..) => return Err("a key is delivered that is to be revoked".into()),
         }
-        let expected = usize::from(wanted);
+        let spare = record.versions.iter().filter(|v| v.state == VersionState::Spare).count();
+        if wanted && spare != usize::from(spares) {
+            return Err(format!("{spare} spares are ready, not {spares}"));
+        }
+        let expected = usize::from(wanted) + spare;
         if kept != expected {
             return Err(format!("{kept} keys of the ledger live, not {expected}"));
         }

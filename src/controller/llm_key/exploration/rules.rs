@@ -33,8 +33,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The model's constants.
-    pub fn new() -> Self {
+    /// The model's constants, under a policy that asks for so many spares.
+    pub fn new(spares: i32) -> Self {
         let mut base = World::minting();
         let seconds = |n: i64| Duration::from_secs(n.unsigned_abs());
         base.timings = Timings {
@@ -66,6 +66,7 @@ impl Rules {
         base.policy.timeout = seconds(100 * 365 * 24 * 3600);
         // Pods are no part of the model.
         base.policy.consumers = false;
+        base.policy.spares = spares;
         base.provider.list_lag = seconds(LIST_LAG);
         base.provider.lingering = seconds(LINGERING);
         base.concurrent = true;
@@ -77,6 +78,11 @@ impl Rules {
         // I3 is judged beside the faults that were spent.
         base.history.faults = 1000;
         Self { base }
+    }
+
+    /// Keys that are to be kept ready.
+    pub fn spares(&self) -> u8 {
+        u8::try_from(self.base.policy.spares).unwrap_or_default()
     }
 
     /// A fresh copy of the fixed parts.

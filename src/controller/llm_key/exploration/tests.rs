@@ -12,7 +12,7 @@ fn one_replica_keeps_every_property_under_any_single_fault() {
             let mut budget = super::space::Budget::default();
             *[&mut budget.crash, &mut budget.lost, &mut budget.twice, &mut budget.stale, &mut budget.edit]
                 [which] = 1;
-            let mut machine = Machine::new(configuration.edits);
+            let mut machine = Machine::new(configuration.edits, configuration.spares);
             let mut begin = configuration.begin(&mut machine);
             begin.left = budget;
             let found = search(

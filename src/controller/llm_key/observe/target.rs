@@ -87,13 +87,15 @@ pub(super) async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), ku
 }
 
 /// The versions that the target may carry, with their keys opened into `held`: the one on its way, which may have been
-/// written already, the delivered one, and the one that a replacement on record has not replaced yet.
+/// written already, the delivered one, and the one that a replacement on record has not replaced yet. A spare, if the ledger is
+/// older than the target.
 fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
     let LedgerView::Present(ledger) = ledger else { return Vec::new() };
     let record = &ledger.record;
     let on_its_way = record.in_flight().filter(|v| v.sealed.is_some());
-    let numbers: Vec<i32> =
-        on_its_way.into_iter().chain(record.delivered()).chain(record.current()).map(|v| v.version).collect();
+    let spare = record.spare().filter(|v| v.sealed.is_some());
+    let known = on_its_way.into_iter().chain(record.delivered()).chain(record.current()).chain(spare);
+    let numbers: Vec<i32> = known.map(|v| v.version).collect();
     for number in &numbers {
         open(ctx, ledger, *number, held);
     }

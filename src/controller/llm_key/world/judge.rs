@@ -174,7 +174,8 @@ impl World {
             }
         }
         let live = self.live_keys().count();
-        if live > 3 + self.history.faults {
+        let spares = usize::try_from(self.policy.spares).unwrap_or_default();
+        if live > 3 + spares + self.history.faults {
             return Err(format!("I3: {live} keys live after {} faults", self.history.faults));
         }
         Ok(())

@@ -192,6 +192,7 @@ pub fn by_hand() -> PolicyView {
         retry_attempts: 8,
         retain_versions: 3,
         retain_for: hours(720),
+        spares: 0,
     }
 }
 
@@ -484,6 +485,7 @@ fn carried(record: &Record, target: &Target) -> Option<i32> {
         .into_iter()
         .chain(record.delivered())
         .chain(record.current())
+        .chain(record.spare().filter(|v| v.sealed.is_some()))
         .map(|v| v.version)
         .find(|number| World::bytes_of(record, *number).as_ref() == Some(&target.bytes))
 }

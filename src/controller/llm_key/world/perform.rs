@@ -299,7 +299,9 @@ impl World {
         let bytes = match subject {
             Subject::Source => held.source.clone(),
             Subject::Member(place) => o.key.pool.get(place).and_then(|m| held.members.get(&m.name)).cloned(),
-            Subject::Candidate(n) | Subject::Delivered(n) => Self::bytes_of(record(o)?, n),
+            Subject::Candidate(n) | Subject::Delivered(n) | Subject::Spare(n) => {
+                Self::bytes_of(record(o)?, n)
+            }
         };
         let Some(bytes) = bytes else { return Err(Undone::Changed) };
         let now = self.now;

@@ -18,6 +18,7 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::Validate(Subject::Source) => "validate the source".into(),
         Effect::Validate(Subject::Candidate(n)) => format!("validate version {n} before delivery"),
         Effect::Validate(Subject::Delivered(n)) => format!("validate the delivered version {n}"),
+        Effect::Validate(Subject::Spare(n)) => format!("validate version {n}, the spare"),
         Effect::WriteTarget { version } => format!("write version {version} to the target"),
         Effect::DeleteTarget => "delete the target".into(),
         Effect::CheckShared { version } => format!("is version {version} shared?"),

@@ -24,6 +24,7 @@ const STATES: [VersionState; 10] = [
     VersionState::Retained,
     VersionState::Abandoned,
     VersionState::Republished,
+    VersionState::Spare,
 ];
 
 /// Versions with keys of other ones, as pins and reverted values make them.
@@ -93,6 +94,9 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
             if seed.is_multiple_of(11) {
                 version.account = None;
             }
+            if seed.is_multiple_of(5) {
+                version.reason = RotationReason::Spare;
+            }
         }
         if seeds[8].is_multiple_of(5) {
             ledger.record.owner = None;
@@ -138,6 +142,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
         5 => o.provider.problem = Some((Reason::ProviderNotFound, "gone".into())),
         _ => (),
     }
+    o.policy.spares = i32::from(seeds[10].is_multiple_of(2));
     o.key.revoke_all = seeds[11].is_multiple_of(5);
     o.key.revoked_versions = (1..=3).filter(|n| seeds[13].is_multiple_of(*n + 4)).map(i32::from).collect();
     o.key.paused = seeds[11].is_multiple_of(7);

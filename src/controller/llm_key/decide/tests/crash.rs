@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::driver::{Event, Fault, Run};
+use super::spare::{checked_every, sparing, withdraw_delivered, withdraw_spare};
 use super::world::World;
 use crate::api::LLMKey;
 use crate::domain::evidence::WorkloadKind;
@@ -58,6 +59,38 @@ const SCENARIOS: &[Scenario] = &[
         world: || super::consumers::using(World::minting(), &[WorkloadKind::Pod]),
         events: &[(600, |w| w.rotate("now")), (2 * HOUR, |w| w.consumers.clear())],
         end: 8 * HOUR,
+    },
+    Scenario { name: "create with a spare", world: sparing, events: &[], end: 6 * HOUR },
+    Scenario {
+        name: "rotate with a spare",
+        world: sparing,
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "the key in use is refused and there is a spare",
+        world: || checked_every(3600),
+        events: &[(600, withdraw_delivered)],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "a spare is refused",
+        world: || checked_every(3600),
+        events: &[(600, withdraw_spare)],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "no spare is asked for any more",
+        world: sparing,
+        events: &[(600, |w| w.policy.spares = 0)],
+        end: 6 * HOUR,
+    },
+    Scenario { name: "delete with a spare", world: sparing, events: &[(600, World::delete)], end: 9 * HOUR },
+    Scenario {
+        name: "the version in use is burnt and there is a spare",
+        world: sparing,
+        events: &[(600, |w| burn(w, &[1]))],
+        end: 6 * HOUR,
     },
     Scenario { name: "rotate", world: World::minting, events: &[(600, |w| w.rotate("now"))], end: 8 * HOUR },
     Scenario {
