@@ -307,4 +307,6 @@ reasons! {
     ProviderSuspect,
     /// The namespace has as many keys at the account as it may have.
     KeyLimit,
+    /// A due rotation waits for others of its policy.
+    WaitingForTurn,
 }

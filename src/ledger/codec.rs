@@ -48,6 +48,9 @@ pub struct Summary {
     /// The account of the delivered version, else of the newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// The next version is on its way beside the delivered one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotating: bool,
 }
 
 impl Summary {
@@ -74,6 +77,7 @@ impl Summary {
                 .or(record.versions.last())
                 .and_then(|v| v.account.as_ref())
                 .map(|a| format!("{}/{}", a.provider, a.project)),
+            rotating: record.rotating().is_some(),
         }
     }
 }

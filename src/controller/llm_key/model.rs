@@ -11,6 +11,7 @@ use crate::domain::evidence;
 use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
+use crate::domain::turns::Turn;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Summary};
 
 /// What a decision may use besides the observation: the time and the ids, all given.
@@ -47,6 +48,8 @@ pub struct Observed {
     pub memory: Memory,
     /// What this reconcile has done so far.
     pub pass: Pass,
+    /// Whether the policy lets another rotation begin now; none as long as nobody has asked.
+    pub turn: Option<Turn>,
 }
 
 /// The LLMKey, parsed.
@@ -148,6 +151,8 @@ pub struct PolicyView {
     pub manual: bool,
     /// An older key is revoked at the maximum, whatever is known of its use.
     pub revoke_when_stuck: bool,
+    /// So many rotations of its keys at the same time.
+    pub max_concurrent: usize,
 }
 
 /// The provider or account.

@@ -18,7 +18,7 @@ use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
 use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary, Version};
-pub use target::{owner_reference, written_at};
+pub use target::{owner_reference, written, written_at};
 
 /// How much to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
             target: TargetView::Unread,
             memory: remember.memory.clone(),
             pass: Pass::default(),
+            turn: None,
             key: view,
         },
         held: Held { texts, endpoint, account, ..Held::default() },

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::domain::evidence::{Judged, Workload};
+use crate::domain::turns::Place;
 use crate::ledger::Record;
 
 /// A workload that is to be restarted.
@@ -146,6 +147,8 @@ pub struct Plan {
     pub hold: bool,
     /// What is due and a glance does not show: read it and decide again.
     pub look: Look,
+    /// A rotation is due and nothing but its turn holds it: where it stands in line.
+    pub in_line: Option<Place>,
 }
 
 /// What must be read before a decision that a glance led to.

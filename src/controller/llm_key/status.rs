@@ -3,15 +3,16 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::decide::consumers;
+use super::decide::{consumers, upcoming};
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, ConsumerStatus, KeyHealth, LLMKeyStatus, LastRotation,
-    ObservedVersions, PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
+    ObservedVersions, PastHealth, Reason, UpcomingRotation, ValidationMode, VersionStatus, rfc3339,
 };
 use crate::domain::evidence::Judged;
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
+use crate::domain::upcoming::Upcoming;
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{Record, Version};
 use crate::provider::PRIVATE_NAME;
@@ -97,7 +98,12 @@ pub fn status(
         consumers_total: (!plan.consumers.is_empty())
             .then(|| i32::try_from(plan.consumers.len()).unwrap_or(i32::MAX)),
         observed: Some(found_right(o, before, observed)),
+        upcoming: upcoming(o, env).into_iter().map(shown_upcoming).collect(),
     }
+}
+
+fn shown_upcoming(next: Upcoming) -> UpcomingRotation {
+    UpcomingRotation { time: rfc3339(next.at), reason: next.cause.as_str().to_owned() }
 }
 
 /// An older copy of the ledger that was put back is not found right: nobody may take what status tells for the ledger's word.

@@ -26,6 +26,9 @@ const MAX_CONFIG: usize = 8 * 1024;
 /// Longest token of `llmkeys.dev/rotate` that counts, in characters: what status can show.
 const MAX_TOKEN: usize = 256;
 
+/// Rotations of one policy at the same time, where it says nothing.
+const MAX_CONCURRENT: i32 = 10;
+
 /// What the target's texts are rendered with, apart from the key.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
@@ -173,7 +176,8 @@ fn cluster_policy(ctx: &Ctx, name: &str) -> Option<Result<RotationPolicySpec, ()
         .map(|p| p.0.as_ref().map(|p: &ClusterRotationPolicy| p.spec.policy.clone()).map_err(|_| ()))
 }
 
-fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &Timings) -> PolicyView {
+/// A policy's spec as decisions see it.
+pub fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &Timings) -> PolicyView {
     let (schedule, problem) = match schedule::parse(spec) {
         Ok(plan) => (Some(plan), None),
         Err(error) => (None, Some((Reason::ScheduleImpossible, format!("{shown}: {error}")))),
@@ -202,6 +206,7 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
             .evidence
             .and_then(|e| e.quiet_for)
             .map_or(whole(timings.quiet_for), Duration::from),
+        max_concurrent: usize::try_from(spec.max_concurrent.unwrap_or(MAX_CONCURRENT)).unwrap_or(1),
     }
 }
 

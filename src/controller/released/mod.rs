@@ -306,6 +306,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             manual: false,
             revoke_when_stuck: false,
             quiet_for: Duration::ZERO,
+            max_concurrent: 1,
         },
         provider,
         former: None,
@@ -314,5 +315,6 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
         target: TargetView::Absent,
         memory,
         pass: Pass::default(),
+        turn: None,
     }
 }

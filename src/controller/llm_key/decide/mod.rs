@@ -17,9 +17,13 @@ mod steady;
 mod strays;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod upcoming;
 
 pub(crate) use release::give_up;
 pub(crate) use strays::strays;
+pub use turn::standing;
+pub use upcoming::upcoming;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};

@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{due, mint_name, successor};
+use super::{due, mint_name, successor, turn};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
-use crate::domain::{budget, schedule};
+use crate::domain::{budget, schedule, upcoming};
 use crate::ledger::{KeyFacts, Record, Version};
 
 /// One more than the newest version and every number of `spec.revokedVersions`, so that none of those is ever published
@@ -146,7 +146,7 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         );
     } else if plan.stalled() {
         due(plan, Reason::ScheduleDue, "a rotation is due and cannot start: see Stalled");
-    } else if over_budget(record, env, plan) {
+    } else if over_budget(record, env, plan) || !has_turn(o, record, reason, env, plan) {
         // Told.
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
@@ -159,6 +159,18 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         due(plan, Reason::Rotating, "the next key is being made");
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
+}
+
+/// Whether the policy has room for it. A key that does not work, or is another kind of key now, does not wait.
+fn has_turn(o: &Observed, record: &Record, reason: RotationReason, env: &Env, plan: &mut Plan) -> bool {
+    let place = match reason {
+        RotationReason::Requested => turn::requested(env),
+        RotationReason::Schedule => {
+            turn::scheduled(o, &record.lineage, record.delivered().and_then(|v| v.published_at), env)
+        }
+        _ => return true,
+    };
+    turn::is_now(o, place, env, plan)
 }
 
 /// Whether so many keys were made for the LLMKey that the next one has to wait; says until when.
@@ -325,17 +337,8 @@ pub(super) fn when(
     published: DateTime<Utc>,
     env: &Env,
 ) -> Option<DateTime<Utc>> {
-    let scheduled = o.policy.schedule.as_ref().and_then(|schedule| {
-        let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
-        if o.key.minted { schedule::may_start(schedule, at.max(env.now)) } else { Some(at) }
-    });
-    [scheduled, expiry(o, env)].into_iter().flatten().min()
-}
-
-/// When a key that expires is to be replaced.
-fn expiry(o: &Observed, env: &Env) -> Option<DateTime<Utc>> {
-    let before = env.timings.scale(o.policy.expiry_before?);
-    o.key.expires_at?.checked_sub_signed(delta(before))
+    let terms = super::upcoming::terms(o, lineage, &env.timings);
+    upcoming::next(&terms, published, env.now, &env.timings).map(|next| next.at)
 }
 
 /// Whether the delivered key is to be replaced because the provider refuses it.

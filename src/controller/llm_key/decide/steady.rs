@@ -16,7 +16,9 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
         && env.now >= at
     {
         if o.key.minted {
-            plan.look = Look::Everything;
+            if !super::turn::waits(o, summary, env, plan) {
+                plan.look = Look::Everything;
+            }
         } else {
             supply_next(o, plan);
         }

@@ -11,5 +11,6 @@ mod learned;
 mod retire;
 mod shown;
 mod triggers;
+mod turn;
 
 use super::super::world::{self, perform};

@@ -29,6 +29,7 @@ use crate::domain::health::Verdict;
 use crate::domain::lifecycle::VersionState;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
+use crate::domain::turns::Turn;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record};
 
 pub const INSTALL: &str = "install-1";
@@ -136,6 +137,8 @@ pub struct World {
     /// the provider say at the write, not by a target that a person may have taken away a moment before.
     pub concurrent: bool,
     pub count: u64,
+    /// Whether the policy has room for another rotation.
+    pub turn: Turn,
 }
 
 /// Key material and object versions of one reconcile.
@@ -178,6 +181,7 @@ pub fn by_hand() -> PolicyView {
         manual: false,
         revoke_when_stuck: false,
         quiet_for: Duration::from_secs(1800),
+        max_concurrent: 10,
     }
 }
 
@@ -228,6 +232,7 @@ impl World {
             history: History::default(),
             concurrent: false,
             count: 0,
+            turn: Turn::Now,
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});
@@ -359,6 +364,7 @@ impl World {
             target: TargetView::Absent,
             memory,
             pass: Pass::default(),
+            turn: Some(self.turn),
             key: view,
         };
         self.look(&mut observed, &mut held);
