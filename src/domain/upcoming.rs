@@ -51,6 +51,8 @@ pub struct Upcoming {
     pub due: DateTime<Utc>,
     /// Why then.
     pub cause: Cause,
+    /// The key's share of jitter in `due`.
+    pub jitter: Duration,
 }
 
 /// When the trigger `Expiry` asks for the next key, `before` the key expires.
@@ -71,11 +73,12 @@ pub fn next(
     timings: &Timings,
 ) -> Option<Upcoming> {
     let scheduled = terms.schedule.and_then(|plan| {
-        let due = schedule::next_due(plan, published, terms.seed, timings)?;
+        let (due, jitter) = schedule::next_and_jitter(plan, published, terms.seed, timings)?;
         let at = if terms.minted { opening(plan, due, now)? } else { due };
-        Some(Upcoming { at, due, cause: if at > due { Cause::Window } else { Cause::Schedule } })
+        Some(Upcoming { at, due, cause: if at > due { Cause::Window } else { Cause::Schedule }, jitter })
     });
-    let expiry = terms.expiry.map(|at| Upcoming { at, due: at, cause: Cause::Expiry });
+    let expiry =
+        terms.expiry.map(|at| Upcoming { at, due: at, cause: Cause::Expiry, jitter: Duration::ZERO });
     [scheduled, expiry].into_iter().flatten().min_by_key(|next| next.at)
 }
 

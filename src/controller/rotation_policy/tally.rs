@@ -102,7 +102,7 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    /// `due` is the reason of RotationDue, if it is True.
+    /// `due` is the reason of `RotationDue`, if it is True.
     fn key(name: &str, next: Option<i64>, due: Option<&str>, stalled: bool) -> LLMKey {
         let condition = |kind: &str, status: bool, reason: &str| {
             json!({

@@ -7,7 +7,7 @@ use super::driver::Run;
 use super::world::{World, at, every};
 use crate::api::{ConditionType, GoDuration, PAUSED, Reason, rfc3339};
 use crate::controller::llm_key::decide::{decide, standing};
-use crate::controller::llm_key::model::{Failing, LedgerView, Look, Memory, Observed, TargetView};
+use crate::controller::llm_key::model::{Effect, Failing, LedgerView, Look, Memory, Observed, TargetView};
 use crate::domain::health::Verdict;
 use crate::domain::lifecycle::RotationReason;
 use crate::domain::lifecycle::VersionState::{Current, Intent, Overlap, Revoked};
@@ -111,7 +111,7 @@ fn nobody_asks_for_a_turn_before_all_else_is_right() {
         let mut o = world.observe(&Memory::default()).0;
         o.turn = None;
         let plan = decide(&o, &world.clone().env());
-        assert!(plan.effects.is_empty(), "{:?}", plan.effects);
+        assert!(!plan.effects.iter().any(|e| matches!(e, Effect::SwapLedger(_))), "{:?}", plan.effects);
         plan.in_line
     };
     let due: DateTime<Utc> =
@@ -158,7 +158,7 @@ fn a_rotation_counts_from_l1_to_l3() {
     assert!(matches!(stands(&run, &look(&run)), Standing::Waiting(_)));
     run.world.turn = Turn::Now;
     run.world.provider.spreading = std::time::Duration::from_secs(300);
-    run.until(&[], DAY + 400).unwrap();
+    run.until(&[], DAY + 200).unwrap();
     assert_eq!(states(&run.world).len(), 2, "{}", run.story());
     assert_eq!(stands(&run, &look(&run)), Standing::Rotating, "the new key is not accepted yet");
     run.until(&[], DAY + 1200).unwrap();
