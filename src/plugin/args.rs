@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::Styles;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use super::Output;
@@ -65,6 +66,7 @@ Exit codes: 0 answered; 1 the audit trail is not whole; 2 there is no answer (wr
     before_help = EXAMPLES,
     after_help = EXIT_CODES,
     color = ColorChoice::Never,
+    styles = Styles::plain(),
     disable_help_subcommand = true
 )]
 pub struct Cli {

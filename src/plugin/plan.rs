@@ -483,7 +483,7 @@ mod tests {
         );
         assert!(report.rotations.iter().all(|r| r.source == "Calculated"));
         let text = text(&report);
-        assert!(text.starts_with("TIME ") && text.contains("6d    team"), "{text}");
+        assert!(text.starts_with("TIME ") && text.contains("6d      team"), "{text}");
     }
 
     #[test]
