@@ -36,7 +36,7 @@ pub fn from_files(files: &[PathBuf], scope: Option<&str>) -> Result<Objects, Plu
         let wrong = |why: String| PluginError::File { file: file.display().to_string(), why };
         let text = read(file).map_err(|error| wrong(error.to_string()))?;
         let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&text).map_err(|error| wrong(format!("is not YAML: {error}")))?;
+            serde_saphyr::from_multiple(&text).map_err(|error| wrong(not_yaml(&error)))?;
         for document in documents {
             objects.take(document).map_err(wrong)?;
         }
@@ -56,6 +56,13 @@ pub fn from_files(files: &[PathBuf], scope: Option<&str>) -> Result<Objects, Plu
 
 fn read(file: &Path) -> io::Result<String> {
     if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) }
+}
+
+/// The parser goes on with an excerpt; its first line says what is wrong and where.
+fn not_yaml(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    format!("is not YAML: {first}")
 }
 
 impl Objects {
@@ -98,7 +105,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Objects, String> {
         let mut objects = Objects::default();
-        let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| not_yaml(&error))?;
         documents.into_iter().try_for_each(|document| objects.take(document)).map(|()| objects)
     }
 

@@ -110,13 +110,17 @@ async fn the_plan_is_what_the_operator_goes_by() {
     assert_eq!(found[0]["time"], json!(key.status.unwrap().next_rotation_time));
     assert_eq!(found[0]["source"], json!("Status"));
 
-    let table = run(&t, &["plan", "-n", &t.namespace], "");
+    let table = run(&t, &["plan", "-n", &t.namespace, &divisor], "");
     assert!(
         table.code == 0 && table.out.starts_with("TIME ") && !table.out.contains('\u{1b}'),
         "{}",
         table.out
     );
-    assert!(table.out.contains("RotationPolicy/calendar: Daily (Asia/Tokyo), jitter "), "{}", table.out);
+    assert!(
+        table.out.contains("RotationPolicy/cron: 30 12 * * 1 (UTC), in a window, jitter "),
+        "{}",
+        table.out
+    );
 }
 
 #[tokio::test]
