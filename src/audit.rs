@@ -97,7 +97,8 @@ async fn heads(args: &VerifyArgs) -> Result<Vec<Head>, AuditError> {
         Some(path) => Kubeconfig::read_from(path)?,
         None => Kubeconfig::read()?,
     };
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
     let secrets: Api<Secret> =
         Api::namespaced(kube::Client::try_from(config).map_err(failed)?, &args.operator_namespace);
     let mut params = ListParams::default().fields(&format!("type={LEDGER_TYPE}")).limit(PAGE);

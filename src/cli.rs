@@ -74,6 +74,9 @@ pub struct VerifyArgs {
     /// Kubeconfig file for --ledgers [default: KUBECONFIG, else ~/.kube/config].
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig for --ledgers [default: its current one].
+    #[arg(long)]
+    pub context: Option<String>,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]

@@ -19,6 +19,7 @@ pub mod crypto;
 pub mod domain;
 pub mod kube_ext;
 pub mod ledger;
+pub mod plugin;
 pub mod provider;
 pub mod runtime;
 pub mod telemetry;

@@ -25,7 +25,9 @@ use crate::controller::consumers::Rosters;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::Index;
 use crate::controller::watches::{self, Setup, Wake};
-use crate::controller::{install, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper};
+use crate::controller::{
+    fleet, install, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper,
+};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
@@ -256,6 +258,7 @@ async fn lead(
         rosters: Rosters::default(),
         may_restart: config.rollout,
         remembered: llm_key::memory::Remembered::default(),
+        fleet: fleet::Fleet::default(),
         loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),
         clock,
@@ -267,6 +270,7 @@ async fn lead(
     let keys_stream = setup.keys(keys_writer, Arc::clone(&index), wake.clone(), move |namespace, name| {
         forgetful.remembered.forget(namespace, name);
         forgetful.metrics.forget_key(namespace, name);
+        fleet::forget(&forgetful, namespace, name);
     });
     let policies_stream =
         setup.dependencies(policies_writer, stores.keys.clone(), wake.clone(), watches::follows);
@@ -341,6 +345,7 @@ async fn lead(
             return Ok(());
         }
     }
+    fleet::seed(&ctx);
     let keys = queue::run(
         woken.keys.take_until(stopped(stop.clone())),
         config.concurrency.into(),

@@ -317,4 +317,6 @@ reasons! {
     LastPoolMember,
     /// A spare key is made and checked.
     SpareReady,
+    /// A due rotation waits for others of its policy.
+    WaitingForTurn,
 }

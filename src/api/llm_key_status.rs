@@ -83,6 +83,23 @@ pub struct LLMKeyStatus {
     /// How far `source.pool` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolStatus>,
+    /// The next rotations, at most 3, soonest first, each taken to happen when it may begin; empty while one is due.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["time".into()]))]
+    #[schemars(length(max = 3))]
+    pub upcoming: Vec<UpcomingRotation>,
+}
+
+/// A rotation to come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpcomingRotation {
+    /// When it may begin, RFC 3339.
+    #[schemars(length(max = 32))]
+    pub time: String,
+    /// What decides the time: Schedule, Window (the policy's next one) or Expiry.
+    #[schemars(length(max = 32))]
+    pub reason: String,
 }
 
 /// Health of the published key.

@@ -28,6 +28,11 @@ use super::GoDuration;
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "Rotating", type_ = "integer", json_path = ".status.inFlight"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.upcoming[0].time"),
+    printcolumn(name = "Overdue", type_ = "integer", json_path = ".status.overdue", priority = 1),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.failed", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -80,6 +85,18 @@ pub struct RotationPolicySpec {
     /// publish them again. For supplied keys; a minted one is revoked after its overlap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// Keys that are made, checked and kept ready for each LLMKey whose keys the operator makes, 0 or 1. The next rotation delivers
+    /// the spare; a key in use that is confirmed as refused is replaced by it within seconds. It is one more key that works.
+    /// Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub spares: Option<i32>,
+    /// How many keys of this policy are replaced at the same time, 1 to 1000. A rotation that is due while as many are under way
+    /// waits for its turn: those that a person asked for first, then the oldest due. First keys, `revokedVersions` and keys that
+    /// the provider refuses do not wait. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_concurrent: Option<i32>,
 }
 
 /// What happens when a key cannot be made. Tries are a second apart at first, and twice as long after each failure; what a
@@ -106,12 +123,6 @@ pub struct Retention {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('8760h')").message("at most 8760h; write days as hours, 30 days are 720h"))]
     pub duration: Option<GoDuration>,
-    /// Keys that are made, checked and kept ready for each LLMKey whose keys the operator makes, 0 or 1. The next rotation delivers
-    /// the spare; a key in use that is confirmed as refused is replaced by it within seconds. It is one more key that works.
-    /// Default: 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1))]
-    pub spares: Option<i32>,
 }
 
 /// At most one of the three.
@@ -322,6 +333,11 @@ pub struct Evidence {
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
     printcolumn(name = "Keys", type_ = "integer", json_path = ".status.keys"),
+    printcolumn(name = "Rotating", type_ = "integer", json_path = ".status.inFlight"),
+    printcolumn(name = "Waiting", type_ = "integer", json_path = ".status.waiting"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.upcoming[0].time"),
+    printcolumn(name = "Overdue", type_ = "integer", json_path = ".status.overdue", priority = 1),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.failed", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(transparent)]
@@ -349,4 +365,52 @@ pub struct RotationPolicyStatus {
     /// LLMKeys that follow this policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<i32>,
+    /// Of these, LLMKeys whose next key is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<i32>,
+    /// LLMKeys whose rotation is due and has not begun; `waitingFor` says what for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<i32>,
+    /// What those wait for: reasons of their condition RotationDue, the most frequent first, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["reason".into()]))]
+    #[schemars(length(max = 16))]
+    pub waiting_for: Vec<WaitingFor>,
+    /// LLMKeys that have been due for longer than the policy's `timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<i32>,
+    /// LLMKeys whose rotation is due or under way and cannot go on: their condition Stalled says why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<i32>,
+    /// The next rotations, at most 10, soonest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["namespace".into(), "name".into()]))]
+    #[schemars(length(max = 10))]
+    pub upcoming: Vec<UpcomingKey>,
+}
+
+/// How many wait for the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingFor {
+    /// Reason of the condition RotationDue.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// LLMKeys with this reason.
+    pub keys: i32,
+}
+
+/// The next rotation of an LLMKey.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpcomingKey {
+    /// Namespace of the LLMKey.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// When its rotation is due, RFC 3339.
+    #[schemars(length(max = 32))]
+    pub time: String,
 }

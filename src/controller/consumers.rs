@@ -12,7 +12,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, ObjectMeta};
 use kube::core::PartialObjectMeta;
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::context::Ctx;
@@ -27,6 +27,7 @@ const PAGE: u32 = 500;
 
 /// A pod that uses Secrets and is not at its end.
 struct Member {
+    name: Box<str>,
     created: DateTime<Utc>,
     ending: bool,
     owner: Workload,
@@ -83,36 +84,36 @@ pub async fn look(ctx: &Ctx, namespace: &str, not_before: DateTime<Utc>) -> Resu
         return Ok(Arc::clone(roster));
     }
     *last = None;
-    let roster = Arc::new(list(ctx, namespace).await?);
+    let roster = Arc::new(list(&ctx.client, namespace, ctx.clock.now()).await?);
     *last = Some(Arc::clone(&roster));
     drop(last);
     ctx.rosters.drop_old(now - interval * 4);
     Ok(roster)
 }
 
-async fn list(ctx: &Ctx, namespace: &str) -> Result<Roster, kube::Error> {
-    let at = ctx.clock.now();
+/// Looks at a namespace with the client's rights, now: `at`.
+pub async fn list(client: &Client, namespace: &str, at: DateTime<Utc>) -> Result<Roster, kube::Error> {
     // Rollouts first: pods that are older than a rollout that was over before are no part of it.
     let mut rollouts = BTreeMap::new();
     let mut keep = |kind, meta: &ObjectMeta, rollout| {
         rollouts.insert(Workload { kind, name: meta.name.clone().unwrap_or_default() }, rollout);
     };
     let each = |d: Deployment| keep(WorkloadKind::Deployment, &d.metadata, deployment(&d));
-    pages(&namespaced(ctx, namespace), each).await?;
+    pages(&namespaced(client, namespace), each).await?;
     let each = |s: StatefulSet| keep(WorkloadKind::StatefulSet, &s.metadata, stateful_set(&s));
-    pages(&namespaced(ctx, namespace), each).await?;
+    pages(&namespaced(client, namespace), each).await?;
     let each = |d: DaemonSet| keep(WorkloadKind::DaemonSet, &d.metadata, daemon_set(&d));
-    pages(&namespaced(ctx, namespace), each).await?;
+    pages(&namespaced(client, namespace), each).await?;
     let mut found: Vec<(Owner, Member)> = Vec::new();
-    pages(&namespaced::<Pod>(ctx, namespace), |pod| found.extend(member(&pod))).await?;
+    pages(&namespaced::<Pod>(client, namespace), |pod| found.extend(member(&pod))).await?;
     let of_kind = |wanted: fn(&Owner) -> bool| found.iter().any(|(owner, _)| wanted(owner));
     let replica_sets = if of_kind(|o| matches!(o, Owner::ReplicaSet(_))) {
-        owners::<ReplicaSet>(ctx, namespace).await?
+        owners::<ReplicaSet>(client, namespace).await?
     } else {
         BTreeMap::new()
     };
     let jobs = if of_kind(|o| matches!(o, Owner::Job(_))) {
-        owners::<Job>(ctx, namespace).await?
+        owners::<Job>(client, namespace).await?
     } else {
         BTreeMap::new()
     };
@@ -122,11 +123,11 @@ async fn list(ctx: &Ctx, namespace: &str) -> Result<Roster, kube::Error> {
     Ok(Roster { at, pods, rollouts })
 }
 
-fn namespaced<K>(ctx: &Ctx, namespace: &str) -> Api<K>
+fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = Namespaced>,
 {
-    Api::namespaced(ctx.client.clone(), namespace)
+    Api::namespaced(client.clone(), namespace)
 }
 
 /// Every object, page by page, of one moment. Without a resourceVersion the API server asks etcd's quorum.
@@ -146,11 +147,11 @@ where
 }
 
 /// Who owns each object of a kind.
-async fn owners<K>(ctx: &Ctx, namespace: &str) -> Result<BTreeMap<String, Owner>, kube::Error>
+async fn owners<K>(client: &Client, namespace: &str) -> Result<BTreeMap<String, Owner>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = Namespaced> + Clone + Debug + DeserializeOwned,
 {
-    let api: Api<K> = namespaced(ctx, namespace);
+    let api: Api<K> = namespaced(client, namespace);
     let mut found = BTreeMap::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
@@ -176,6 +177,7 @@ fn member(pod: &Pod) -> Option<(Owner, Member)> {
         return None;
     }
     let member = Member {
+        name: pod.name_any().into(),
         // One without a creation time counts as old.
         created: pod.creation_timestamp().map(|t| from_k8s(&t)).unwrap_or_default(),
         ending: pod.metadata.deletion_timestamp.is_some(),
@@ -206,7 +208,32 @@ fn top(
     }
 }
 
+/// A pod that uses a Secret and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder<'a> {
+    /// Its name.
+    pub pod: &'a str,
+    /// The workload that it belongs to.
+    pub workload: &'a Workload,
+    /// When it was created.
+    pub created: DateTime<Utc>,
+    /// How it has the value.
+    pub reads: Reads,
+}
+
 impl Roster {
+    /// The pods that use one Secret.
+    pub fn holders(&self, secret: &str) -> Vec<Holder<'_>> {
+        let mut holders = Vec::new();
+        for pod in &self.pods {
+            if let Some((_, reads)) = pod.uses.iter().find(|(name, _)| **name == *secret) {
+                let Member { name, created, owner, .. } = pod;
+                holders.push(Holder { pod: name, workload: owner, created: *created, reads: *reads });
+            }
+        }
+        holders
+    }
+
     /// What it tells of one Secret.
     pub fn census(&self, secret: &str, may_restart: bool) -> Census {
         let mut consumers: BTreeMap<&Workload, Vec<PodUse>> = BTreeMap::new();

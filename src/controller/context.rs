@@ -85,6 +85,8 @@ pub struct Ctx {
     pub may_restart: bool,
     /// What earlier reconciles of LLMKeys learned.
     pub remembered: super::llm_key::memory::Remembered,
+    /// Rotations of each policy at the same time.
+    pub fleet: super::fleet::Fleet,
 }
 
 /// An account, or what keeps it from being used.

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod consumers;
 pub mod context;
+pub mod fleet;
 pub mod index;
 pub mod install;
 pub mod llm_key;

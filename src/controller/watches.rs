@@ -50,7 +50,7 @@ impl Wake {
     }
 
     // A closed channel means that the operator is ending; then nobody needs to be woken.
-    fn key(&self, name: &Name) {
+    pub(super) fn key(&self, name: &Name) {
         drop(self.keys.unbounded_send(name.clone()));
     }
 

@@ -188,7 +188,17 @@ mod tests {
     use super::VersionState::{self, *};
 
     const ALL: [VersionState; 11] = [
-        Intent, Pending, Publishing, Current, Overlap, Retiring, Revoked, Retained, Abandoned, Republished, Spare,
+        Intent,
+        Pending,
+        Publishing,
+        Current,
+        Overlap,
+        Retiring,
+        Revoked,
+        Retained,
+        Abandoned,
+        Republished,
+        Spare,
     ];
 
     #[test]
@@ -199,7 +209,6 @@ mod tests {
             assert!(!Spare.may_become(to), "{to:?}: what it is taken for is on record first");
         }
     }
-
 
     #[test]
     fn a_key_on_its_way_out_never_comes_back() {

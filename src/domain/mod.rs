@@ -9,6 +9,8 @@ pub mod names;
 pub mod schedule;
 pub mod template;
 pub mod timings;
+pub mod turns;
+pub mod upcoming;
 
 use std::time::Duration;
 

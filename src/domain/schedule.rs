@@ -86,6 +86,16 @@ pub fn next_due(
     seed: &str,
     timings: &Timings,
 ) -> Option<DateTime<Utc>> {
+    next_and_jitter(plan, published_at, seed, timings).map(|(due, _)| due)
+}
+
+/// The same, and how much of it is the key's share of jitter.
+pub fn next_and_jitter(
+    plan: &Plan,
+    published_at: DateTime<Utc>,
+    seed: &str,
+    timings: &Timings,
+) -> Option<(DateTime<Utc>, Duration)> {
     let (base, period) = match &plan.rule {
         Rule::ByHand => return None,
         Rule::Every(interval) => {
@@ -107,7 +117,8 @@ pub fn next_due(
             (due, gap_after(fires, *zone, due)?)
         }
     };
-    Some(after(base, jitter(plan, period, seed, timings)))
+    let jitter = jitter(plan, period, seed, timings);
+    Some((after(base, jitter), jitter))
 }
 
 /// When a rotation that is due at `due` may start: then, if a window is open or the policy has none, else when the next

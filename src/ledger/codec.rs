@@ -54,6 +54,9 @@ pub struct Summary {
     /// The number of the version that is kept ready as a spare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spare: Option<i32>,
+    /// The next version is on its way beside the delivered one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotating: bool,
 }
 
 impl Summary {
@@ -89,6 +92,7 @@ impl Summary {
                 .map(Version::superseded_since)
                 .min(),
             spare: record.versions.iter().find(|v| v.state == VersionState::Spare).map(|v| v.version),
+            rotating: record.rotating().is_some(),
         }
     }
 }

@@ -277,6 +277,12 @@ impl Record {
         self.versions.iter().rev().find(|v| v.state == VersionState::Spare || in_making(v))
     }
 
+    /// The version that is on its way to take the place of the delivered one.
+    pub fn rotating(&self) -> Option<&Version> {
+        let delivered = self.delivered()?.version;
+        self.in_flight().filter(|v| v.version != delivered)
+    }
+
     /// A version by its number.
     pub fn version(&self, number: i32) -> Option<&Version> {
         self.versions.iter().find(|v| v.version == number)

@@ -198,7 +198,8 @@ impl Rotation {
         // A first version that a person supplies takes nobody's place, and nothing can fail on its way. A spare is for a rotation
         // that has not begun.
         let spare = version.reason == RotationReason::Spare;
-        if !begins || spare || version.reason == RotationReason::Initial && version.origin == Origin::Supplied {
+        if !begins || spare || version.reason == RotationReason::Initial && version.origin == Origin::Supplied
+        {
             return None;
         }
         // What was kept ready before begins its way now.
@@ -244,7 +245,7 @@ impl Rotation {
                 self.key = Some(key.into());
             }
             match version.map(|v| v.state) {
-                Some(VersionState::Intent) => {}
+                Some(VersionState::Intent | VersionState::Spare) => {}
                 Some(VersionState::Pending | VersionState::Publishing) => {
                     self.outcome = Outcome::InProgress;
                     self.ended_at = None;

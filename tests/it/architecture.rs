@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("main", &["audit", "cli", "runtime", "telemetry"]),
+    ("plugin", &["api", "audit", "cli", "controller", "domain", "kube_ext"]),
     ("sandbox", &[]),
     ("testbed", &["api"]),
 ];

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use chrono::Datelike;
+use chrono::{Datelike, Timelike};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -294,4 +294,16 @@ async fn a_pin_of_the_first_version_keeps_it() {
     secrets.patch("my-openai-key", &PatchParams::default(), &Patch::Merge(next)).await.unwrap();
     t.until("chat", "the next key waits", |key| because(key, "RotationDue", "Pinned")).await;
     assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(t.person_key("my-openai-key")));
+}
+
+#[tokio::test]
+async fn many_keys_of_one_policy_rotate_at_night() {
+    let t = Tenant::new("many-example").await;
+    assert_eq!(play(&t, "11-many-keys.yaml").await, ["search", "summaries"]);
+    for name in ["search", "summaries"] {
+        let key = t.ready(name).await;
+        assert!(policy(&key).ends_with("-nightly-fleet"), "{}", policy(&key));
+        let next = next_rotation(&key).with_timezone(&chrono_tz::Europe::Berlin);
+        assert!(next.hour() >= 22 || next.hour() < 4, "{next}");
+    }
 }

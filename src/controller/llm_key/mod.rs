@@ -32,11 +32,12 @@ use tracing::Instrument;
 
 pub use act::{Actor, Held, NotDone};
 pub use model::{Env, Observed, Plan};
-pub use observe::{Depth, Seeing};
-pub use views::{Resolved, account_at, allowed};
+pub use observe::{Depth, Seeing, written};
+pub use views::{Resolved, account_at, allowed, policy};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions, Reason};
 use crate::controller::context::Ctx;
+use crate::controller::fleet;
 use crate::controller::index::Name;
 use crate::controller::llm_key::memory::{Seen, newest};
 use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
@@ -82,6 +83,8 @@ async fn reconcile(
             }
             // What was last known of it tells nothing about it any more.
             let meta = &invalid.metadata;
+            let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+            fleet::forget(ctx, namespace.unwrap_or_default(), name.unwrap_or_default());
             ctx.metrics.forget_key(
                 meta.namespace.as_deref().unwrap_or_default(),
                 meta.name.as_deref().unwrap_or_default(),
@@ -112,6 +115,7 @@ fn forget_gone(ctx: &Ctx, key: &LLMKey) {
     if shown.is_none_or(|shown| shown.meta().uid != key.metadata.uid) {
         ctx.remembered.forget(&namespace, &name);
         ctx.metrics.forget_key(&namespace, &name);
+        fleet::forget(ctx, &namespace, &name);
     }
 }
 
@@ -141,15 +145,9 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Option<Duration>, Outcome), Rec
         // The watch has not shown our own status yet. One that is derived from an older one would lose what it tells.
         return Ok((Some(LATE_WATCH), Outcome::Waiting));
     }
-    let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
-    if matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
-        let plan = decide::decide(&seeing.observed, &env(ctx)?);
-        match plan.look {
-            Look::Nothing => {}
-            Look::Ledger => observe::look_at_ledger(ctx, key, &mut seeing).await?,
-            Look::Everything => seeing = observe::observe(ctx, key, Depth::Full).await?,
-        }
-    }
+    let now = env(ctx)?;
+    let seen = Box::pin(see(ctx, key, &now)).await;
+    let mut seeing = seen.inspect_err(|_| fleet::falter(ctx, key))?;
     let ended = steps(ctx, key, &mut seeing).await;
     if let LedgerView::Present(ledger) = &seeing.observed.ledger
         && seeing.observed.key.is_newer_than(&ledger.record)
@@ -166,6 +164,7 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Option<Duration>, Outcome), Rec
     }
     let now = env(ctx)?;
     let plan = decide::decide(&seeing.observed, &now);
+    fleet::report(ctx, key, &seeing.observed, &plan, &now);
     let written = write_status(ctx, key, &mut seeing, &plan, &now).await;
     // A status that was not written is lost to a glance: the next pass reads everything again.
     let whole = written.is_ok() && ended.as_ref().is_ok_and(|e| *e != Ended::Changed);
@@ -194,6 +193,28 @@ async fn run(ctx: &Ctx, key: &LLMKey) -> Result<(Option<Duration>, Outcome), Rec
         }),
     };
     Ok((again, outcome.as_outcome(&plan)))
+}
+
+/// A glance, and as much more as what is due needs.
+async fn see(ctx: &Ctx, key: &LLMKey, now: &Env) -> Result<Seeing, kube::Error> {
+    let mut seeing = observe::observe(ctx, key, Depth::Glance).await?;
+    if !matches!(seeing.observed.ledger, LedgerView::Unread(_)) {
+        return Ok(seeing);
+    }
+    let mut plan = decide::decide(&seeing.observed, now);
+    if fleet::ask(ctx, key, &mut seeing.observed, &plan) {
+        plan = decide::decide(&seeing.observed, now);
+    }
+    match plan.look {
+        Look::Nothing => {}
+        Look::Ledger => observe::look_at_ledger(ctx, key, &mut seeing).await?,
+        Look::Everything => {
+            let turn = seeing.observed.turn;
+            seeing = observe::observe(ctx, key, Depth::Full).await?;
+            seeing.observed.turn = turn;
+        }
+    }
+    Ok(seeing)
 }
 
 /// How the steps of a reconcile ended.
@@ -226,6 +247,9 @@ async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, Re
         let env = env(ctx)?;
         let plan = decide::decide(&seeing.observed, &env);
         if plan.effects.is_empty() {
+            if fleet::ask(ctx, key, &mut seeing.observed, &plan) {
+                continue;
+            }
             return Ok(Ended::Done { acted });
         }
         if seeing.observed.only_ledger_read() && !plan.effects.iter().all(Effect::needs_ledger_only) {

@@ -12,6 +12,7 @@ use crate::domain::evidence;
 use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
+use crate::domain::turns::Turn;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Version};
 
 /// What a decision may use besides the observation: the time and the ids, all given.
@@ -52,6 +53,8 @@ pub struct Observed {
     pub edits: String,
     /// Who put the value into the source Secret.
     pub supplied_by: Option<Requester>,
+    /// Whether the policy lets another rotation begin now; none as long as nobody has asked.
+    pub turn: Option<Turn>,
 }
 
 /// The LLMKey, parsed.
@@ -186,6 +189,8 @@ pub struct PolicyView {
     pub retain_for: Duration,
     /// Keys that are kept ready, 0 or 1.
     pub spares: i32,
+    /// So many rotations of its keys at the same time.
+    pub max_concurrent: usize,
 }
 
 /// The provider or account.

@@ -20,7 +20,7 @@ use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
 use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary, Version};
 pub use source::read_value;
-pub use target::{owner_reference, written_at};
+pub use target::{owner_reference, written, written_at};
 
 /// How much to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
             target: TargetView::Unread,
             memory: remember.memory.clone(),
             pass: Pass::default(),
+            turn: None,
             key: view,
             edits,
             supplied_by: None,

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::api::{ConditionStatus, ConditionType, PoolStatus, Reason};
 use crate::domain::evidence::{Judged, Workload};
+use crate::domain::turns::Place;
 use crate::ledger::Record;
 
 /// A workload that is to be restarted.
@@ -157,6 +158,8 @@ pub struct Plan {
     pub look: Look,
     /// How far the pool is used, if that was looked at.
     pub pool: Option<PoolStatus>,
+    /// A rotation is due and nothing but its turn holds it: where it stands in line.
+    pub in_line: Option<Place>,
 }
 
 /// What must be read before a decision that a glance led to.

@@ -5,16 +5,17 @@ mod pool;
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::decide::{consumers, pin, spare};
+use super::decide::{consumers, pin, spare, upcoming};
 use super::model::{Env, LedgerView, Observed, Plan, TargetView};
 use super::rotations;
 use crate::api::{
     ConditionStatus, ConditionType, Conditions, ConsumerStatus, KeyHealth, LLMKeyStatus, ObservedVersions,
-    PastHealth, Reason, ValidationMode, VersionStatus, rfc3339,
+    PastHealth, Reason, UpcomingRotation, ValidationMode, VersionStatus, rfc3339,
 };
 use crate::domain::evidence::Judged;
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::{RevocationBasis, RotationReason, VersionState};
+use crate::domain::upcoming::Upcoming;
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{MAX_VERSIONS, Record, Rotation, Version};
 use crate::provider::PRIVATE_NAME;
@@ -115,7 +116,12 @@ pub fn status(
             |r| rotations::shown(o, r, env),
         ),
         pool: pool::status(o, plan, before),
+        upcoming: upcoming(o, env).into_iter().map(shown_upcoming).collect(),
     }
+}
+
+fn shown_upcoming(next: Upcoming) -> UpcomingRotation {
+    UpcomingRotation { time: rfc3339(next.at), reason: next.cause.as_str().to_owned() }
 }
 
 /// An older copy of the ledger that was put back is not found right: nobody may take what status tells for the ledger's word.

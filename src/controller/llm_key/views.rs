@@ -30,6 +30,9 @@ const RETAINED: usize = 3;
 /// Longest token of `llmkeys.dev/rotate` that counts, in characters: what status can show.
 const MAX_TOKEN: usize = 256;
 
+/// Rotations of one policy at the same time, where it says nothing.
+const MAX_CONCURRENT: i32 = 10;
+
 /// What the target's texts are rendered with, apart from the key.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
@@ -194,7 +197,8 @@ fn cluster_policy(ctx: &Ctx, name: &str) -> Option<Result<RotationPolicySpec, ()
         .map(|p| p.0.as_ref().map(|p: &ClusterRotationPolicy| p.spec.policy.clone()).map_err(|_| ()))
 }
 
-fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &Timings) -> PolicyView {
+/// A policy's spec as decisions see it.
+pub fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &Timings) -> PolicyView {
     let (schedule, problem) = match schedule::parse(spec) {
         Ok(plan) => (Some(plan), None),
         Err(error) => (None, Some((Reason::ScheduleImpossible, format!("{shown}: {error}")))),
@@ -228,6 +232,7 @@ fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings: &T
         retain_versions: retention.versions.and_then(|n| usize::try_from(n).ok()).unwrap_or(RETAINED),
         retain_for: retention.duration.map_or(whole(timings.retention), Duration::from),
         spares: spec.spares.unwrap_or(0),
+        max_concurrent: usize::try_from(spec.max_concurrent.unwrap_or(MAX_CONCURRENT)).unwrap_or(1),
     }
 }
 

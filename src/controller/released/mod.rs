@@ -318,6 +318,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             retain_versions: 0,
             retain_for: Duration::ZERO,
             spares: 0,
+            max_concurrent: 1,
         },
         provider,
         former: None,
@@ -328,5 +329,6 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
         pass: Pass::default(),
         edits: String::new(),
         supplied_by: None,
+        turn: None,
     }
 }

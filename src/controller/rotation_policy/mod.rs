@@ -1,4 +1,6 @@
-//! The controller of both policy kinds: says whether the schedule works, and how many keys follow it.
+//! The controller of both policy kinds: says whether the schedule works, how many keys follow it, and where they stand.
+
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +21,19 @@ use crate::api::{
 };
 use crate::domain::schedule;
 use crate::telemetry::metrics::{Controller, Outcome};
+use tally::{Tally, tally};
 
-/// Between two counts of the keys.
-const RECOUNT: Duration = Duration::from_secs(60);
+/// Between two counts of the keys: so seldom a status is written, unless the spec was changed.
+const RECOUNT: Duration = Duration::from_secs(30);
+
+/// With test time, too.
+const RECOUNT_LEAST: Duration = Duration::from_secs(1);
 
 /// What a reconcile knows.
 struct Observed {
     generation: i64,
     spec: Result<RotationPolicySpec, ()>,
-    keys: usize,
+    tally: Tally,
 }
 
 /// One reconcile of a namespaced policy.
@@ -37,7 +43,7 @@ pub async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     let (name, namespace) = (policy.name_any(), policy.namespace().unwrap_or_default());
     let (spec, status) = split(policy.0.as_ref(), |p| (p.spec.clone(), p.status.clone()));
-    let keys = count(&ctx, |key| {
+    let tally = count(&ctx, &spec, |key| {
         key.namespace().as_deref() == Some(&namespace)
             && key
                 .spec
@@ -45,7 +51,7 @@ pub async fn reconcile(
                 .as_ref()
                 .is_some_and(|r| r.kind == PolicyKind::RotationPolicy && r.name == name)
     });
-    let observed = Observed { generation: policy.meta().generation.unwrap_or_default(), spec, keys };
+    let observed = Observed { generation: policy.meta().generation.unwrap_or_default(), spec, tally };
     let api: Api<PartialObjectMeta<RotationPolicy>> = Api::namespaced(ctx.client.clone(), &namespace);
     write(&ctx, &api, &name, &observed, &status.unwrap_or_default()).await
 }
@@ -57,11 +63,11 @@ pub async fn reconcile_cluster(
 ) -> Result<Action, ReconcileError> {
     let name = policy.name_any();
     let (spec, status) = split(policy.0.as_ref(), |p| (p.spec.policy.clone(), p.status.clone()));
-    let keys = count(&ctx, |key| match &key.spec.rotation_policy_ref {
+    let tally = count(&ctx, &spec, |key| match &key.spec.rotation_policy_ref {
         Some(reference) => reference.kind == PolicyKind::ClusterRotationPolicy && reference.name == name,
         None => name == "default",
     });
-    let observed = Observed { generation: policy.meta().generation.unwrap_or_default(), spec, keys };
+    let observed = Observed { generation: policy.meta().generation.unwrap_or_default(), spec, tally };
     let api: Api<PartialObjectMeta<ClusterRotationPolicy>> = Api::all(ctx.client.clone());
     write(&ctx, &api, &name, &observed, &status.unwrap_or_default()).await
 }
@@ -81,8 +87,16 @@ fn split<P>(
     }
 }
 
-fn count(ctx: &Ctx, follows: impl Fn(&LLMKey) -> bool) -> usize {
-    ctx.stores.keys.state().iter().filter(|key| key.0.as_ref().is_ok_and(&follows)).count()
+fn count(ctx: &Ctx, spec: &Result<RotationPolicySpec, ()>, follows: impl Fn(&LLMKey) -> bool) -> Tally {
+    let keys = ctx.stores.keys.state();
+    let keys = keys.iter().filter_map(|key| key.0.as_ref().ok()).filter(|key| follows(key));
+    let timeout = spec.as_ref().ok().and_then(|spec| spec.timeout);
+    let timeout = timeout.map_or(ctx.timings.rotation_timeout, |given| ctx.timings.scale(given.into()));
+    tally(keys, timeout, ctx.clock.now())
+}
+
+fn recount(ctx: &Ctx) -> Action {
+    Action::requeue(ctx.timings.scale(RECOUNT).max(RECOUNT_LEAST))
 }
 
 /// A policy has no effects: its decision is its status.
@@ -112,7 +126,13 @@ fn status(o: &Observed, before: &[Condition], now: chrono::DateTime<chrono::Utc>
         observed_generation: Some(o.generation),
         conditions: conditions.finish(),
         schedule: described,
-        keys: i32::try_from(o.keys).ok(),
+        keys: Some(o.tally.keys),
+        in_flight: Some(o.tally.in_flight),
+        waiting: Some(o.tally.waiting),
+        waiting_for: o.tally.waiting_for.clone(),
+        overdue: Some(o.tally.overdue),
+        failed: Some(o.tally.failed),
+        upcoming: o.tally.upcoming.clone(),
     }
 }
 
@@ -136,10 +156,10 @@ where
     let status = status(observed, &before.conditions, ctx.clock.now());
     if status == *before {
         pass.finish(Outcome::Skipped);
-        return Ok(Action::requeue(RECOUNT));
+        return Ok(recount(ctx));
     }
     let patch = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
     api.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await?;
     pass.finish(Outcome::Applied);
-    Ok(Action::requeue(RECOUNT))
+    Ok(recount(ctx))
 }

@@ -22,10 +22,14 @@ mod steady;
 mod strays;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod upcoming;
 
 pub(crate) use history::note;
 pub(crate) use release::give_up;
 pub(crate) use strays::strays;
+pub use turn::standing;
+pub use upcoming::upcoming;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, TargetView};
@@ -136,7 +140,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 12] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 14] = [
         repair_before_revocation,
         // Before the next key is made for a listed one: the pinned one may take its place.
         pin::advance,

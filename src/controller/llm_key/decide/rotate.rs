@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{due, mint_name, spare, successor};
+use super::{due, mint_name, spare, successor, turn};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{
     Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
 };
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
-use crate::domain::{budget, schedule};
+use crate::domain::{budget, schedule, upcoming};
 use crate::ledger::{KeyFacts, Record, Version};
 
 /// One more than the newest version and every number of `spec.revokedVersions`, so that none of those is ever published
@@ -170,7 +170,9 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         due(plan, Reason::ScheduleDue, "a rotation is due and cannot start: see Stalled");
     } else if spare::in_the_way(o, record) {
         due(plan, Reason::Rotating, "the rotation begins when the attempt to make a spare is given up");
-    } else if spare::usable(o, record).is_none() && over_budget(record, env, plan) {
+    } else if spare::usable(o, record).is_none() && over_budget(record, env, plan)
+        || !has_turn(o, record, reason, env, plan)
+    {
         // Told.
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
@@ -183,6 +185,18 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         due(plan, Reason::Rotating, "the next key is being made");
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
+}
+
+/// Whether the policy has room for it. A key that does not work, or is another kind of key now, does not wait.
+fn has_turn(o: &Observed, record: &Record, reason: RotationReason, env: &Env, plan: &mut Plan) -> bool {
+    let place = match reason {
+        RotationReason::Requested => turn::requested(env),
+        RotationReason::Schedule => {
+            turn::scheduled(o, &record.lineage, record.delivered().and_then(|v| v.published_at), env)
+        }
+        _ => return true,
+    };
+    turn::is_now(o, place, env, plan)
 }
 
 /// Whether so many keys were made for the LLMKey that the next one has to wait; says until when.
@@ -346,21 +360,12 @@ pub(super) fn when(
     published: DateTime<Utc>,
     env: &Env,
 ) -> Option<DateTime<Utc>> {
-    let scheduled = o.policy.schedule.as_ref().and_then(|schedule| {
-        let at = schedule::next_due(schedule, published, lineage, &env.timings)?;
-        if needs_no_person(o) { schedule::may_start(schedule, at.max(env.now)) } else { Some(at) }
-    });
-    [scheduled, expiry(o, env)].into_iter().flatten().min()
-}
-
-/// When a key that expires is to be replaced.
-fn expiry(o: &Observed, env: &Env) -> Option<DateTime<Utc>> {
-    let before = env.timings.scale(o.policy.expiry_before?);
-    o.key.expires_at?.checked_sub_signed(delta(before))
+    let terms = super::upcoming::terms(o, lineage, &env.timings);
+    upcoming::next(&terms, published, env.now, &env.timings).map(|next| next.at)
 }
 
 /// Whether the next key comes without a person: it is made, or taken from a pool.
-const fn needs_no_person(o: &Observed) -> bool {
+pub(super) const fn needs_no_person(o: &Observed) -> bool {
     o.key.minted || !o.key.pool.is_empty()
 }
 
@@ -368,7 +373,9 @@ const fn needs_no_person(o: &Observed) -> bool {
 ///
 /// A spare that is ready takes its place at once; it is there for that.
 pub(super) fn refused(o: &Observed, shown: Option<&str>, spare: bool, env: &Env, plan: &mut Plan) -> bool {
-    if !(o.policy.replace_invalid || spare) || !needs_no_person(o) || o.key.validation == ValidationMode::Disabled
+    if !(o.policy.replace_invalid || spare)
+        || !needs_no_person(o)
+        || o.key.validation == ValidationMode::Disabled
     {
         return false;
     }

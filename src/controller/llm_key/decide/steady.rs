@@ -31,7 +31,9 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
     if !o.key.pool.is_empty() {
         super::pool::glance(o, is_due || refused, plan);
     } else if refused || is_due && o.key.minted {
-        plan.look = Look::Everything;
+        if refused || !super::turn::waits(o, summary, env, plan) {
+            plan.look = Look::Everything;
+        }
     } else if is_due {
         supply_next(o, plan);
     }

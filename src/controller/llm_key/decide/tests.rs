@@ -17,5 +17,6 @@ mod retry;
 mod shown;
 mod spare;
 mod triggers;
+mod turn;
 
 use super::super::world::{self, perform};

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::Api;
+use kube::api::{Api, ObjectMeta};
 
 use super::{Seeing, open};
 use crate::api::{FIELD_MANAGER, LLMKey, Reason, from_k8s};
@@ -120,8 +120,12 @@ fn carries(secret: &Secret, held: &Held, version: i32, key: &str) -> bool {
 
 /// When the operator last wrote the Secret, by the API server's clock: whole seconds, rounded up.
 pub fn written_at(secret: &Secret) -> Option<DateTime<Utc>> {
-    secret
-        .metadata
+    written(&secret.metadata)
+}
+
+/// The same of its metadata alone.
+pub fn written(metadata: &ObjectMeta) -> Option<DateTime<Utc>> {
+    metadata
         .managed_fields
         .iter()
         .flatten()

@@ -29,6 +29,7 @@ use crate::domain::health::Verdict;
 use crate::domain::lifecycle::VersionState;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
+use crate::domain::turns::Turn;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester};
 
 pub const INSTALL: &str = "install-1";
@@ -146,6 +147,8 @@ pub struct World {
     pub supplied_by: Option<Requester>,
     /// Secrets of a pool: name and value.
     pub pool: BTreeMap<String, String>,
+    /// Whether the policy has room for another rotation.
+    pub turn: Turn,
 }
 
 /// Key material and object versions of one reconcile.
@@ -193,6 +196,7 @@ pub fn by_hand() -> PolicyView {
         retain_versions: 3,
         retain_for: hours(720),
         spares: 0,
+        max_concurrent: 10,
     }
 }
 
@@ -268,6 +272,7 @@ impl World {
             edits: 0,
             supplied_by: None,
             pool: BTreeMap::new(),
+            turn: Turn::Now,
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});
@@ -402,6 +407,7 @@ impl World {
             pass: Pass::default(),
             edits: format!("{}/{:?}/{}", view.generation, view.rotate, self.edits),
             supplied_by: self.supplied_by.clone(),
+            turn: Some(self.turn),
             key: view,
         };
         self.look(&mut observed, &mut held);

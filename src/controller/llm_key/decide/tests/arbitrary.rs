@@ -13,7 +13,7 @@ use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::{Origin, RotationReason, VersionState};
 use crate::ledger::{Record, Version};
 
-const STATES: [VersionState; 10] = [
+const STATES: [VersionState; 11] = [
     VersionState::Intent,
     VersionState::Pending,
     VersionState::Publishing,
