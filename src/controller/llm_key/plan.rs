@@ -30,6 +30,8 @@ pub enum Subject {
     Candidate(i32),
     /// The delivered version's key.
     Delivered(i32),
+    /// A version's key that a pin wants to be delivered.
+    Pinned(i32),
 }
 
 /// Every effect that a reconcile can have. Dependent ones stand in order; the first failure stops the rest.

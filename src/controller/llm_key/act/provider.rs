@@ -150,7 +150,9 @@ impl Actor<'_> {
         let Some(endpoint) = self.held.endpoint.clone() else { return Err(NotDone::Changed) };
         let key = match subject {
             Subject::Source => self.held.source.clone(),
-            Subject::Candidate(version) | Subject::Delivered(version) => self.key_of(o, version),
+            Subject::Candidate(version) | Subject::Delivered(version) | Subject::Pinned(version) => {
+                self.key_of(o, version)
+            }
         };
         let Some(key) = key else {
             let message =

@@ -182,6 +182,7 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
     let over_good = over_good(o, record);
     let made = (!borrowed).then_some(version.created_at);
     match gate(o, &facts.shown, made, over_good, env, plan) {
+        Gate::Ask if borrowed => plan.effects.push(Effect::Validate(Subject::Pinned(version.version))),
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(version.version))),
         Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
         Gate::Hold => {}
@@ -191,9 +192,9 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
 /// A new key that the provider refuses after the deadline was never a key. What it said before may be out of date.
 fn made_long_ago_and_refused(o: &Observed, fingerprint: &str, version: &Version, env: &Env) -> bool {
     let deadline = version.created_at + delta(env.timings.new_key_deadline);
-    o.memory.candidate.as_ref().is_some_and(|h| {
-        h.fingerprint == fingerprint && h.last.is_some_and(|(v, at)| v.refuses() && at >= deadline)
-    })
+    o.memory
+        .before_delivery(fingerprint)
+        .is_some_and(|h| h.last.is_some_and(|(v, at)| v.refuses() && at >= deadline))
 }
 
 pub(super) fn over_good(o: &Observed, record: &Record) -> bool {

@@ -152,6 +152,7 @@ impl Shift {
             last_use,
             consumers,
             restart_refused: _,
+            pinned,
         } = memory;
         if let Some(look) = consumers {
             self.time(&mut look.at);
@@ -162,7 +163,7 @@ impl Shift {
         }
         self.maybe(repaired);
         repaired.take_if(|at| *at < now());
-        for health in [&mut *health, candidate].into_iter().flatten() {
+        for health in [&mut *health, candidate, pinned].into_iter().flatten() {
             self.health(health);
         }
         for Failing { reason: _, message: _, count: _, not_before } in failing.values_mut() {

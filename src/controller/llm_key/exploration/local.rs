@@ -400,7 +400,7 @@ fn unanswered(o: &Observed, effect: &Effect) -> Option<Learned> {
     let Effect::Validate(subject) = effect else { return None };
     let number = match subject {
         Subject::Source => return None,
-        Subject::Candidate(number) | Subject::Delivered(number) => *number,
+        Subject::Candidate(number) | Subject::Delivered(number) | Subject::Pinned(number) => *number,
     };
     let fingerprint = record(o)?.version(number)?.key.as_ref()?.shown.clone();
     Some(Learned::Answer { subject: *subject, fingerprint, verdict: Verdict::ProviderDown })

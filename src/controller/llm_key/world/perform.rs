@@ -275,7 +275,9 @@ impl World {
     fn validate(&mut self, o: &Observed, held: &Held, subject: Subject) -> Result<Learned, Undone> {
         let bytes = match subject {
             Subject::Source => held.source.clone(),
-            Subject::Candidate(n) | Subject::Delivered(n) => Self::bytes_of(record(o)?, n),
+            Subject::Candidate(n) | Subject::Delivered(n) | Subject::Pinned(n) => {
+                Self::bytes_of(record(o)?, n)
+            }
         };
         let Some(bytes) = bytes else { return Err(Undone::Changed) };
         let now = self.now;

@@ -474,3 +474,25 @@ fn what_the_secret_has_is_replaced_before_it_is_revoked() {
     run.until(&[], 900).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
     assert_eq!(states(&run.world), [Republished, Overlap, Revoked, Current], "{}", run.story());
 }
+
+#[test]
+fn a_pinned_key_and_the_sources_are_each_asked_at_their_own_pace() {
+    let mut run = supplied_thrice();
+    run.world.provider.supplied.insert("sk-supplied-1".into(), Verdict::Rejected);
+    run.world.supply("sk-supplied-4", Verdict::Rejected);
+    run.world.edit(|key| {
+        key.spec.pinned_version = Some(1);
+        key.spec.revoked_versions = vec![3];
+    });
+    let before = run.effects;
+    run.until(&[], 1800 + 3600).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert!(run.effects - before < 60, "{}", run.story());
+    assert!(carries(&run, 3));
+    run.world.supply("sk-supplied-4", Verdict::Valid);
+    run.until(&[], 1800 + 7200).unwrap();
+    assert_eq!(run.world.record().current().unwrap().version, 4, "{}", run.story());
+    assert_eq!(ready(&run.world), "False PinImpossible");
+    run.world.provider.supplied.insert("sk-supplied-1".into(), Verdict::Valid);
+    run.until(&[], 1800 + 10_800).unwrap();
+    assert!(carries(&run, 1), "{}", run.story());
+}
