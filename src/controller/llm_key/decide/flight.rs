@@ -241,6 +241,7 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
         _ => env.now,
     };
     let since = pin::published(record.version(number), since, env.now);
+    pin::close_older(&mut next, number);
     let older: Vec<(i32, Origin)> = next
         .versions
         .iter()
@@ -271,7 +272,6 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
     {
         version.published_at = Some(since);
     }
-    pin::close_older(&mut next, number);
     next.awaiting_supply = false;
     next.revoked_by_spec = false;
     next.retain_on_delete = o.key.retain_on_delete;
