@@ -107,7 +107,7 @@ fn pinned_key<'a>(key: &KeyView, record: &'a Record) -> Option<&'a KeyFacts> {
 fn resolve<'a>(key: &KeyView, record: &'a Record) -> Pin<'a> {
     let Some(number) = key.pinned else { return Pin::Nothing };
     let in_flight = record.in_flight();
-    if in_flight.is_some_and(|v| v.version == number) {
+    if in_flight.is_some_and(|v| v.version == number && v.key.is_none()) {
         return Pin::Underway;
     }
     let Some(facts) = pinned_key(key, record) else {
