@@ -58,8 +58,8 @@ impl VersionState {
             (self, next),
             (Intent, Pending | Abandoned)
                 | (Pending, Publishing | Current | Retiring | Abandoned | Spare)
-                | (Publishing, Current | Overlap | Retained | Retiring | Abandoned)
-                | (Current, Overlap | Retained | Retiring)
+                | (Publishing, Current | Overlap | Retained | Retiring | Abandoned | Republished)
+                | (Current, Overlap | Retained | Retiring | Republished)
                 | (Overlap, Retiring | Retained | Republished)
                 | (Retained, Republished)
                 | (Retiring, Revoked)

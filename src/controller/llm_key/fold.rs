@@ -285,6 +285,7 @@ impl Observed {
         let slot = match subject {
             Subject::Source | Subject::Candidate(_) | Subject::Member(_) => &mut self.memory.candidate,
             Subject::Spare(_) => &mut self.memory.spare,
+            Subject::Pinned(_) => &mut self.memory.pinned,
             Subject::Delivered(_) => {
                 self.pass.checked_delivered = true;
                 self.memory.failing.remove(&Reason::KeyringMissing);
@@ -323,8 +324,10 @@ impl Observed {
         if self.memory.health.as_ref().is_some_and(|h| h.fingerprint == *fingerprint) {
             return;
         }
-        let candidate = self.memory.candidate.take_if(|c| c.fingerprint == *fingerprint);
-        let mut health = candidate.unwrap_or_else(|| {
+        let known = self.memory.before_delivery(fingerprint).cloned();
+        self.memory.candidate.take_if(|c| c.fingerprint == *fingerprint);
+        self.memory.pinned.take_if(|c| c.fingerprint == *fingerprint);
+        let mut health = known.unwrap_or_else(|| {
             let since = self.memory.started.unwrap_or_default();
             Health::unknown(fingerprint, since)
         });

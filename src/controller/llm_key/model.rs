@@ -297,9 +297,17 @@ pub struct Memory {
     pub refused: BTreeMap<String, DateTime<Utc>>,
     /// Health of the key that is kept ready, or is being made for that.
     pub spare: Option<Health>,
+    /// Health of a pinned key that is to be delivered: another one may be asked about meanwhile.
+    pub pinned: Option<Health>,
 }
 
 impl Memory {
+    /// What was last heard of a key before its delivery, by its fingerprint in status.
+    pub fn before_delivery(&self, shown: &str) -> Option<&Health> {
+        let known = [&self.candidate, &self.pinned].into_iter().flatten().filter(|h| h.fingerprint == shown);
+        known.max_by_key(|h| h.last.map(|(_, at)| at))
+    }
+
     /// What puts off work at the provider. A key that cannot be made keeps none from being revoked, and the other way round.
     pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
         let other: &[Reason] = match work {

@@ -35,6 +35,8 @@ pub enum Subject {
     Member(usize),
     /// The key of a version that is kept ready, or is being made for that.
     Spare(i32),
+    /// A version's key that a pin wants to be delivered.
+    Pinned(i32),
 }
 
 /// Every effect that a reconcile can have. Dependent ones stand in order; the first failure stops the rest.

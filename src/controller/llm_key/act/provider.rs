@@ -154,9 +154,10 @@ impl Actor<'_> {
         let key = match subject {
             Subject::Source => self.held.source.clone(),
             Subject::Member(place) => Some(self.member_key(o, place)?),
-            Subject::Candidate(version) | Subject::Delivered(version) | Subject::Spare(version) => {
-                self.key_of(o, version)
-            }
+            Subject::Candidate(version)
+            | Subject::Delivered(version)
+            | Subject::Spare(version)
+            | Subject::Pinned(version) => self.key_of(o, version),
         };
         if let (None, Subject::Spare(version)) = (&key, subject) {
             // Nobody has it, so nothing is told of it but that it is not known to work.

@@ -86,14 +86,6 @@ pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) 
 fn retiring(record: &Record, numbers: &[i32], env: &Env) -> Record {
     let mut next = successor(record, env);
     for number in numbers {
-        let borrowed = record
-            .version(*number)
-            .is_some_and(|v| v.state == VersionState::Pending && v.reason == RotationReason::Pinned);
-        if borrowed {
-            // Its key goes with the older version that it is borrowed from.
-            let _given_up = next.advance(*number, VersionState::Abandoned);
-            continue;
-        }
         if next.advance(*number, VersionState::Retiring)
             && let Some(version) = next.version_mut(*number)
         {

@@ -193,6 +193,7 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         gate(o, &facts.shown, made, over_good(o, record), env, plan)
     };
     match gate {
+        Gate::Ask if borrowed => plan.effects.push(Effect::Validate(Subject::Pinned(version.version))),
         Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(version.version))),
         Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
         Gate::Hold => {}
@@ -202,9 +203,9 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
 /// A new key that the provider refuses after the deadline was never a key. What it said before may be out of date.
 fn made_long_ago_and_refused(o: &Observed, fingerprint: &str, version: &Version, env: &Env) -> bool {
     let deadline = version.created_at + delta(env.timings.new_key_deadline);
-    o.memory.candidate.as_ref().is_some_and(|h| {
-        h.fingerprint == fingerprint && h.last.is_some_and(|(v, at)| v.refuses() && at >= deadline)
-    })
+    o.memory
+        .before_delivery(fingerprint)
+        .is_some_and(|h| h.last.is_some_and(|(v, at)| v.refuses() && at >= deadline))
 }
 
 pub(super) fn over_good(o: &Observed, record: &Record) -> bool {
@@ -251,6 +252,7 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
         _ => env.now,
     };
     let since = pin::published(record.version(number), since, env.now);
+    pin::close_older(&mut next, number);
     let older: Vec<(i32, Origin)> = next
         .versions
         .iter()
@@ -281,7 +283,6 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
     {
         version.published_at = Some(since);
     }
-    pin::close_older(&mut next, number);
     next.awaiting_supply = false;
     next.revoked_by_spec = false;
     next.retain_on_delete = o.key.retain_on_delete;

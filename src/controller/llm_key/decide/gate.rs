@@ -37,7 +37,7 @@ pub(super) fn gate(
     if o.provider.problem.is_some() {
         return Gate::Hold;
     }
-    let Some(health) = o.memory.candidate.as_ref().filter(|h| h.fingerprint == shown) else {
+    let Some(health) = o.memory.before_delivery(shown) else {
         return Gate::Ask;
     };
     let Some((verdict, asked)) = health.last else { return Gate::Ask };

@@ -107,7 +107,7 @@ fn pinned_key<'a>(key: &KeyView, record: &'a Record) -> Option<&'a KeyFacts> {
 fn resolve<'a>(key: &KeyView, record: &'a Record) -> Pin<'a> {
     let Some(number) = key.pinned else { return Pin::Nothing };
     let in_flight = record.in_flight();
-    if in_flight.is_some_and(|v| v.version == number) {
+    if in_flight.is_some_and(|v| v.version == number && v.key.is_none()) {
         return Pin::Underway;
     }
     let Some(facts) = pinned_key(key, record) else {
@@ -151,7 +151,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         return;
     }
     match checked(o, record, base, env, plan) {
-        Gate::Ask => plan.effects.push(Effect::Validate(Subject::Candidate(base.version))),
+        Gate::Ask => plan.effects.push(Effect::Validate(Subject::Pinned(base.version))),
         Gate::Hold => {}
         Gate::Publish if record.in_flight().is_some() => {
             // The attempt to make another key is given up first.
@@ -213,7 +213,7 @@ fn checked(o: &Observed, record: &Record, base: &Version, env: &Env, plan: &mut 
 
 /// The provider's last word on a key that is to be published again was a refusal.
 pub(super) fn refused(o: &Observed, facts: &KeyFacts) -> bool {
-    let last = o.memory.candidate.as_ref().filter(|h| h.fingerprint == facts.shown).and_then(|h| h.last);
+    let last = o.memory.before_delivery(&facts.shown).and_then(|h| h.last);
     o.key.validation == ValidationMode::Required && last.is_some_and(|(verdict, _)| verdict.refuses())
 }
 
@@ -253,8 +253,7 @@ pub(super) fn unwanted(o: &Observed, record: &Record, version: &Version, env: &E
 }
 
 fn works(o: &Observed, base: &Version, env: &Env) -> bool {
-    let answer =
-        o.memory.candidate.as_ref().filter(|h| base.key.as_ref().is_some_and(|k| k.shown == h.fingerprint));
+    let answer = base.key.as_ref().and_then(|key| o.memory.before_delivery(&key.shown));
     let fresh = |at: DateTime<Utc>| env.now - at < delta(env.timings.candidate_fresh);
     let accepted = answer.and_then(|h| h.last).is_some_and(|(verdict, at)| verdict.accepts() && fresh(at));
     !o.key.paused && super::at_home(o, base) && (o.key.validation != ValidationMode::Required || accepted)

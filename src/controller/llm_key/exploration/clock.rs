@@ -166,6 +166,7 @@ impl Shift {
             restart_refused: _,
             refused,
             spare,
+            pinned,
         } = memory;
         for asked in refused.values_mut() {
             self.time(asked);
@@ -179,7 +180,7 @@ impl Shift {
         }
         self.maybe(repaired);
         repaired.take_if(|at| *at < now());
-        for health in [&mut *health, candidate, &mut *spare].into_iter().flatten() {
+        for health in [&mut *health, candidate, &mut *spare, pinned].into_iter().flatten() {
             self.health(health);
         }
         for Failing { reason: _, message: _, count: _, not_before, at } in failing.values_mut() {

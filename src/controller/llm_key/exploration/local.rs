@@ -402,7 +402,10 @@ fn unanswered(o: &Observed, effect: &Effect) -> Option<Learned> {
     let Effect::Validate(subject) = effect else { return None };
     let number = match subject {
         Subject::Source | Subject::Member(_) => return None,
-        Subject::Candidate(number) | Subject::Delivered(number) | Subject::Spare(number) => *number,
+        Subject::Candidate(number)
+        | Subject::Delivered(number)
+        | Subject::Spare(number)
+        | Subject::Pinned(number) => *number,
     };
     let fingerprint = record(o)?.version(number)?.key.as_ref()?.shown.clone();
     Some(Learned::Answer { subject: *subject, fingerprint, verdict: Verdict::ProviderDown })

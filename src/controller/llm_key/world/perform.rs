@@ -299,7 +299,7 @@ impl World {
         let bytes = match subject {
             Subject::Source => held.source.clone(),
             Subject::Member(place) => o.key.pool.get(place).and_then(|m| held.members.get(&m.name)).cloned(),
-            Subject::Candidate(n) | Subject::Delivered(n) | Subject::Spare(n) => {
+            Subject::Candidate(n) | Subject::Delivered(n) | Subject::Spare(n) | Subject::Pinned(n) => {
                 Self::bytes_of(record(o)?, n)
             }
         };

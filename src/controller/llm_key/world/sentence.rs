@@ -17,6 +17,7 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::RevokeStray { id, .. } => format!("revoke the stray {id}"),
         Effect::Validate(Subject::Source) => "validate the source".into(),
         Effect::Validate(Subject::Candidate(n)) => format!("validate version {n} before delivery"),
+        Effect::Validate(Subject::Pinned(n)) => format!("validate the pinned version {n} before delivery"),
         Effect::Validate(Subject::Delivered(n)) => format!("validate the delivered version {n}"),
         Effect::Validate(Subject::Spare(n)) => format!("validate version {n}, the spare"),
         Effect::WriteTarget { version } => format!("write version {version} to the target"),

@@ -206,7 +206,10 @@ proptest! {
                     prop_assert_eq!(next.epoch, before.epoch + 1);
                     for version in &next.versions {
                         if let Some(was) = before.version(version.version).map(|v| v.state) {
-                            prop_assert!(was == version.state || was.may_become(version.state));
+                            prop_assert!(
+                                was == version.state || was.may_become(version.state),
+                                "{}: {:?} -> {:?}", version.version, was, version.state
+                            );
                         }
                     }
                 }

@@ -362,7 +362,7 @@ fn a_pinned_key_that_is_refused_does_not_keep_a_listed_one_from_being_replaced()
 
 #[test]
 fn both_versions_of_a_key_go_at_once_and_the_key_once() {
-    for wish in ["listed", "revoked", "deleted"] {
+    for wish in ["listed", "listed and pinned by the new number", "revoked", "deleted"] {
         let mut run = in_overlap();
         let effects = run.effects;
         run.faults.insert(effects + 3, super::driver::Fault::CrashBefore);
@@ -375,12 +375,16 @@ fn both_versions_of_a_key_go_at_once_and_the_key_once() {
                 key.spec.revoked_versions = vec![1];
             }),
             "revoked" => run.world.edit(|key| key.spec.desired_state = DesiredState::Revoked),
-            _ => run.world.delete(),
+            "deleted" => run.world.delete(),
+            _ => run.world.edit(|key| {
+                key.spec.pinned_version = Some(3);
+                key.spec.revoked_versions = vec![1];
+            }),
         }
         run.until(&[], 661 + 3600 + 200).unwrap_or_else(|broken| panic!("{wish}: {broken}\n{}", run.story()));
         let wanted = match wish {
-            "listed" => vec![Revoked, Current, Abandoned],
-            _ => vec![Revoked, Revoked, Abandoned],
+            "revoked" | "deleted" => vec![Revoked, Revoked, Abandoned],
+            _ => vec![Revoked, Current, Abandoned],
         };
         assert_eq!(states(&run.world), wanted, "{wish}: {}", run.story());
     }
@@ -473,4 +477,52 @@ fn what_the_secret_has_is_replaced_before_it_is_revoked() {
     });
     run.until(&[], 900).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
     assert_eq!(states(&run.world), [Republished, Overlap, Revoked, Current], "{}", run.story());
+}
+
+#[test]
+fn a_pinned_key_and_the_sources_are_each_asked_at_their_own_pace() {
+    let mut run = supplied_thrice();
+    run.world.provider.supplied.insert("sk-supplied-1".into(), Verdict::Rejected);
+    run.world.supply("sk-supplied-4", Verdict::Rejected);
+    run.world.edit(|key| {
+        key.spec.pinned_version = Some(1);
+        key.spec.revoked_versions = vec![3];
+    });
+    let before = run.effects;
+    run.until(&[], 1800 + 3600).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert!(run.effects - before < 60, "{}", run.story());
+    assert!(carries(&run, 3));
+    run.world.supply("sk-supplied-4", Verdict::Valid);
+    run.until(&[], 1800 + 7200).unwrap();
+    assert_eq!(run.world.record().current().unwrap().version, 4, "{}", run.story());
+    assert_eq!(ready(&run.world), "False PinImpossible");
+    run.world.provider.supplied.insert("sk-supplied-1".into(), Verdict::Valid);
+    run.until(&[], 1800 + 10_800).unwrap();
+    assert!(carries(&run, 1), "{}", run.story());
+}
+
+#[test]
+fn a_pinned_key_that_is_refused_on_the_way_stays_with_the_older_version() {
+    let mut run = in_overlap();
+    let effects = run.effects;
+    run.faults.insert(effects + 3, super::driver::Fault::CrashBefore);
+    pin(&mut run, Some(1));
+    run.until(&[], 661).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current, Pending]);
+    let first = run.world.provider.keys[0].bytes.clone();
+    run.world.provider.supplied.insert(first, Verdict::Rejected);
+    run.until(&[], 3 * 3600).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(states(&run.world), [Overlap, Current, Abandoned], "{}", run.story());
+    assert_eq!((ready(&run.world).as_str(), revocations(&run)), ("False PinImpossible", 0));
+}
+
+#[test]
+fn two_versions_in_their_overlap_keep_one_key() {
+    let mut run = in_overlap();
+    let ledger = run.world.ledger.as_mut().unwrap();
+    let twin = Version { version: 3, ..ledger.record.versions[0].clone() };
+    ledger.record.versions.push(twin);
+    run.until(&[], 9 * 3600).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(states(&run.world), [Overlap, Current, Overlap], "{}", run.story());
+    assert_eq!(condition(&run, "OverlapActive").reason, "KeyShared");
 }
