@@ -91,7 +91,8 @@ pub struct LLMKeySpec {
     pub desired_state: DesiredState,
     /// Break-glass: versions whose keys are to be revoked now, without overlap and without waiting for evidence, up to 16
     /// numbers of 1 to 1000000. The version in use is replaced first. What a list says goes on being true: no version gets a
-    /// number up to the greatest in it again. For minted keys.
+    /// number up to the greatest in it again. For minted keys; a listed version of a pool is replaced, and its key deleted by who
+    /// made it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(range(min = 1, max = 1_000_000)))]
     #[x_kube(merge_strategy = ListMerge::Set)]

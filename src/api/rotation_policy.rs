@@ -50,7 +50,7 @@ pub struct RotationPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("at most 24h"))]
     pub jitter: Option<GoDuration>,
-    /// `Automatic` (default): rotate what can be minted, remind for the rest. `RemindOnly`: remind for all.
+    /// `Automatic` (default): rotate what can be minted or taken from a pool, remind for the rest. `RemindOnly`: remind for all.
     #[serde(default)]
     pub mode: RotationMode,
     /// When a scheduled rotation may start, at most 8; none: at any time. One that is due outside of them waits for the next
@@ -209,7 +209,7 @@ pub struct Window {
 #[x_kube(validation = Rule::new("!has(self.before) || self.type == 'Expiry'").message("before is for the type Expiry"))]
 pub struct Trigger {
     /// `Expiry`: the key's `expiresAt` comes near. `Invalid`: the provider refuses the key in use, confirmed by
-    /// `validation.failureThreshold` answers; the operator then makes another one (minted keys), without waiting for an overlap.
+    /// `validation.failureThreshold` answers; the operator then makes another one (minted keys) or takes the next of the pool, without waiting for an overlap.
     pub r#type: TriggerType,
     /// How long before `expiresAt` the rotation is due, 1h to 2160h. Default: 168h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -231,7 +231,7 @@ pub enum TriggerType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(description = "Automatic or RemindOnly.")]
 pub enum RotationMode {
-    /// Rotate what can be minted.
+    /// Rotate what can be minted or taken from a pool.
     #[default]
     Automatic,
     /// Only remind.

@@ -25,6 +25,12 @@ async fn pooled(t: &Tenant, name: &str, names: &[&str], policy: Option<&str>) {
     t.supplied(name, spec).await;
 }
 
+/// One hour is 12 s here.
+async fn hourly(t: &Tenant) {
+    let spec = json!({"schedule": {"interval": "1h"}, "jitter": "0s", "overlap": {"minimum": "15m"}});
+    t.policy("hourly", spec).await;
+}
+
 /// A version is current, and came from the member for the reason.
 fn taken(number: i32, member: &str, reason: &str) -> impl Fn(&LLMKey) -> bool {
     let wanted = (Some(member.to_owned()), reason.to_owned());
@@ -60,8 +66,7 @@ async fn keys_follow_one_another_until_the_pool_is_used_up_and_filled_again() {
     for (name, key) in ["a", "b", "c"].iter().zip(&keys) {
         t.source(name, key).await;
     }
-    // One hour is 12 s here.
-    t.policy("hourly", json!({"schedule": {"interval": "1h"}, "jitter": "0s"})).await;
+    hourly(&t).await;
     pooled(&t, "chat", &["a", "b", "c"], Some("hourly")).await;
     let key = t.ready("chat").await;
     assert!(taken(1, "a", "Initial")(&key));
@@ -192,7 +197,7 @@ async fn few_members_are_read_and_none_at_rest() {
     for name in &names {
         t.source(name, &t.person_key(name)).await;
     }
-    t.policy("hourly", json!({"schedule": {"interval": "1h"}, "jitter": "0s"})).await;
+    hourly(&t).await;
     let read = |from: usize| {
         let gets = requests(&t, &["full".to_owned()], from).into_iter();
         gets.filter(|r| r.starts_with("\"get\"") && r.contains("/secrets/m")).count()

@@ -75,7 +75,11 @@ fn broken_rule(record: &Record, plan: &Plan) -> Option<String> {
 
 /// An observation in the middle of a life, with its parts replaced at random.
 fn observed(seeds: &[u8]) -> (Observed, Env) {
-    let world = if seeds[0].is_multiple_of(2) { World::minting() } else { World::supplying("sk-1") };
+    let world = match seeds[0] % 3 {
+        0 => World::minting(),
+        1 => World::supplying("sk-1"),
+        _ => World::pooling(&[("a", "sk-1"), ("b", "sk-2"), ("c", "sk-9")]),
+    };
     let mut run = super::deliver::after(world, 600);
     run.world.rotate("now");
     run.world.policy = if seeds[1].is_multiple_of(3) { every(24) } else { run.world.policy.clone() };
@@ -152,6 +156,20 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     o.key.finalizer = seeds[12].is_multiple_of(3);
     o.key.validation = [ValidationMode::Required, ValidationMode::Advisory, ValidationMode::Disabled]
         [usize::from(seeds[13] % 3)];
+    for (member, seed) in o.key.pool.iter().zip(&seeds[4..7]) {
+        let view = match seed % 5 {
+            0 => SourceView::Problem(Reason::SourceNotFound, "gone".into()),
+            1 => SourceView::Value(super::world::facts("sk-9")),
+            2 => SourceView::Value(super::world::facts("sk-1")),
+            3 => SourceView::Value(super::world::facts(&format!("sk-new-{seed}"))),
+            _ => continue,
+        };
+        o.pass.members.insert(member.name.clone(), view);
+    }
+    if seeds[7].is_multiple_of(4) {
+        let asked = env.now - chrono::Duration::seconds(i64::from(seeds[7]) * 3);
+        o.memory.refused.insert(super::world::facts("sk-9").shown, asked);
+    }
     if seeds[14].is_multiple_of(3) {
         let mut health = Health::unknown(&super::world::facts("sk-9").shown, env.now);
         let verdict =
