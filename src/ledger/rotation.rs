@@ -425,6 +425,14 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_an_earlier_program_has_no_history_and_stays_as_it_is() {
+        let old = record(vec![version(1, VersionState::Current, Origin::Minted)]);
+        let text = serde_json::to_value(&old).unwrap();
+        assert!(text.get("rotations").is_none());
+        assert_eq!(serde_json::from_value::<Record>(text).unwrap(), old);
+    }
+
+    #[test]
     fn the_history_is_bounded() {
         let mut record = record(Vec::new());
         for number in 1..=30 {

@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 
-use super::deliver::{after, ready, states};
+use super::deliver::{after, ready, says, states};
 use super::driver::Run;
 use super::world::{World, at};
-use crate::api::{ObservedVersions, Reason};
+use crate::api::{ConditionType, ObservedVersions, Reason};
 use crate::controller::llm_key::decide::decide;
-use crate::controller::llm_key::model::{Memory, Observed};
+use crate::controller::llm_key::fold::{Failure, Learned};
+use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed};
 use crate::controller::llm_key::status::{news, status};
 use crate::domain::backoff::Class;
 use crate::domain::lifecycle::VersionState::{Current, Intent};
@@ -222,4 +223,37 @@ fn the_policy_says_how_many_failures_are_too_many() {
     assert_eq!(mints(&run.names), 1, "the longest interval at once: {}", run.story());
     run.until(&[], 400).unwrap();
     assert_eq!(ready(&run.world), "True KeyValid");
+}
+
+#[test]
+fn what_a_person_must_mend_stalls_the_next_process_as_well_until_it_is_mended() {
+    let mut run = after(World::minting(), 600);
+    run.world.rotate("now");
+    let mut held = run.world.observe(&Memory::default()).1;
+    let (mut o, env) = (started(&run.world), run.world.env());
+    let [Effect::SwapLedger(begun)] = &decide(&o, &env).effects[..] else { panic!("no L1") };
+    let l1 = Effect::SwapLedger(begun.clone());
+    let written = run.world.perform(&o, &mut held, &l1).unwrap();
+    o.learn(&l1, written, &env);
+    let refused = Failure {
+        reason: Reason::AdminCredentialInvalid,
+        message: "the provider rejected the admin credential".into(),
+        class: Class::User,
+        retry_after: None,
+    };
+    o.learn(&Effect::Mint { version: 2 }, Learned::MintRefused(refused), &env);
+    let [closed] = &decide(&o, &env).effects[..] else { panic!("the refusal is not put on record") };
+    run.world.perform(&o, &mut held, closed).unwrap();
+
+    let next = started(&run.world);
+    let plan = decide(&next, &run.world.env());
+    assert!(says(&plan, ConditionType::Stalled, Reason::AdminCredentialInvalid), "{:?}", plan.findings);
+    assert!(plan.effects.is_empty());
+    let record = run.world.record();
+    let failure = record.rotation(2).unwrap().failure.clone().unwrap();
+    assert_eq!((failure.reason.as_str(), failure.class), ("AdminCredentialInvalid", Class::User));
+    assert!(retry(&run).not_before >= env.now + chrono::Duration::minutes(10));
+    let mended = Observed { edits: "another credential".into(), memory: Memory::default(), ..next };
+    assert!(matches!(mended.ledger, LedgerView::Present(_)));
+    assert!(!decide(&mended, &run.world.env()).stalled());
 }
