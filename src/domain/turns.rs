@@ -254,6 +254,39 @@ mod tests {
         assert!(waited.is_sorted(), "nobody is overtaken");
     }
 
+    /// 5,000 keys of one policy and one account, due at once: 10 at a time, and 100 keys an hour.
+    #[test]
+    fn a_herd_goes_at_the_accounts_pace_and_only_those_with_a_turn_try() {
+        const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap();
+        let mut turns = Turns::new(10);
+        let (mut made, mut slots, mut all) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut tries = 0;
+        let mut events: BTreeSet<(DateTime<Utc>, u32)> = (0..5000).map(|key| (at(0), key)).collect();
+        while let Some((now, key)) = events.pop_first() {
+            if turns.ask(&key, due(i64::from(key))) != Turn::Now {
+                continue;
+            }
+            tries += 1;
+            let slot = crate::domain::budget::slot(&made, &mut slots, &key.to_string(), 100, HOUR, now);
+            assert!(slots.len() <= 10, "{} wait at the account", slots.len());
+            if slot > now {
+                events.insert((slot, key));
+                continue;
+            }
+            slots.remove(&key.to_string());
+            crate::domain::budget::spend(&mut made, HOUR, now);
+            all.push(now);
+            assert!(made.len() <= 100);
+            if turns.tell(&key, Standing::Aside) {
+                events.extend(turns.next().map(|next| (now, *next)));
+            }
+        }
+        assert_eq!(all.len(), 5000, "everybody had a turn");
+        assert_eq!(all[4999], at(49 * 3600), "in the time that the account's limit says");
+        assert!(tries <= 2 * 5000, "{tries} tries at the account");
+    }
+
     proptest! {
         #[test]
         fn nobody_gets_a_turn_beyond_the_limit_and_whoever_waits_gets_one(

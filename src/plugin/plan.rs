@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::objects::Objects;
 use super::table::{notes, span, table};
 use crate::api::{
-    ConditionType, LLMKey, PAUSED, PolicyKind, RotationMode, RotationPolicySpec, parse_rfc3339, rfc3339,
+    ConditionType, DesiredState, LLMKey, PAUSED, PolicyKind, RotationMode, RotationPolicySpec, parse_rfc3339,
+    rfc3339,
 };
 use crate::controller::llm_key::model::PolicyView;
 use crate::controller::llm_key::policy;
@@ -161,6 +162,9 @@ fn one(
 ) -> Outcome {
     if let Some((reason, message)) = holds(key, ConditionType::RotationDue).filter(|_| objects.live) {
         return Outcome::Due(told(key, reason, message));
+    }
+    if key.spec.desired_state == DesiredState::Revoked {
+        return Outcome::None(told(key, "Revoked", "its desiredState is Revoked"));
     }
     let found = policy_of(objects, key, timings);
     let (policy, described) = match &found {
@@ -538,6 +542,7 @@ mod tests {
             key("later", "yearly", json!({})),
             key("missing", "gone", json!({})),
             key("impossible", "never", json!({})),
+            key("revoked", "weekly", json!({"spec": {"desiredState": "Revoked"}})),
         ];
         let policies = [
             ("weekly", weekly()),
@@ -553,7 +558,13 @@ mod tests {
         assert_eq!(told(&report.stalled), ["stalled ProjectNotFound"]);
         assert_eq!(
             told(&report.none),
-            ["by-hand ByHand", "later Later", "missing PolicyNotFound", "impossible ScheduleImpossible"]
+            [
+                "by-hand ByHand",
+                "later Later",
+                "missing PolicyNotFound",
+                "impossible ScheduleImpossible",
+                "revoked Revoked"
+            ]
         );
         let expires = report.rotations.iter().find(|r| r.name == "expires").unwrap();
         assert_eq!(

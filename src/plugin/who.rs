@@ -16,7 +16,7 @@ use super::table::{notes, table};
 use crate::api::{LLMKey, LLMKeyStatus, TargetRollout, VersionStatus, parse_rfc3339, rfc3339};
 use crate::controller::consumers::{Holder, Roster, list};
 use crate::controller::llm_key::written;
-use crate::domain::evidence::{Question, Reads, current_from, judge};
+use crate::domain::evidence::{Question, Reads, Standing, current_from, judge};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
 
@@ -212,6 +212,7 @@ fn standings(
     timings: &Timings,
 ) -> BTreeMap<String, (String, Option<String>)> {
     let mut standings = BTreeMap::new();
+    let open = status.versions.iter().any(|v| v.state == "Overlap");
     if let (Some((version, _)), Some(since)) = (published.current, published.since) {
         let question = Question {
             key: &key.name_any(),
@@ -223,7 +224,10 @@ fn standings(
             now,
         };
         for judged in judge(&roster.census(&secret_of(key), true), &question, timings) {
-            let told = (judged.standing.as_str().to_owned(), judged.standing.reason().map(str::to_owned));
+            // Nobody restarts anything once no older key works.
+            let reason =
+                judged.standing.reason().filter(|_| open || !matches!(judged.standing, Standing::Stale(_)));
+            let told = (judged.standing.as_str().to_owned(), reason.map(str::to_owned));
             standings.insert(judged.workload.to_string(), told);
         }
     }
