@@ -8,7 +8,7 @@ use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, find, is, now, state, wait};
-use super::workload::{Workload, time, version};
+use super::workload::{Workload, client, time, version};
 
 /// One hour is 12 s here, 15 minutes are 3 s.
 fn policy(spares: i32) -> Value {
@@ -114,6 +114,24 @@ async fn a_rotation_delivers_the_spare_while_the_provider_makes_no_keys() {
     until_state(&t, 3, "Spare").await;
     let answers = workload.answers();
     assert!(answers.accepted > 0 && answers.refused.is_empty(), "{answers:?}");
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 2);
+}
+
+#[tokio::test]
+async fn a_spare_that_is_deleted_at_the_provider_is_found_out_before_it_is_needed() {
+    let t = Tenant::new("spare-refused").await;
+    let (key, first) = with_a_spare(&t).await;
+    let id = version(&key, 2).provider_key_id.clone().unwrap();
+    let account = id.split('/').next().unwrap();
+    let url =
+        format!("{}/organization/projects/{}/service_accounts/{account}", t.sandbox().base_url(), t.project);
+    let deleted = client(t.sandbox()).delete(url).bearer_auth(t.sandbox().admin_key()).send().await.unwrap();
+    assert!(deleted.status().is_success(), "{deleted:?}");
+    let key = until_state(&t, 3, "Spare").await;
+    assert_eq!((state(&key, 1).as_deref(), state(&key, 2).as_deref()), (Some("Current"), Some("Revoked")));
+    assert_eq!(version(&key, 2).revocation_basis.as_deref(), Some("NeverPublished"));
+    assert!(is(&key, "Ready", "True") && is(&key, "Healthy", "True"));
+    assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(first));
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 2);
 }
 

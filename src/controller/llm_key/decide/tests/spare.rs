@@ -121,13 +121,22 @@ fn a_key_that_is_confirmed_as_refused_is_replaced_by_the_spare_within_seconds() 
     let mut run = after(checked_every(600), 3000);
     assert_eq!(states(&run.world), [Current, Spare], "{}", run.story());
     withdraw_delivered(&mut run.world);
-    let published = (3000..5000).find(|second| {
-        run.until(&[], *second).unwrap();
-        run.world.history.published == 2
-    });
-    let rejected = run.world.provider.keys[0].used.unwrap();
-    let published = at(published.unwrap());
-    assert!(published - rejected <= chrono::Duration::seconds(5), "{rejected} {published}\n{}", run.story());
+    let first = |run: &mut Run, is_so: fn(&Run) -> bool| {
+        let so = (3000..5000).find(|second| {
+            run.until(&[], *second).unwrap();
+            is_so(run)
+        });
+        so.unwrap_or_else(|| panic!("{}", run.story()))
+    };
+    let confirming = |run: &Run| {
+        let conditions = &run.world.key.as_ref().unwrap().status.as_ref().unwrap().conditions;
+        conditions.iter().any(|c| c.reason == Reason::ConfirmingRejection.as_str())
+    };
+    let rejected = first(&mut run, confirming);
+    let published = first(&mut run, |run| run.world.history.published == 2);
+    // Three rejections, ten seconds apart.
+    let confirmed = rejected + 20;
+    assert!((confirmed..=confirmed + 5).contains(&published), "{rejected} {published}\n{}", run.story());
     assert_eq!(run.world.provider.keys.len(), 2, "nothing was made for it");
     assert_eq!(version(&run, 2), (Current, RotationReason::Invalid, None));
     assert_eq!(ready(&run.world), "True KeyValid");
