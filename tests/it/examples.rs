@@ -287,7 +287,7 @@ async fn validation_does_not_stand_in_the_way() {
 #[tokio::test]
 async fn a_pin_of_the_first_version_keeps_it() {
     let t = Tenant::new("pin-example").await;
-    let key = ready(&t, "11-pin-a-version.yaml").await;
+    let key = ready(&t, "13-pin-a-version.yaml").await;
     assert_eq!(policy(&key), "RotationPolicy/keep-older-keys");
     let next = json!({"stringData": {"api-key": t.person_key("next")}});
     let secrets = t.secrets();
@@ -299,7 +299,7 @@ async fn a_pin_of_the_first_version_keeps_it() {
 #[tokio::test]
 async fn many_keys_of_one_policy_rotate_at_night() {
     let t = Tenant::new("many-example").await;
-    assert_eq!(play(&t, "11-many-keys.yaml").await, ["search", "summaries"]);
+    assert_eq!(play(&t, "14-many-keys.yaml").await, ["search", "summaries"]);
     for name in ["search", "summaries"] {
         let key = t.ready(name).await;
         assert!(policy(&key).ends_with("-nightly-fleet"), "{}", policy(&key));

@@ -191,6 +191,15 @@ mod tests {
     }
 
     #[test]
+    fn a_ledger_stays_as_long_as_its_key_is_not_revoked() {
+        let mut o = ledger("Retiring", 0);
+        o.provider.account_problem = Some((Reason::AdminCredentialMissing, "it is gone".into()));
+        let later = Env { now: env().now + chrono::Duration::days(365), ..env() };
+        let plan = decide(&o, &later);
+        assert!(plan.effects.is_empty() && plan.wake.is_some(), "{plan:?}");
+    }
+
+    #[test]
     fn what_keeps_a_key_from_its_revocation_has_a_reason() {
         let mut missing = ledger("Retiring", 0);
         missing.provider.account = None;

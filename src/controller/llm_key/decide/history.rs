@@ -28,6 +28,7 @@ fn asked(o: &Observed, version: &Version) -> Option<Requester> {
     match version.reason {
         RotationReason::Requested => o.key.asked.rotate.clone(),
         RotationReason::BreakGlass => o.key.asked.revoked_versions.clone(),
+        RotationReason::Pinned => o.key.asked.pinned_version.clone(),
         RotationReason::SourceChanged if version.origin == Origin::Supplied => o.supplied_by.clone(),
         _ => None,
     }

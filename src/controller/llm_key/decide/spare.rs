@@ -195,6 +195,14 @@ fn may_retire(o: &Observed) -> bool {
 
 /// L4 of a key that nobody was ever given.
 fn give_up(record: &Record, number: i32, env: &Env, plan: &mut Plan) {
+    let shared = record.version(number).and_then(|v| v.key.as_ref()).is_some_and(|key| {
+        record.versions.iter().any(|v| {
+            v.version != number && v.state.protects_key() && v.has_key(&key.fingerprint)
+        })
+    });
+    if shared {
+        return;
+    }
     let mut next = successor(record, env);
     if next.advance(number, VersionState::Retiring)
         && let Some(version) = next.version_mut(number)
