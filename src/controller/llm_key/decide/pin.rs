@@ -58,7 +58,7 @@ impl Standing {
 pub fn standing(key: &KeyView, record: &Record, version: &Version) -> Option<Standing> {
     match (version.state, &version.key) {
         (VersionState::Intent | VersionState::Pending, _) => None,
-        (VersionState::Abandoned, _) | (_, None) => Some(Standing::NeverPublished),
+        (VersionState::Abandoned | VersionState::Spare, _) | (_, None) => Some(Standing::NeverPublished),
         (_, Some(facts)) => Some(of_key(key, record, facts)),
     }
 }
@@ -98,7 +98,10 @@ enum Pin<'a> {
 fn pinned_key<'a>(key: &KeyView, record: &'a Record) -> Option<&'a KeyFacts> {
     let number = key.pinned?;
     let version = match record.version(number) {
-        Some(version) => Some(version).filter(|v| v.state != VersionState::Abandoned),
+        // Nor a spare, which was never delivered.
+        Some(version) => {
+            Some(version).filter(|v| v.state != VersionState::Abandoned && v.reason != RotationReason::Spare)
+        }
         None => record.versions.iter().rev().find(|v| v.key_of == Some(number)),
     };
     version?.key.as_ref()

@@ -196,9 +196,10 @@ fn may_retire(o: &Observed) -> bool {
 /// L4 of a key that nobody was ever given.
 fn give_up(record: &Record, number: i32, env: &Env, plan: &mut Plan) {
     let shared = record.version(number).and_then(|v| v.key.as_ref()).is_some_and(|key| {
-        record.versions.iter().any(|v| {
-            v.version != number && v.state.protects_key() && v.has_key(&key.fingerprint)
-        })
+        record
+            .versions
+            .iter()
+            .any(|v| v.version != number && v.state.protects_key() && v.has_key(&key.fingerprint))
     });
     if shared {
         return;

@@ -73,6 +73,24 @@ fn broken_rule(record: &Record, plan: &Plan) -> Option<String> {
     })
 }
 
+/// Versions in states that no life may lead to.
+fn disarrange(record: &mut Record, seeds: &[u8]) {
+    for (version, seed) in record.versions.iter_mut().zip(seeds) {
+        if !seed.is_multiple_of(3) {
+            version.state = STATES[usize::from(*seed) % STATES.len()];
+        }
+        if seed.is_multiple_of(7) {
+            version.origin = Origin::Supplied;
+        }
+        if seed.is_multiple_of(11) {
+            version.account = None;
+        }
+        if seed.is_multiple_of(5) {
+            version.reason = RotationReason::Spare;
+        }
+    }
+}
+
 /// An observation in the middle of a life, with its parts replaced at random.
 fn observed(seeds: &[u8]) -> (Observed, Env) {
     let world = match seeds[0] % 3 {
@@ -88,20 +106,7 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     let mut env = run.world.env();
     env.now = at(600 + i64::from(seeds[3]) * 400);
     if let LedgerView::Present(ledger) = &mut o.ledger {
-        for (version, seed) in ledger.record.versions.iter_mut().zip(&seeds[4..8]) {
-            if !seed.is_multiple_of(3) {
-                version.state = STATES[usize::from(*seed) % STATES.len()];
-            }
-            if seed.is_multiple_of(7) {
-                version.origin = Origin::Supplied;
-            }
-            if seed.is_multiple_of(11) {
-                version.account = None;
-            }
-            if seed.is_multiple_of(5) {
-                version.reason = RotationReason::Spare;
-            }
-        }
+        disarrange(&mut ledger.record, &seeds[4..8]);
         if seeds[8].is_multiple_of(5) {
             ledger.record.owner = None;
         }

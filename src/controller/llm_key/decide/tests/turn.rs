@@ -177,6 +177,8 @@ fn one_that_fails_for_long_gives_way_and_one_that_waits_for_its_account_does_not
         let mut o = look(&run);
         let not_before = run.world.now + chrono::Duration::hours(2);
         let failing = Failing { reason, message: String::new(), count, not_before, at: run.world.now };
+        // Without what the ledger tells of the tries before.
+        o.memory.failing.clear();
         o.memory.failing.insert(reason, failing);
         stands(&run, &o)
     };
