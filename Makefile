@@ -53,11 +53,12 @@ bench: tools ## Measure the operator against a real API server
 	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench
 
 .PHONY: crash-matrix
-crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; OPERATOR=program)
+crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; PAIRS=1: by two, SAMPLE=20: one of 20; OPERATOR=program)
 	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
 	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- crash-matrix \
+	  $(if $(PAIRS),--pairs $(addprefix --sample=,$(SAMPLE))) \
 	  $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
-	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix.md)
+	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix$(if $(PAIRS),-pairs).md)
 
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
