@@ -36,6 +36,7 @@ mod needles;
 mod provider;
 mod provider_faults;
 mod released;
+mod replicas;
 mod restart;
 mod rotation;
 mod sandbox;

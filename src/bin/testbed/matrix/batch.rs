@@ -112,6 +112,10 @@ impl Stage {
             struck = after.struck;
         }
         let ends = self.ends(&cells, goals).await?;
+        if let Some(mut second) = second {
+            // Each remembers what it was told of a key's health, and would go on correcting the other's status.
+            second.alive()?;
+        }
         tokio::time::sleep(SETTLES).await;
         let settled = bed.clock.monotonic();
         tokio::time::sleep(QUIET).await;
@@ -142,13 +146,12 @@ impl Stage {
                 effects: cell.effects(),
                 times: cell.times(),
                 struck_at: cell.struck_at(),
-                valid: cell.fired() && struck[index],
+                valid: cell.fired()
+                    && struck[index]
+                    && !problems.iter().any(|told| told.starts_with("INVALID")),
                 state,
                 problems,
             });
-        }
-        if let Some(mut second) = second {
-            second.alive()?;
         }
         self.operator.as_mut().ok_or("no operator runs")?.alive()?;
         let bed = Arc::clone(bed);

@@ -67,9 +67,9 @@ pub struct Placed {
 
 impl Bed {
     /// Starts it, with the operator's program to be tested.
-    pub async fn make(program: PathBuf) -> Result<Self, Failure> {
+    pub async fn make(program: PathBuf, keep: bool) -> Result<Self, Failure> {
         let clock = Clock::start();
-        let cluster = ControlPlane::start(Options::default()).await?;
+        let cluster = ControlPlane::start(Options { keep, ..Options::default() }).await?;
         let installation = install_chart(&cluster, OPERATOR_NAMESPACE, &json!({})).await?;
         let mut options = SandboxOptions::new(Arc::new(move || clock.now_precise()));
         options.http2 = false;

@@ -325,7 +325,9 @@ fn misdate(headers: &mut HeaderMap, seconds: i64) {
     if let Some(date) = date.filter(|_| seconds != 0) {
         let date = date.with_timezone(&Utc) + chrono::Duration::seconds(seconds);
         let text = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        headers.extend(HeaderValue::from_str(&text).ok().map(|value| (DATE, value)));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(DATE, value);
+        }
     }
 }
 

@@ -135,7 +135,7 @@ impl Fault {
             Late => "the request takes effect only after the operator's deadline for it",
             Truncated => "the request takes effect; the reply breaks off in the middle of its body",
             Two => {
-                "a second operator *without an election* starts and works beside the first while the request is held; both go on"
+                "a second operator *without an election* starts and works beside the first while the request is held; both go on until the end is reached, then the second is killed"
             }
             Pause => {
                 "the request takes effect; the operator is stopped (SIGSTOP) until another has taken the Lease and worked, then continued"

@@ -70,6 +70,9 @@ pub struct Arguments {
     /// Learns the effects, prints them, and ends.
     #[arg(long)]
     learn: bool,
+    /// Leaves the directory with the operators' logs when it ends.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Runs it. False if a cell failed.
@@ -85,7 +88,7 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     let profile = program.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let build = profile.filter(|name| ["debug", "release"].contains(&name.as_str()));
     let build = build.unwrap_or_else(|| "unknown".to_owned());
-    let bed = Arc::new(Bed::make(program).await?);
+    let bed = Arc::new(Bed::make(program, arguments.keep).await?);
     let begin = bed.clock.monotonic();
     let operator = bed.start().await?;
     let audit = Audit::new(bed.cluster.audit_log(), bed.username());
