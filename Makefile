@@ -60,6 +60,11 @@ crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=
 	  $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
 	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix$(if $(PAIRS),-pairs).md)
 
+.PHONY: evidence
+evidence: tools ## The quick part of the evidence: S1, S2, S5 and S6 of the crash matrix, with a debug build
+	$(call stage,build,$(CARGO) build --features testbed --locked --bin llmkey-operator --bin testbed)
+	$(call stage,crash matrix,$(TESTBED) crash-matrix $(addprefix --only=,S1 S2 S5 S6))
+
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
 	$(CARGO) run --quiet --release --locked --features testbed,model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)')

@@ -145,7 +145,9 @@ impl Cell {
     pub fn arrives(&self, effect: &Effect) -> Option<Fault> {
         let now = self.clock.monotonic();
         let mut state = self.state();
-        if !effect.kind.only_reads() {
+        // Of two replicas, each remembers what it was told of a key's health, and tells it again when the other is gone.
+        let told_again = effect.kind == Kind::Status && self.name.faults().any(|fault| fault == Fault::Two);
+        if !effect.kind.only_reads() && !told_again {
             state.last_write = Some(now);
         }
         let begin = state.armed.filter(|_| self.name.scenario.counts(effect.kind))?;
