@@ -16,7 +16,7 @@ use super::Failure;
 use super::bed::{Bed, Operator, Placed};
 use super::blow;
 use super::cell::{Cell, Name};
-use super::effect::Effect;
+use super::effect::{Effect, Kind};
 use super::fault::Fault;
 use super::history::{Audit, History, Write};
 use super::scenario::Scenario;
@@ -63,6 +63,15 @@ pub struct Ran {
     pub valid: bool,
     /// What it breaks.
     pub problems: Vec<String>,
+}
+
+impl Ran {
+    /// Whether the first fault struck, and then there were fewer effects than the second one waited for.
+    pub fn way_back_is_shorter(&self) -> bool {
+        let (Some(struck_at), Some(then)) = (self.struck_at, &self.name.then) else { return false };
+        let after = self.effects.iter().skip(struck_at).filter(|effect| effect.kind != Kind::List);
+        after.count() < then.later
+    }
 }
 
 /// What an undisturbed run ends in, by scenario.
@@ -227,9 +236,13 @@ fn log_of(bed: &Bed, cell: &Cell) -> Vec<LogEntry> {
 fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write]) -> Vec<String> {
     let ledger = (bed.installation.namespace.clone(), cell.ledger.clone());
     let faults: Vec<Fault> = cell.name.faults().collect();
-    let fingerprints = cell.published();
+    let sent = cell.published();
     let keys = cell.projects.iter().flat_map(|project| bed.sandbox.keys(project));
-    let published = keys.filter(|key| fingerprints.contains(&key.fingerprint)).map(|key| key.id).collect();
+    let published = keys.filter_map(|key| {
+        let first = sent.iter().find(|(fingerprint, _)| *fingerprint == key.fingerprint);
+        first.map(|(_, sent)| (key.id, *sent))
+    });
+    let published = published.collect();
     History::new(provider, writes, &ledger, &cell.namespace, &faults, published).violations()
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Secret;
 use llmkey_operator::kube_ext::clock::Clock;
 use tokio::sync::watch;
@@ -107,7 +108,7 @@ struct State {
     frozen_until: Option<Duration>,
     parted: Option<(Fault, Duration)>,
     last_write: Option<Duration>,
-    published: Vec<String>,
+    published: Vec<(String, DateTime<Utc>)>,
     kept: Option<Secret>,
     violations: Vec<String>,
 }
@@ -312,22 +313,27 @@ impl Cell {
         self.state().watched = on;
     }
 
-    /// Notes that the target carries the key with this fingerprint. A key that another one has replaced must not come back.
-    pub fn publishes(&self, fingerprint: String) {
+    /// Notes that the target carries the key with this fingerprint, by a write that was sent at a time. A key that another one has replaced must not come back.
+    pub fn publishes(&self, fingerprint: String, sent: DateTime<Utc>) {
         let mut state = self.state();
-        if state.published.last() == Some(&fingerprint) {
+        if state.published.last().is_some_and(|(last, _)| *last == fingerprint) {
             return;
         }
-        let again = state.published.contains(&fingerprint);
-        state.published.push(fingerprint);
+        let again = state.published.iter().any(|(earlier, _)| *earlier == fingerprint);
+        state.published.push((fingerprint, sent));
         drop(state);
         if again {
             self.violates("I7: a key that was replaced is published again".to_owned());
         }
     }
 
-    /// The fingerprints of all keys that the target has carried.
-    pub fn published(&self) -> Vec<String> {
+    /// The wall clock.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now_precise()
+    }
+
+    /// The fingerprints of all keys that the target has carried, and when the first write with each was sent.
+    pub fn published(&self) -> Vec<(String, DateTime<Utc>)> {
         self.state().published.clone()
     }
 
@@ -449,10 +455,10 @@ mod tests {
     fn a_replaced_key_that_comes_back_is_a_violation() {
         let cell = cell(1, None);
         for key in ["a", "a", "b", "b"] {
-            cell.publishes(key.to_owned());
+            cell.publishes(key.to_owned(), cell.now());
         }
         assert_eq!(cell.violations(), Vec::<String>::new(), "a repair writes the same key again");
-        cell.publishes("a".to_owned());
+        cell.publishes("a".to_owned(), cell.now());
         assert_eq!(cell.violations().len(), 1);
     }
 }

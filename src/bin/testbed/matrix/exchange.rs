@@ -222,12 +222,13 @@ impl Proxy {
 
     /// Sends it on. Before the operator hears of it, a workload uses what stands in the target Secret by then.
     async fn take_effect(&self, leg: &Leg, cell: &Cell, effect: &Effect, asked: &Asked) -> Answer {
+        let sent = cell.now();
         let answer = self.pass(leg, Some(cell), asked).await;
         let done = matches!(&answer, Answer::Reply(response) if response.status().is_success());
         match effect.kind {
             Kind::TargetCreate | Kind::TargetUpdate if done => {
                 if let Some(key) = delivered(&asked.body, ENTRY) {
-                    cell.publishes(fingerprint(&key));
+                    cell.publishes(fingerprint(&key), sent);
                     cell.watch(true);
                     story::published(self.prober.admin(), cell).await;
                 }

@@ -112,8 +112,8 @@ pub struct History<'a> {
     pub doubled: bool,
     /// Its fault lets a mint come after the fence that gave it up.
     pub overtaken: bool,
-    /// Ids of the keys that its target has carried.
-    pub published: HashSet<String>,
+    /// When the first write that carried a key to its target was sent, by the key's id.
+    pub published: HashMap<String, DateTime<Utc>>,
 }
 
 impl<'a> History<'a> {
@@ -124,7 +124,7 @@ impl<'a> History<'a> {
         ledger: &(String, String),
         namespace: &str,
         faults: &[Fault],
-        published: HashSet<String>,
+        published: HashMap<String, DateTime<Utc>>,
     ) -> Self {
         let target = (namespace.to_owned(), TARGET.to_owned());
         Self {
@@ -153,7 +153,7 @@ impl<'a> History<'a> {
     }
 
     fn were_published(&self, call: &LogEntry) -> bool {
-        call.key_ids.iter().any(|id| self.published.contains(id))
+        call.key_ids.iter().any(|id| self.published.contains_key(id))
     }
 
     fn ledger_written(&self, after: Option<DateTime<Utc>>, before: DateTime<Utc>) -> usize {
@@ -176,11 +176,8 @@ impl<'a> History<'a> {
             last = Some((mint.time, mint.name.as_ref()));
             made.extend(mint.key_ids.iter().map(|id| (id.as_str(), mint.time)));
         }
-        for write in &self.target {
-            let mint = made.values().filter(|at| **at <= write.began).max();
-            if let Some(mint) = mint
-                && self.ledger_written(Some(*mint), write.began) == 0
-            {
+        for (id, sent) in &self.published {
+            if made.get(id.as_str()).is_some_and(|mint| self.ledger_written(Some(*mint), *sent) == 0) {
                 told.push("I9: a key was published before the ledger held it (L2 before S1)".to_owned());
             }
         }
@@ -259,9 +256,26 @@ mod tests {
         let writes: Vec<Write> = ledgers.chain(target.iter().map(|at| secret("n", TARGET, *at))).collect();
         let ledger = ("ops".to_owned(), "ledger".to_owned());
         let fault: &[Fault] = if doubled { &[Fault::Duplicate] } else { &[] };
-        let published = ["1", "2"].map(str::to_owned).into();
-        History { extra_keys: 0, ..History::new(provider, &writes, &ledger, "n", fault, published) }
+        History { extra_keys: 0, ..History::new(provider, &writes, &ledger, "n", fault, published(target)) }
             .violations()
+    }
+
+    /// Keys 1 and 2, first written to the target at these seconds.
+    fn published(target: &[i64]) -> HashMap<String, DateTime<Utc>> {
+        ["1", "2"].map(str::to_owned).into_iter().zip(target.iter().map(|second| at(*second))).collect()
+    }
+
+    #[test]
+    fn a_repair_while_the_next_key_is_made_publishes_nothing_new() {
+        let provider = [call(2, MINT, "a", "1"), call(12, MINT, "b", "2")];
+        let ledgers = [1, 3, 11, 15].map(|at| secret("ops", "ledger", at));
+        let writes: Vec<Write> =
+            ledgers.into_iter().chain([4, 13].map(|at| secret("n", TARGET, at))).collect();
+        let ledger = ("ops".to_owned(), "ledger".to_owned());
+        let told =
+            |published| History::new(&provider, &writes, &ledger, "n", &[], published).violations().len();
+        assert_eq!(told(published(&[4])), 0, "the second write repaired");
+        assert_eq!(told(published(&[4, 13])), 1);
     }
 
     const MINT: Operation = Operation::CreateServiceAccount;
@@ -295,8 +309,7 @@ mod tests {
             let writes: Vec<Write> =
                 ledgers.into_iter().chain([4, 14].map(|at| secret("n", TARGET, at))).collect();
             let ledger = ("ops".to_owned(), "ledger".to_owned());
-            let published = ["1", "2"].map(str::to_owned).into();
-            History::new(provider, &writes, &ledger, "n", faults, published).violations()
+            History::new(provider, &writes, &ledger, "n", faults, published(&[4, 14])).violations()
         };
         let begin = [call(2, MINT, "a", "1"), call(12, MINT, "b", "2")];
         let stray = [call(20, MINT, "c", "3"), call(21, REVOKE, "c", "3")];

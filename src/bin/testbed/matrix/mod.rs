@@ -217,7 +217,7 @@ async fn campaign(stage: &mut Stage, cells: Vec<Name>, goals: &Goals) -> Result<
     let mut waiting = cells;
     for again in 0..TRIES {
         let mut missed = Vec::new();
-        for batch in plan::batches(&waiting) {
+        for batch in plan::batches(&waiting, again) {
             for ran in stage.run(batch, goals).await? {
                 if !ran.valid && again + 1 < TRIES {
                     missed.push(ran.name);
@@ -242,6 +242,9 @@ async fn campaign(stage: &mut Stage, cells: Vec<Name>, goals: &Goals) -> Result<
 
 fn outcome(ran: &Ran) -> Outcome {
     let mut problems = ran.problems.clone();
+    if problems.is_empty() && ran.way_back_is_shorter() {
+        return Outcome::NotApplicable(rule::SHORTER);
+    }
     if !ran.valid {
         problems.insert(0, "INVALID: the fault did not strike".to_owned());
     }

@@ -170,7 +170,13 @@ mod tests {
         assert_eq!(last.to_string(), "S2:1:CA+3:EDIT");
         assert_eq!(super::plan(&[single()], &["S2:1:CA+2:CB".parse().unwrap()]).cells.len(), 1);
         assert_eq!(super::plan(&[single()], &["S2:1:CB".parse().unwrap()]).cells.len(), 0);
-        assert_eq!(sample(plan.cells, 5).len(), 3);
+        assert_eq!(sample(plan.cells.clone(), 5).len(), 3);
+        let shorter = |effects: usize| {
+            let single = single();
+            let effects = single.effects[..effects].to_vec();
+            Ran { name: plan.cells[0].clone(), effects, ..single }.way_back_is_shorter()
+        };
+        assert!(shorter(1) && !shorter(2));
         assert!(super::plan(&[Ran { valid: false, ..single() }], &[]).cells.is_empty());
     }
 

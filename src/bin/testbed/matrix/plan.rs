@@ -11,8 +11,9 @@ use super::scenario::Scenario;
 
 /// Cells whose faults strike one request each, at the same time.
 const TOGETHER: usize = 100;
-/// Cells that wait for one blow.
-const UNDER_ONE_BLOW: usize = 48;
+/// Cells that wait for one blow, the first time and each time that they have to be run again: those that come too late for the
+/// others are in the end alone.
+const UNDER_ONE_BLOW: [usize; 4] = [48, 12, 4, 1];
 
 /// The effects of each scenario in its undisturbed run.
 pub type Learned = BTreeMap<Scenario, Vec<Effect>>;
@@ -108,7 +109,7 @@ pub fn plan(learned: &Learned, times: &Times, only: &[Only]) -> Plan {
 
 /// Cells that can run beside each other: those of one company are struck by the same blows, and none has to wait for what
 /// only others need.
-pub fn batches(cells: &[Name]) -> Vec<Vec<Name>> {
+pub fn batches(cells: &[Name], again: usize) -> Vec<Vec<Name>> {
     let mut groups: BTreeMap<_, Vec<Name>> = BTreeMap::new();
     for name in cells {
         groups.entry((company(name), name.scenario.begins_late())).or_default().push(name.clone());
@@ -124,7 +125,8 @@ pub fn batches(cells: &[Name]) -> Vec<Vec<Name>> {
             // Those that come to their effects at about the same time wait for each other.
             let later = |name: &Name| name.then.as_ref().map(|then| then.later);
             cells.sort_by_key(|name| (name.aim.as_ref().map(|aim| aim.after), later(name)));
-            batches.extend(cells.chunks(UNDER_ONE_BLOW).map(<[Name]>::to_vec));
+            let together = UNDER_ONE_BLOW.get(again).copied().unwrap_or(1);
+            batches.extend(cells.chunks(together).map(<[Name]>::to_vec));
         }
     }
     batches
@@ -183,7 +185,7 @@ mod tests {
     #[test]
     fn no_batch_mixes_blows() {
         let cells = plan(&learned(), &Times::new(), &[]).cells;
-        let batches = batches(&cells);
+        let batches = batches(&cells, 0);
         assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), cells.len());
         for batch in batches {
             assert!(batch.iter().all(|name| company(name) == company(&batch[0])));

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::cell::Name;
 use super::fault::Fault;
 use super::plan::Learned;
-use super::rule::RULES;
+use super::rule::{RULES, SHORTER};
 use super::scenario::Scenario;
 
 /// How a cell ended.
@@ -68,8 +68,8 @@ pub fn rules(page: &mut String, cells: &[(Name, Outcome)], faults: &[Fault]) -> 
     for rule in RULES {
         let faults: Vec<&str> =
             rule.faults.iter().filter(|fault| faults.contains(fault)).map(|fault| fault.code()).collect();
-        if !faults.is_empty() {
-            let count = counts.get(rule.reason).copied().unwrap_or_default();
+        let count = counts.get(rule.reason).copied().unwrap_or_default();
+        if !faults.is_empty() && (count > 0 || rule.reason != SHORTER) {
             writeln!(page, "| {} | {} | {} | {count} |", faults.join(", "), rule.at, rule.reason)?;
         }
     }

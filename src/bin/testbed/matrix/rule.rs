@@ -4,7 +4,14 @@ use super::effect::{Effect, Kind};
 use super::fault::Fault;
 use super::scenario::Scenario;
 
-use Fault::{Conflict, CrashAfter, Deleted, Duplicate, Edited, ErrorAfter, Late, LostAfter, NoProvider};
+use Fault::{
+    Conflict, CrashAfter, CrashBefore, Deleted, Duplicate, Edited, ErrorAfter, Late, LostAfter, NoProvider,
+    Stale,
+};
+
+/// Why a pair may come to nothing.
+pub const SHORTER: &str =
+    "the first fault struck, and in each of four runs the way back from it was over before";
 
 /// A row of the table of what is not tried.
 pub struct Rule {
@@ -86,6 +93,12 @@ pub const RULES: &[Rule] = &[
         at: "effects up to the target's creation",
         reason: "there is no target Secret yet",
         applies: |place| place.not_after(Kind::TargetCreate),
+    },
+    Rule {
+        faults: &[CrashBefore, CrashAfter, LostAfter, Stale, Edited],
+        at: "second faults, at effects that do not come every time",
+        reason: SHORTER,
+        applies: |_| false,
     },
     Rule {
         faults: &[Edited, Deleted],
