@@ -18,7 +18,7 @@ const CELLS: [&str; 14] = [
     "S2:9:SKEW+",
     "S9:8:PARTK",
     "S15:5:LB",
-    "S14:3:PARTP",
+    "S14:2:PARTP",
     "S13a:4:LA",
 ];
 

@@ -153,7 +153,8 @@ impl Cell {
         }
         let begin = state.armed.filter(|_| self.name.scenario.counts(effect.kind))?;
         let placed = placed(effect, state.effects.last())?;
-        if self.name.scenario.repeats() && state.effects.last() == Some(&placed) {
+        let searches = placed.kind == Kind::List && placed.detail.contains("Intent");
+        if self.name.scenario.repeats() && (searches || state.effects.last() == Some(&placed)) {
             return None;
         }
         state.effects.push(placed);

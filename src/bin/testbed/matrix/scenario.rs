@@ -150,8 +150,8 @@ impl Scenario {
         )
     }
 
-    /// Whether the same effect comes again and again, as often as time allows: each try to make a key is on record first. Then
-    /// the first of those that follow each other counts.
+    /// Whether the same effect comes again and again, as often as time allows: each try to make a key is on record first, and is
+    /// searched for after it. Then the first of those that follow each other counts, and no such search.
     pub const fn repeats(self) -> bool {
         matches!(self, Self::Outage)
     }
@@ -199,6 +199,7 @@ impl Scenario {
                 ready
                     && begins(0, "2 Current")
                     && condition("OverlapActive", "True WaitingForConsumers")
+                    && state["key"]["consumers"][0] == "Pod app Straggler BarePod"
                     && state["live"] == 2
             }
         }
