@@ -54,11 +54,17 @@ bench: tools ## Measure the operator against a real API server, into benches/ (N
 	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench $(if $(N),--keys=$(N),--out benches)
 
 .PHONY: crash-matrix
-crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; OPERATOR=program)
+crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; PAIRS=1: by two, SAMPLE=20: one of 20; OPERATOR=program)
 	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
 	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- crash-matrix \
+	  $(if $(PAIRS),--pairs $(addprefix --sample=,$(SAMPLE))) \
 	  $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
-	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix.md)
+	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix$(if $(PAIRS),-pairs).md)
+
+.PHONY: evidence
+evidence: tools ## The quick part of the evidence: S1, S2, S5 and S6 of the crash matrix, with a debug build
+	$(call stage,build,$(CARGO) build --features testbed --locked --bin llmkey-operator --bin testbed)
+	$(call stage,crash matrix,$(TESTBED) crash-matrix $(addprefix --only=,S1 S2 S5 S6))
 
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
+use axum::{extract::Request, response::Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -24,9 +24,6 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
-use tower_service::Service as _;
-
-use super::backend::ReplyDropped;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -34,17 +31,22 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no free descriptors, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Accepts connections until the task is aborted; its connections end with it. Without TLS: plain HTTP.
-pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) {
+/// Accepts connections until the task is aborted; its connections end with it. Without TLS: plain HTTP. Where `answer` has
+/// none, the connection is reset, or over HTTP/2 the one stream.
+pub async fn serve<A, F>(listener: TcpListener, tls: Option<TlsAcceptor>, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Option<Response>> + Send + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                connections.spawn(connection(stream, tls.clone(), router.clone()));
+                connections.spawn(connection(stream, tls.clone(), answer.clone()));
             }
             Err(error) => {
-                tracing::warn!(%error, "the sandbox cannot accept a connection");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -52,54 +54,53 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, route
 }
 
 /// Serves one connection. How it ends is the client's business or a fault's: there is nobody to tell.
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router) {
+async fn connection<A, F>(stream: TcpStream, tls: Option<TlsAcceptor>, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Option<Response>> + Send + 'static,
+{
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));
     let stream = Resettable { stream, reset: Arc::clone(&reset) };
     let Some(tls) = tls else {
-        return speak_http1(stream, router, reset).await;
+        return speak_http1(stream, answer, reset).await;
     };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await else {
         return;
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        let service = service_fn(move |request| respond(router.clone(), request, None));
+        let service = service_fn(move |request| {
+            let answer = answer(request);
+            async move { answer.await.ok_or(Dropped) }
+        });
         let _ = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), service)
             .await;
     } else {
-        speak_http1(stream, router, reset).await;
+        speak_http1(stream, answer, reset).await;
     }
 }
 
-async fn speak_http1<S>(stream: S, router: Router, reset: Arc<AtomicBool>)
+/// HTTP/1.1 closes the connection on an error, which `reset` turns into a TCP reset.
+async fn speak_http1<S, A, F>(stream: S, answer: A, reset: Arc<AtomicBool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Option<Response>> + Send + 'static,
 {
-    let service = service_fn(move |request| respond(router.clone(), request, Some(Arc::clone(&reset))));
+    let service = service_fn(move |request| {
+        let (answer, reset) = (answer(request), Arc::clone(&reset));
+        async move {
+            let response = answer.await;
+            if response.is_none() {
+                reset.store(true, Ordering::Relaxed);
+            }
+            response.ok_or(Dropped)
+        }
+    });
     let _ =
         http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
-}
-
-/// The router's response, or an error where it must not be sent. HTTP/1.1 then closes the connection, which
-/// `reset` turns into a TCP reset; HTTP/2 resets the one stream and leaves its neighbours alone.
-async fn respond(
-    mut router: Router,
-    request: Request<Incoming>,
-    reset: Option<Arc<AtomicBool>>,
-) -> Result<axum::response::Response, Dropped> {
-    let response = match router.call(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
-    };
-    if response.extensions().get::<ReplyDropped>().is_none() {
-        return Ok(response);
-    }
-    if let Some(reset) = reset {
-        reset.store(true, Ordering::Relaxed);
-    }
-    Err(Dropped)
 }
 
 /// The reply was dropped on purpose.

@@ -29,24 +29,30 @@ use std::{
     sync::Arc,
 };
 
+use axum::{Router, extract::Request, response::Response};
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
+use tower_service::Service as _;
 use zeroize::Zeroizing;
 
+pub use self::{
+    backend::Clock,
+    fault::{Answer, Fault, FaultReport, FaultRule, Phase},
+    listener::serve,
+    log::{CallerMark, Effect, LogEntry},
+    operation::Operation,
+    settings::{KeyDelete, OwnerAccess, Settings},
+    tls::server,
+    view::{AccountRecord, KeyRecord, KeyState, ProjectRecord},
+};
 use self::{
-    backend::Backend,
+    backend::{Backend, ReplyDropped},
     credential::{Mint, digest},
     log::Log,
     view::Handle,
     world::World,
-};
-pub use self::{
-    backend::Clock,
-    fault::{Answer, Fault, FaultReport, FaultRule, Phase},
-    log::{CallerMark, Effect, LogEntry},
-    operation::Operation,
-    settings::{KeyDelete, OwnerAccess, Settings},
-    view::{AccountRecord, KeyRecord, KeyState, ProjectRecord},
 };
 
 /// How to start a sandbox.
@@ -130,7 +136,7 @@ impl Sandbox {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
-        let (ca_pem, tls) = tls::server(options.http2)?;
+        let (ca_pem, tls) = server(options.http2)?;
         let world = World::new(mint, &admin_key);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
@@ -143,12 +149,12 @@ impl Sandbox {
             .merge(status.clone());
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
-        let mut tasks = vec![tokio::spawn(listener::serve(listener, Some(TlsAcceptor::from(tls)), router))];
+        let mut tasks = vec![tokio::spawn(serve(listener, Some(TlsAcceptor::from(tls)), answers(router)))];
         let mut status_address = None;
         if let Some(wanted) = options.status_listen {
             let listener = TcpListener::bind(wanted).await?;
             status_address = Some(listener.local_addr()?);
-            tasks.push(tokio::spawn(listener::serve(listener, None, status)));
+            tasks.push(tokio::spawn(serve(listener, None, answers(status))));
         }
         Ok(Self { handle, address, status_address, ca_pem, admin_key, control_token, project, tasks })
     }
@@ -311,6 +317,22 @@ impl Sandbox {
             // The only possible outcome is the cancellation just asked for.
             let _ = task.await;
         }
+    }
+}
+
+/// The router's response, or none where it must not be sent.
+fn answers(
+    router: Router,
+) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Option<Response>> + Clone + Send + Sync + 'static {
+    move |request| {
+        let mut router = router.clone();
+        Box::pin(async move {
+            let response = match router.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            response.extensions().get::<ReplyDropped>().is_none().then_some(response)
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! A certificate authority of the sandbox's own, made at every start, and the server's certificate.
+//! A certificate authority of a server's own, made at every start, and the server's certificate.
 
 use std::sync::Arc;
 
@@ -16,7 +16,11 @@ use super::SandboxError;
 /// The authority's certificate in PEM and the configuration of a server for loopback addresses.
 ///
 /// The authority's private key is dropped: nothing else can ever be signed with it.
-pub(super) fn server(http2: bool) -> Result<(String, Arc<ServerConfig>), SandboxError> {
+///
+/// # Errors
+///
+/// No randomness, or a TLS provider without the usual protocols.
+pub fn server(http2: bool) -> Result<(String, Arc<ServerConfig>), SandboxError> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.distinguished_name.push(DnType::CommonName, "sandbox provider CA");

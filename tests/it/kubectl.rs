@@ -64,7 +64,11 @@ async fn the_plan_is_what_the_operator_goes_by() {
         json!([{"name": "nights", "cron": "0 22 * * *", "duration": "6h", "timeZone": "Europe/Berlin"}]);
     let policies = [
         ("interval", json!({"schedule": {"interval": "2160h"}})),
-        ("cron", json!({"schedule": {"cron": {"expression": "30 12 * * 1"}}, "windows": nights})),
+        // Whatever its share of the jitter, no window is open then.
+        (
+            "cron",
+            json!({"schedule": {"cron": {"expression": "30 12 * * 1"}}, "jitter": "1h", "windows": nights}),
+        ),
         (
             "calendar",
             json!({"schedule": {"calendar": {"period": "Daily", "timeZone": "Asia/Tokyo"}}, "jitter": "20m"}),

@@ -41,6 +41,7 @@ mod pool;
 mod provider;
 mod provider_faults;
 mod released;
+mod replicas;
 mod restart;
 mod rotation;
 mod sandbox;

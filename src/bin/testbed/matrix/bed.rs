@@ -23,13 +23,14 @@ use serde_json::json;
 
 use super::Failure;
 use super::cell::{Cell, Name};
-use super::exchange::{Leg, Proxy};
+use super::exchange::{Leg, Proxy, Wire};
 use super::listen::{Identity, Listening, listen};
 use super::probe::Prober;
+use super::story;
 use super::upstream::Upstream;
 
 /// All durations of the operator are divided by this, as in the integration tests.
-const DIVISOR: u32 = 300;
+pub const DIVISOR: u32 = 300;
 /// Keys at the same time: a request that is held must hold up no other cell.
 const CONCURRENCY: u32 = 256;
 const OPERATOR_NAMESPACE: &str = "llmkey-system";
@@ -53,10 +54,8 @@ pub struct Bed {
     pub installation: Installation,
     identity: Identity,
     program: PathBuf,
-    kubeconfig: PathBuf,
     http: reqwest::Client,
     started: AtomicU32,
-    _leg: Listening,
 }
 
 /// A cell with the address that its provider has for the operator.
@@ -68,9 +67,9 @@ pub struct Placed {
 
 impl Bed {
     /// Starts it, with the operator's program to be tested.
-    pub async fn make(program: PathBuf) -> Result<Self, Failure> {
+    pub async fn make(program: PathBuf, keep: bool) -> Result<Self, Failure> {
         let clock = Clock::start();
-        let cluster = ControlPlane::start(Options::default()).await?;
+        let cluster = ControlPlane::start(Options { keep, ..Options::default() }).await?;
         let installation = install_chart(&cluster, OPERATOR_NAMESPACE, &json!({})).await?;
         let mut options = SandboxOptions::new(Arc::new(move || clock.now_precise()));
         options.http2 = false;
@@ -82,9 +81,6 @@ impl Bed {
             installation.namespace.clone(),
             Prober::new(admin.clone(), Arc::clone(&sandbox)),
         ));
-        let leg = listen(Arc::clone(&proxy), Leg::Cluster, None).await?;
-        let kubeconfig = cluster.dir().join("proxied.kubeconfig");
-        redirect(&installation.kubeconfig, &format!("http://{}", leg.address), &kubeconfig)?;
         Ok(Self {
             identity: Identity::generate()?,
             http: reqwest::Client::builder().no_proxy().build()?,
@@ -96,8 +92,6 @@ impl Bed {
             proxy,
             installation,
             program,
-            kubeconfig,
-            _leg: leg,
         })
     }
 
@@ -109,10 +103,11 @@ impl Bed {
 
     /// A new cell: a namespace's name, a project and an address of the provider of its own.
     pub async fn place(&self, name: Name) -> Result<Placed, Failure> {
-        let namespace = format!("{}-{}", name.to_string().replace(':', "-"), random_suffix()?).to_lowercase();
+        let told: String = name.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
+        let namespace = format!("{told}-{}", random_suffix()?).to_lowercase();
         let ledger = ledger_name(&namespace, super::probe::TARGET);
-        let project = self.sandbox.create_project(&namespace);
-        let cell = Arc::new(Cell::new(name, namespace, ledger, project, self.clock));
+        let projects = ["", "-other"].map(|end| self.sandbox.create_project(&format!("{namespace}{end}")));
+        let cell = Arc::new(Cell::new(name, namespace, ledger, projects, self.clock));
         let leg =
             listen(Arc::clone(&self.proxy), Leg::Provider(Arc::clone(&cell)), Some(&self.identity)).await?;
         self.proxy.add(&cell);
@@ -123,18 +118,21 @@ impl Bed {
     pub fn ground(&self, placed: &Placed) -> Vec<serde_json::Value> {
         let provider = placed.leg.address.to_string();
         let authority = &self.identity.authority;
-        let scenario = placed.cell.name.scenario;
-        scenario.ground(&placed.cell, &self.sandbox, &self.installation.namespace, &provider, authority)
+        story::ground(&placed.cell, &self.sandbox, &self.installation.namespace, &provider, authority)
     }
 
     /// Starts an operator behind the proxy.
-    pub fn spawn(&self, elects: bool) -> Result<Operator, Failure> {
+    pub async fn spawn(&self, elects: bool) -> Result<Operator, Failure> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let name = format!("operator-{number}");
+        let wire = Arc::new(Wire::default());
+        let leg = listen(Arc::clone(&self.proxy), Leg::Cluster(Arc::clone(&wire)), None).await?;
+        let kubeconfig = self.cluster.dir().join(format!("{name}.kubeconfig"));
+        redirect(&self.installation.kubeconfig, &format!("http://{}", leg.address), &kubeconfig)?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let args = [
             "run".to_owned(),
-            format!("--kubeconfig={}", self.kubeconfig.display()),
+            format!("--kubeconfig={}", kubeconfig.display()),
             format!("--operator-namespace={}", self.installation.namespace),
             format!("--lease-name={}", self.installation.name),
             format!("--leader-elect={elects}"),
@@ -147,12 +145,12 @@ impl Bed {
         ];
         let log = self.cluster.dir().join(format!("{name}.log"));
         let process = Process::spawn(&name, &self.program, args, &[], &log)?;
-        Ok(Operator { process, url: format!("http://{address}"), http: self.http.clone() })
+        Ok(Operator { process, url: format!("http://{address}"), http: self.http.clone(), wire, _leg: leg })
     }
 
     /// Starts an operator that works at once.
     pub async fn start(&self) -> Result<Operator, Failure> {
-        let mut operator = self.spawn(true)?;
+        let mut operator = self.spawn(true).await?;
         self.leads(&mut operator).await?;
         Ok(operator)
     }
@@ -171,8 +169,8 @@ impl Bed {
         Ok(())
     }
 
-    /// Kills an operator (SIGKILL), takes its Lease away, and starts another one.
-    pub async fn kill_and_start(&self, operator: Operator) -> Result<Operator, Failure> {
+    /// Kills an operator (SIGKILL), and takes its Lease away.
+    pub async fn kill(&self, operator: Operator) -> Result<(), Failure> {
         operator.signal("KILL")?;
         drop(operator);
         let leases: Api<Lease> = Api::namespaced(self.admin.clone(), &self.installation.namespace);
@@ -180,7 +178,7 @@ impl Bed {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             other => drop(other?),
         }
-        self.start().await
+        Ok(())
     }
 }
 
@@ -201,12 +199,19 @@ pub struct Operator {
     process: Process,
     url: String,
     http: reqwest::Client,
+    wire: Arc<Wire>,
+    _leg: Listening,
 }
 
 impl Operator {
     /// Sends it a signal by its name without `SIG`.
     pub fn signal(&self, signal: &str) -> Result<(), Failure> {
         Ok(self.process.signal(signal)?)
+    }
+
+    /// Cuts it off from the API server, or ends that.
+    pub fn cut_off(&self, cut: bool) {
+        self.wire.cut(cut);
     }
 
     /// Fails if it has ended.

@@ -32,38 +32,52 @@ pub struct After {
     pub struck: Vec<bool>,
 }
 
-/// Waits for the cells, strikes, and lets them go.
+/// Waits for the cells that an earlier blow has not missed, strikes, and lets them go.
 pub async fn strike(
     bed: &Bed,
     fault: Fault,
     operator: Operator,
     standby: Option<Operator>,
     cells: &[Arc<Cell>],
+    in_play: &[bool],
 ) -> Result<After, Failure> {
-    gather(bed, cells).await;
+    let awaited = cells.iter().zip(in_play).filter(|(_, in_play)| **in_play).map(|(cell, _)| cell);
+    gather(bed, &awaited.collect::<Vec<_>>()).await;
     let go = || cells.iter().for_each(|cell| cell.let_go());
     let held = |cell: &Arc<Cell>| {
         let since = cell.held_since();
         since.is_some_and(|since| bed.clock.monotonic().saturating_sub(since) < HELD_AT_MOST)
     };
+    let struck =
+        || cells.iter().zip(in_play).map(|(cell, in_play)| *in_play && held(cell)).collect::<Vec<bool>>();
     match fault {
         Fault::Two => {
-            let mut second = bed.spawn(false)?;
+            let mut second = bed.spawn(false).await?;
             bed.leads(&mut second).await?;
             tokio::time::sleep(WORKS_ALONE).await;
-            let struck = cells.iter().map(held).collect();
+            let struck = struck();
             go();
             Ok(After { operator, second: Some(second), struck })
         }
-        Fault::Pause => {
+        Fault::Pause | Fault::CutOff => {
             let mut paused = operator;
             let mut next = standby.ok_or("no standby runs")?;
-            let struck: Vec<bool> = cells.iter().map(held).collect();
-            paused.signal("STOP")?;
+            let struck = struck();
+            if fault == Fault::Pause {
+                paused.signal("STOP")?;
+            } else {
+                // What the provider says still arrives.
+                paused.cut_off(true);
+                go();
+            }
             let taken = bed.leads(&mut next).await;
             tokio::time::sleep(TAKES_OVER).await;
-            go();
-            paused.signal("CONT")?;
+            if fault == Fault::Pause {
+                go();
+                paused.signal("CONT")?;
+            } else {
+                paused.cut_off(false);
+            }
             taken?;
             if !paused.ends_with_an_error(ENDS_WITHIN).await? {
                 for cell in cells {
@@ -73,15 +87,17 @@ pub async fn strike(
             Ok(After { operator: next, second: None, struck })
         }
         _ => {
-            let struck = cells.iter().map(held).collect();
-            let next = bed.kill_and_start(operator).await?;
+            let struck = struck();
+            bed.kill(operator).await?;
+            // Before another one starts, whose requests may have to be held as well.
             go();
+            let next = bed.start().await?;
             Ok(After { operator: next, second: None, struck })
         }
     }
 }
 
-async fn gather(bed: &Bed, cells: &[Arc<Cell>]) {
+async fn gather(bed: &Bed, cells: &[&Arc<Cell>]) {
     let begin = bed.clock.monotonic();
     loop {
         let now = bed.clock.monotonic();

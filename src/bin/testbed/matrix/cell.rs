@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Secret;
 use llmkey_operator::kube_ext::clock::Clock;
 use tokio::sync::watch;
 
@@ -13,6 +15,8 @@ use super::scenario::Scenario;
 
 /// How long the watches of a cell show nothing after [`Fault::Stale`] and [`Fault::Missed`].
 const FROZEN: Duration = Duration::from_millis(1500);
+/// How long a partition of one key lasts.
+const PARTED: Duration = Duration::from_secs(3);
 
 /// Which effect a fault waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,21 +33,48 @@ pub struct Aim {
     pub after: Duration,
 }
 
-/// What a cell is called: `S2:7:CA`.
+/// The second fault of a pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Then {
+    /// Which effect after the one that was struck first, from 1; lists come by the operator's own clock and are not counted.
+    pub later: usize,
+    /// The fault.
+    pub fault: Fault,
+    /// What the effect was in a run with the first fault alone.
+    pub effect: Effect,
+}
+
+/// What a cell is called: `S2:7:CA`, or `S2:7:CA+3:LA` for a pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
     /// The scenario.
     pub scenario: Scenario,
     /// Where and what; none while the undisturbed run is learned.
     pub aim: Option<Aim>,
+    /// What comes after it.
+    pub then: Option<Then>,
+}
+
+impl Name {
+    /// Its faults, in order.
+    pub fn faults(&self) -> impl Iterator<Item = Fault> {
+        let first = self.aim.as_ref().map(|aim| aim.fault);
+        first.into_iter().chain(self.then.as_ref().map(|then| then.fault))
+    }
+
+    /// Those of them that strike the whole process.
+    pub fn blows(&self) -> Vec<Fault> {
+        self.faults().filter(|fault| fault.strikes_the_process()).collect()
+    }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.aim {
-            Some(aim) => write!(f, "{}:{}:{}", self.scenario.code(), aim.index, aim.fault.code()),
-            None => write!(f, "{}", self.scenario.code()),
+        write!(f, "{}", self.scenario.code())?;
+        if let Some(aim) = &self.aim {
+            write!(f, ":{}:{}", aim.index, aim.fault.code())?;
         }
+        self.then.as_ref().map_or(Ok(()), |then| write!(f, "+{}:{}", then.later, then.fault.code()))
     }
 }
 
@@ -55,11 +86,11 @@ pub struct Cell {
     pub namespace: String,
     /// Name of its ledger.
     pub ledger: String,
-    /// Its project at the provider.
-    pub project: String,
+    /// Its projects at the provider: where its story begins, and another one.
+    pub projects: [String; 2],
     clock: Clock,
     state: Mutex<State>,
-    release: watch::Sender<bool>,
+    blows: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -68,58 +99,100 @@ struct State {
     times: Vec<Duration>,
     watched: bool,
     effects: Vec<Effect>,
-    fired: bool,
-    over: bool,
+    last_effect: Duration,
+    /// How many effects there were when each fault struck.
+    struck: Vec<usize>,
+    last_fault: Option<Fault>,
+    over: usize,
     held_since: Option<Duration>,
     frozen_until: Option<Duration>,
+    parted: Option<(Fault, Duration)>,
     last_write: Option<Duration>,
-    published: Vec<String>,
+    published: Vec<(String, DateTime<Utc>)>,
+    kept: Option<Secret>,
     violations: Vec<String>,
 }
 
 impl Cell {
     /// A cell that is not armed yet: nothing is counted and nothing strikes.
-    pub fn new(name: Name, namespace: String, ledger: String, project: String, clock: Clock) -> Self {
-        let release = watch::Sender::new(false);
-        Self { name, namespace, ledger, project, clock, state: Mutex::default(), release }
+    pub fn new(name: Name, namespace: String, ledger: String, projects: [String; 2], clock: Clock) -> Self {
+        let blows = watch::Sender::new(0);
+        Self { name, namespace, ledger, projects, clock, state: Mutex::default(), blows }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The fault that waits here, if any.
-    pub fn fault(&self) -> Option<Fault> {
-        self.name.aim.as_ref().map(|aim| aim.fault)
+    /// The project in which the story begins.
+    pub fn project(&self) -> &str {
+        &self.projects[0]
+    }
+
+    /// A person changes the target Secret, so what stands there may be wrong for a while.
+    pub fn by_hand(&self) -> bool {
+        self.name.faults().any(Fault::is_by_hand)
     }
 
     /// From here on effects count.
     pub fn arm(&self) {
-        self.state().armed = Some(self.clock.monotonic());
+        let now = self.clock.monotonic();
+        let mut state = self.state();
+        state.armed = Some(now);
+        state.last_effect = now;
     }
 
     /// Notes an effect on its way; the fault that strikes it, if it is the one that was waited for.
     pub fn arrives(&self, effect: &Effect) -> Option<Fault> {
         let now = self.clock.monotonic();
         let mut state = self.state();
-        if !effect.kind.only_reads() {
+        // Of two replicas, each remembers what it was told of a key's health, and tells it again when the other is gone.
+        let told_again = effect.kind == Kind::Status && self.name.faults().any(|fault| fault == Fault::Two);
+        if !effect.kind.only_reads() && !told_again {
             state.last_write = Some(now);
         }
         let begin = state.armed.filter(|_| self.name.scenario.counts(effect.kind))?;
         let placed = placed(effect, state.effects.last())?;
-        let effect = &placed;
-        state.effects.push(effect.clone());
-        state.times.push(now.saturating_sub(begin));
-        let aim = self.name.aim.as_ref().filter(|aim| !state.fired && aim.effect == *effect)?;
-        let occurrence = state.effects.iter().filter(|seen| *seen == effect).count();
-        if occurrence != aim.occurrence {
+        let searches = placed.kind == Kind::List && placed.detail.contains("Intent");
+        if self.name.scenario.repeats() && (searches || state.effects.last() == Some(&placed)) {
             return None;
         }
-        state.fired = true;
-        if matches!(aim.fault, Fault::Stale | Fault::Missed) {
-            state.frozen_until = Some(now + FROZEN);
+        state.effects.push(placed);
+        state.last_effect = now;
+        state.times.push(now.saturating_sub(begin));
+        let fault = self.strikes(&state)?;
+        let count = state.effects.len();
+        state.struck.push(count);
+        state.last_fault = Some(fault);
+        match fault {
+            Fault::Stale | Fault::Missed => state.frozen_until = Some(now + FROZEN),
+            Fault::NoCluster => {
+                state.frozen_until = Some(now + PARTED);
+                state.parted = Some((fault, now + PARTED));
+            }
+            Fault::NoProvider => state.parted = Some((fault, now + PARTED)),
+            _ => {}
         }
-        Some(aim.fault)
+        Some(fault)
+    }
+
+    /// The fault that the newest effect was waited for by, if any.
+    fn strikes(&self, state: &State) -> Option<Fault> {
+        match state.struck.as_slice() {
+            [] => {
+                let aim = self.name.aim.as_ref()?;
+                let newest = state.effects.last().filter(|newest| **newest == aim.effect)?;
+                let occurrence = state.effects.iter().filter(|seen| *seen == newest).count();
+                (occurrence == aim.occurrence).then_some(aim.fault)
+            }
+            [first] => {
+                let then = self.name.then.as_ref()?;
+                state.effects.last().filter(|newest| newest.kind != Kind::List)?;
+                let later = state.effects[*first..].iter().filter(|effect| effect.kind != Kind::List);
+                (later.count() == then.later).then_some(then.fault)
+            }
+            _ => None,
+        }
     }
 
     /// The effects so far.
@@ -132,27 +205,49 @@ impl Cell {
         self.state().times.clone()
     }
 
-    /// Whether the fault has struck.
+    /// How many effects there were when the first fault struck, itself included.
+    pub fn struck_at(&self) -> Option<usize> {
+        self.state().struck.first().copied()
+    }
+
+    /// Whether every fault has struck.
     pub fn fired(&self) -> bool {
-        self.state().fired
+        self.state().struck.len() == self.name.faults().count()
     }
 
-    /// The struck exchange is over, its effect included.
+    /// A struck exchange is over, its effect included.
     pub fn ends_strike(&self) {
-        self.state().over = true;
+        self.state().over += 1;
     }
 
-    /// Whether there is nothing of the fault still to come.
+    /// Whether there is nothing of the faults still to come.
     pub fn is_over(&self) -> bool {
-        self.name.aim.is_none() || self.state().over
+        let state = self.state();
+        let parted = state.parted.is_some_and(|(_, until)| self.clock.monotonic() < until);
+        state.over == self.name.faults().count() && !parted
+    }
+
+    /// Whether there was no effect for so long: what has not struck by then never will.
+    pub fn is_still_for(&self, time: Duration) -> bool {
+        let state = self.state();
+        state.held_since.is_none() && self.clock.monotonic().saturating_sub(state.last_effect) > time
     }
 
     /// Holds a request until the cells that share one blow are let go.
     pub async fn hold(&self) {
-        self.state().held_since = Some(self.clock.monotonic());
-        let mut released = self.release.subscribe();
+        let mut blows = self.blows.subscribe();
+        let which = {
+            let mut state = self.state();
+            let which = self.name.faults().take(state.struck.len());
+            let which = which.filter(|fault| fault.strikes_the_process()).count();
+            if *blows.borrow() >= which {
+                return;
+            }
+            state.held_since = Some(self.clock.monotonic());
+            which
+        };
         // The sender is a part of this cell.
-        drop(released.wait_for(|go| *go).await);
+        drop(blows.wait_for(|done| *done >= which).await);
     }
 
     /// Since when a request is held.
@@ -160,9 +255,10 @@ impl Cell {
         self.state().held_since
     }
 
-    /// Lets the held request go.
+    /// Lets the held request go, and whatever would have to wait for the same blow.
     pub fn let_go(&self) {
-        self.release.send_replace(true);
+        self.state().held_since = None;
+        self.blows.send_modify(|done| *done += 1);
     }
 
     /// Whether the watches show nothing of this cell now.
@@ -172,12 +268,40 @@ impl Cell {
 
     /// Whether of each object only the last state is shown after it was frozen.
     pub fn forgets(&self) -> bool {
-        self.fault() == Some(Fault::Missed)
+        self.state().last_fault == Some(Fault::Missed)
+    }
+
+    /// Whether nothing of this cell gets through now: to the provider, or to the API server.
+    pub fn is_parted(&self, provider: bool) -> bool {
+        let now = self.clock.monotonic();
+        let fault = if provider { Fault::NoProvider } else { Fault::NoCluster };
+        self.state().parted.is_some_and(|(parted, until)| parted == fault && now < until)
+    }
+
+    /// Which way the servers' clocks are wrong by now.
+    pub fn skew(&self) -> i64 {
+        self.state().last_fault.map_or(0, Fault::skew)
+    }
+
+    /// Whether the provider answers nothing but 503 now, as the story has it.
+    pub fn is_out(&self) -> bool {
+        let outage = self.name.scenario.outage();
+        self.state().armed.is_some_and(|armed| self.clock.monotonic() < armed + outage)
     }
 
     /// When the operator last sent a write for this cell.
     pub fn last_write(&self) -> Option<Duration> {
         self.state().last_write
+    }
+
+    /// Keeps a copy of the ledger.
+    pub fn keep(&self, ledger: Secret) {
+        self.state().kept = Some(ledger);
+    }
+
+    /// The copy that was kept.
+    pub fn kept(&self) -> Option<Secret> {
+        self.state().kept.clone()
     }
 
     /// Whether a workload uses the target Secret: from its first publication to the deletion of the LLMKey.
@@ -190,18 +314,28 @@ impl Cell {
         self.state().watched = on;
     }
 
-    /// Notes that the target carries the key with this fingerprint. A key that another one has replaced must not come back.
-    pub fn publishes(&self, fingerprint: String) {
+    /// Notes that the target carries the key with this fingerprint, by a write that was sent at a time. A key that another one has replaced must not come back.
+    pub fn publishes(&self, fingerprint: String, sent: DateTime<Utc>) {
         let mut state = self.state();
-        if state.published.last() == Some(&fingerprint) {
+        if state.published.last().is_some_and(|(last, _)| *last == fingerprint) {
             return;
         }
-        let again = state.published.contains(&fingerprint);
-        state.published.push(fingerprint);
+        let again = state.published.iter().any(|(earlier, _)| *earlier == fingerprint);
+        state.published.push((fingerprint, sent));
         drop(state);
         if again {
             self.violates("I7: a key that was replaced is published again".to_owned());
         }
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now_precise()
+    }
+
+    /// The fingerprints of all keys that the target has carried, and when the first write with each was sent.
+    pub fn published(&self) -> Vec<(String, DateTime<Utc>)> {
+        self.state().published.clone()
     }
 
     /// Notes that an invariant is broken.
@@ -218,15 +352,14 @@ impl Cell {
     }
 }
 
-/// An effect as it counts after another one. The operator also lists an account's keys by its own clock: of lists, only
-/// the first after another effect counts, and is called after it.
+/// An effect as it counts after another one. A sweep lists an account's keys by the operator's own clock, at any place: of
+/// lists, only the first after an effect that asks for one counts, and is called after it.
 fn placed(effect: &Effect, before: Option<&Effect>) -> Option<Effect> {
-    match (effect.kind, before) {
-        (Kind::List, Some(before)) if before.kind == Kind::List => None,
-        (Kind::List, Some(before)) => Some(Effect { kind: Kind::List, detail: format!("after {before}") }),
-        (Kind::List, None) => None,
-        _ => Some(effect.clone()),
+    if effect.kind != Kind::List {
+        return Some(effect.clone());
     }
+    let before = before.filter(|before| before.asks_for_a_list())?;
+    Some(Effect { kind: Kind::List, detail: format!("after {before}") })
 }
 
 #[cfg(test)]
@@ -237,7 +370,7 @@ mod tests {
         Effect { kind: Kind::LedgerSwap, detail: detail.to_owned() }
     }
 
-    fn cell(occurrence: usize) -> Cell {
+    fn cell(occurrence: usize, then: Option<Then>) -> Cell {
         let aim = Aim {
             index: 3,
             effect: effect("1:Current"),
@@ -245,13 +378,14 @@ mod tests {
             fault: Fault::LostAfter,
             after: Duration::ZERO,
         };
-        let name = Name { scenario: Scenario::Rotate, aim: Some(aim) };
-        Cell::new(name, "n".to_owned(), "l".to_owned(), "p".to_owned(), Clock::start())
+        let name = Name { scenario: Scenario::Rotate, aim: Some(aim), then };
+        let projects = ["p".to_owned(), "q".to_owned()];
+        Cell::new(name, "n".to_owned(), "l".to_owned(), projects, Clock::start())
     }
 
     #[test]
     fn a_fault_strikes_once_at_its_occurrence() {
-        let cell = cell(2);
+        let cell = cell(2, None);
         assert_eq!(cell.name.to_string(), "S2:3:LA");
         assert_eq!(cell.arrives(&effect("1:Current")), None, "not armed");
         cell.arm();
@@ -262,11 +396,47 @@ mod tests {
     }
 
     #[test]
-    fn of_lists_the_first_after_another_effect_counts() {
-        let cell = cell(1);
+    fn a_second_fault_counts_from_the_first() {
+        let then = Then { later: 2, fault: Fault::CrashBefore, effect: effect("3:Current") };
+        let cell = cell(1, Some(then));
+        assert_eq!(cell.name.to_string(), "S2:3:LA+2:CB");
+        assert_eq!(cell.name.blows(), [Fault::CrashBefore]);
+        cell.arm();
+        let told = ["1:Current", "2:Current", "3:Current", "4:Current"];
+        let struck: Vec<_> = told.iter().map(|detail| cell.arrives(&effect(detail))).collect();
+        assert_eq!(struck, [Some(Fault::LostAfter), None, Some(Fault::CrashBefore), None]);
+        assert_eq!((cell.struck_at(), cell.fired(), cell.is_over()), (Some(1), true, false));
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_its_blow_is_not_held() {
+        let then = Then { later: 1, fault: Fault::CrashAfter, effect: effect("2:Current") };
+        let cell = cell(1, Some(then));
+        cell.arm();
+        cell.arrives(&effect("1:Current"));
+        cell.arrives(&effect("2:Current"));
+        cell.let_go();
+        cell.hold().await;
+        assert_eq!(cell.held_since(), None);
+    }
+
+    #[test]
+    fn a_partition_holds_on_one_side_only() {
+        let cell = cell(1, Some(Then { later: 1, fault: Fault::NoCluster, effect: effect("2:Current") }));
+        cell.arm();
+        cell.arrives(&effect("1:Current"));
+        assert!(!cell.is_parted(false));
+        cell.arrives(&effect("2:Current"));
+        assert!(cell.is_parted(false) && !cell.is_parted(true) && cell.frozen());
+    }
+
+    #[test]
+    fn of_lists_the_first_after_an_effect_that_asks_for_one_counts() {
+        let cell = cell(1, None);
         cell.arm();
         let list = Effect { kind: Kind::List, detail: String::new() };
-        for effect in [&list, &effect("1:Retiring"), &list, &list, &effect("1:Revoked"), &list] {
+        let revoked = [&effect("1:Revoked"), &list, &effect("1:Revoked released"), &list];
+        for effect in [&list, &effect("1:Retiring"), &list, &list].into_iter().chain(revoked) {
             cell.arrives(effect);
         }
         let told: Vec<String> = cell.effects().iter().map(ToString::to_string).collect();
@@ -276,19 +446,20 @@ mod tests {
                 "ledger:swap 1:Retiring",
                 "provider:list after ledger:swap 1:Retiring",
                 "ledger:swap 1:Revoked",
-                "provider:list after ledger:swap 1:Revoked",
+                "ledger:swap 1:Revoked released",
+                "provider:list after ledger:swap 1:Revoked released",
             ]
         );
     }
 
     #[test]
     fn a_replaced_key_that_comes_back_is_a_violation() {
-        let cell = cell(1);
+        let cell = cell(1, None);
         for key in ["a", "a", "b", "b"] {
-            cell.publishes(key.to_owned());
+            cell.publishes(key.to_owned(), cell.now());
         }
         assert_eq!(cell.violations(), Vec::<String>::new(), "a repair writes the same key again");
-        cell.publishes("a".to_owned());
+        cell.publishes("a".to_owned(), cell.now());
         assert_eq!(cell.violations().len(), 1);
     }
 }

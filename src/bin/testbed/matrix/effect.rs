@@ -43,6 +43,11 @@ impl Kind {
         matches!(self, Self::Validate | Self::List | Self::LastUse)
     }
 
+    /// A call to the provider.
+    pub const fn is_at_the_provider(self) -> bool {
+        matches!(self, Self::Mint | Self::Revoke) || self.only_reads()
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Finalizer => "finalizer",
@@ -69,6 +74,19 @@ pub struct Effect {
     pub kind: Kind,
     /// What it says, without anything random: the states of versions in a ledger, `on` or `off` of a finalizer.
     pub detail: String,
+}
+
+impl Effect {
+    /// Whether the provider's keys are listed next, to find what this one is about: a lost key, one that is being revoked, or
+    /// none any more.
+    pub fn asks_for_a_list(&self) -> bool {
+        let says = |state: &str| self.detail.contains(state);
+        match self.kind {
+            Kind::Revoke => true,
+            Kind::LedgerCreate | Kind::LedgerSwap => says("Intent") || says("Retiring") || says("released"),
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Effect {

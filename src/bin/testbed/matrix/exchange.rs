@@ -1,13 +1,15 @@
 //! What the proxy does with one request: count it, strike it, send it on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
 
@@ -15,6 +17,7 @@ use super::cell::Cell;
 use super::effect::{Effect, Kind, Whose, delivered, of_cluster, of_provider};
 use super::fault::Fault;
 use super::probe::{ENTRY, Prober, fingerprint};
+use super::story;
 use super::stream::pump;
 use super::upstream::{Asked, Got, Upstream};
 
@@ -27,11 +30,35 @@ const SLOW_BY: Duration = Duration::from_secs(1);
 /// A late request has its effect so long after the deadline: later than a key may be missing from the provider's list.
 const LATE_BY: Duration = Duration::from_secs(4);
 
+/// How far the API server's clock goes wrong: more than what the operator takes for the network, and not so long that what
+/// waits for it waits for ever.
+const CLUSTER_SKEW: i64 = 4;
+/// How far the provider's clock goes wrong.
+const PROVIDER_SKEW: i64 = 3600;
+
+/// One operator's way to the API server.
+#[derive(Default)]
+pub struct Wire {
+    cut: AtomicBool,
+}
+
+impl Wire {
+    /// Nothing gets through, or everything does.
+    pub fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// Whether nothing gets through.
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+}
+
 /// Whose requests a listener takes.
 #[derive(Clone)]
 pub enum Leg {
-    /// To the API server.
-    Cluster,
+    /// To the API server, of one operator.
+    Cluster(Arc<Wire>),
     /// To the provider, of one cell.
     Provider(Arc<Cell>),
 }
@@ -55,6 +82,8 @@ pub struct Proxy {
     /// Workloads.
     pub prober: Prober,
     cells: RwLock<Cells>,
+    /// Which way the API server's clock is wrong.
+    skew: AtomicI64,
 }
 
 #[derive(Default)]
@@ -66,7 +95,13 @@ struct Cells {
 impl Proxy {
     /// A proxy without cells.
     pub fn new(cluster: Upstream, provider: Upstream, operator_namespace: String, prober: Prober) -> Self {
-        Self { cluster, provider, operator_namespace, prober, cells: RwLock::default() }
+        let (cells, skew) = (RwLock::default(), AtomicI64::new(0));
+        Self { cluster, provider, operator_namespace, prober, cells, skew }
+    }
+
+    /// The API server's clock is right again.
+    pub fn set_clock_right(&self) {
+        self.skew.store(0, Ordering::Relaxed);
     }
 
     /// From here on the cell's requests are its own.
@@ -96,7 +131,7 @@ impl Proxy {
     fn recognised(&self, leg: &Leg, asked: &Asked) -> Option<(Arc<Cell>, Effect)> {
         match leg {
             Leg::Provider(cell) => Some((Arc::clone(cell), of_provider(&asked.method, asked.path())?)),
-            Leg::Cluster => {
+            Leg::Cluster(_) => {
                 let (whose, effect) =
                     of_cluster(&asked.method, asked.path(), &asked.body, &self.operator_namespace)?;
                 let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
@@ -109,21 +144,57 @@ impl Proxy {
         }
     }
 
+    /// The cell that a request is about, also where it only reads.
+    fn about(&self, leg: &Leg, asked: &Asked) -> Option<Arc<Cell>> {
+        let Leg::Cluster(_) = leg else { return None };
+        let mut parts = asked.path().split('/').skip_while(|part| *part != "namespaces").skip(1);
+        let (namespace, name) = (parts.next()?, parts.nth(1).unwrap_or_default());
+        self.cell_of(namespace, name)
+    }
+
     /// One exchange. It goes on when the operator is gone: an effect that is on its way takes place.
     pub async fn exchange(self: Arc<Self>, leg: Leg, asked: Asked) -> Answer {
-        if asked.method == Method::GET && asked.watches() {
+        if leg.is_cut() {
+            return Answer::Reset;
+        }
+        let answer = Box::pin(Arc::clone(&self).uncut(leg.clone(), asked)).await;
+        if leg.is_cut() { Answer::Reset } else { answer }
+    }
+
+    async fn uncut(self: Arc<Self>, leg: Leg, asked: Asked) -> Answer {
+        if let Leg::Cluster(wire) = &leg
+            && asked.method == Method::GET
+            && asked.watches()
+        {
             return match self.cluster.open(&asked).await {
-                Ok(upstream) => Answer::Reply(pump(self, upstream)),
+                Ok(upstream) => Answer::Reply(pump(Arc::clone(&self), Arc::clone(wire), upstream)),
                 Err(error) => unreachable(&error),
             };
         }
-        let Some((cell, effect)) = self.recognised(&leg, &asked) else {
-            return self.pass(&leg, &asked).await;
+        let recognised = self.recognised(&leg, &asked);
+        let cell = match (&recognised, &leg) {
+            (Some((cell, _)), _) | (None, Leg::Provider(cell)) => Some(Arc::clone(cell)),
+            (None, Leg::Cluster(_)) => self.about(&leg, &asked),
+        };
+        let provider = matches!(leg, Leg::Provider(_));
+        if let Some(cell) = &cell {
+            if provider && cell.is_out() {
+                return refusal(&leg, StatusCode::SERVICE_UNAVAILABLE);
+            }
+            if cell.is_parted(provider) {
+                return Answer::Reset;
+            }
+        }
+        let Some((cell, effect)) = recognised else {
+            return self.pass(&leg, cell.as_deref(), &asked).await;
         };
         match cell.arrives(&effect) {
             None => self.take_effect(&leg, &cell, &effect, &asked).await,
             Some(fault) => {
                 tracing::debug!(cell = %cell.name, %effect, "strikes");
+                if fault.skew() != 0 {
+                    self.skew.store(fault.skew(), Ordering::Relaxed);
+                }
                 let answer = self.strike(fault, &leg, &cell, &effect, &asked).await;
                 cell.ends_strike();
                 answer
@@ -131,26 +202,35 @@ impl Proxy {
         }
     }
 
-    async fn pass(&self, leg: &Leg, asked: &Asked) -> Answer {
+    async fn pass(&self, leg: &Leg, cell: Option<&Cell>, asked: &Asked) -> Answer {
         let upstream = match leg {
-            Leg::Cluster => &self.cluster,
+            Leg::Cluster(_) => &self.cluster,
             Leg::Provider(_) => &self.provider,
         };
+        let skew = match leg {
+            Leg::Cluster(_) => self.skew.load(Ordering::Relaxed) * CLUSTER_SKEW,
+            Leg::Provider(_) => cell.map_or(0, Cell::skew) * PROVIDER_SKEW,
+        };
         match upstream.send(asked).await {
-            Ok(got) => Answer::Reply(got.into()),
+            Ok(mut got) => {
+                misdate(&mut got.headers, skew);
+                Answer::Reply(got.into())
+            }
             Err(error) => unreachable(&error),
         }
     }
 
     /// Sends it on. Before the operator hears of it, a workload uses what stands in the target Secret by then.
     async fn take_effect(&self, leg: &Leg, cell: &Cell, effect: &Effect, asked: &Asked) -> Answer {
-        let answer = self.pass(leg, asked).await;
+        let sent = cell.now();
+        let answer = self.pass(leg, Some(cell), asked).await;
         let done = matches!(&answer, Answer::Reply(response) if response.status().is_success());
         match effect.kind {
             Kind::TargetCreate | Kind::TargetUpdate if done => {
                 if let Some(key) = delivered(&asked.body, ENTRY) {
-                    cell.publishes(fingerprint(&key));
+                    cell.publishes(fingerprint(&key), sent);
                     cell.watch(true);
+                    story::published(self.prober.admin(), cell).await;
                 }
                 self.prober.probe(cell).await;
             }
@@ -162,7 +242,7 @@ impl Proxy {
 
     async fn strike(&self, fault: Fault, leg: &Leg, cell: &Cell, effect: &Effect, asked: &Asked) -> Answer {
         let deadline = match leg {
-            Leg::Cluster => CLUSTER_DEADLINE,
+            Leg::Cluster(_) => CLUSTER_DEADLINE,
             Leg::Provider(_) => PROVIDER_DEADLINE,
         };
         match fault {
@@ -206,12 +286,22 @@ impl Proxy {
                 cell.hold().await;
                 self.take_effect(leg, cell, effect, asked).await
             }
-            Fault::Pause => {
+            Fault::Pause | Fault::CutOff => {
                 let answer = self.take_effect(leg, cell, effect, asked).await;
                 cell.hold().await;
                 answer
             }
-            Fault::Stale | Fault::Missed => self.take_effect(leg, cell, effect, asked).await,
+            Fault::NoCluster | Fault::NoProvider => {
+                let provider = matches!(leg, Leg::Provider(_));
+                if cell.is_parted(provider) {
+                    Answer::Reset
+                } else {
+                    self.take_effect(leg, cell, effect, asked).await
+                }
+            }
+            Fault::Stale | Fault::Missed | Fault::Ahead | Fault::Behind => {
+                self.take_effect(leg, cell, effect, asked).await
+            }
             Fault::Edited => {
                 self.prober.overwrite(cell).await;
                 self.take_effect(leg, cell, effect, asked).await
@@ -224,6 +314,24 @@ impl Proxy {
     }
 }
 
+impl Leg {
+    fn is_cut(&self) -> bool {
+        matches!(self, Self::Cluster(wire) if wire.is_cut())
+    }
+}
+
+/// The reply as a server whose clock is so many seconds ahead would date it.
+fn misdate(headers: &mut HeaderMap, seconds: i64) {
+    let date = headers.get(DATE).and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?).ok());
+    if let Some(date) = date.filter(|_| seconds != 0) {
+        let date = date.with_timezone(&Utc) + chrono::Duration::seconds(seconds);
+        let text = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(DATE, value);
+        }
+    }
+}
+
 fn unreachable(error: &reqwest::Error) -> Answer {
     tracing::debug!(%error, "the server behind the proxy cannot be reached");
     Answer::Reset
@@ -232,7 +340,7 @@ fn unreachable(error: &reqwest::Error) -> Answer {
 /// A refusal as the server itself would write it.
 fn refusal(leg: &Leg, status: StatusCode) -> Answer {
     let body = match leg {
-        Leg::Cluster => {
+        Leg::Cluster(_) => {
             let reason = match status {
                 StatusCode::CONFLICT => "Conflict",
                 StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
@@ -267,4 +375,23 @@ async fn cut(answer: Answer) -> Answer {
         Err(broken)
     }));
     Answer::Reply(Response::from_parts(parts, Body::from_stream(chunks)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_dated_wrong_and_otherwise_left_alone() {
+        let mut headers =
+            HeaderMap::from_iter([(DATE, HeaderValue::from_static("Sun, 22 Nov 2026 23:30:00 GMT"))]);
+        misdate(&mut headers, 0);
+        assert_eq!(headers[DATE], "Sun, 22 Nov 2026 23:30:00 GMT");
+        misdate(&mut headers, PROVIDER_SKEW);
+        assert_eq!(headers[DATE], "Mon, 23 Nov 2026 00:30:00 GMT");
+        assert_eq!(headers.get_all(DATE).iter().count(), 1);
+        let mut bare = HeaderMap::new();
+        misdate(&mut bare, PROVIDER_SKEW);
+        assert!(bare.is_empty());
+    }
 }

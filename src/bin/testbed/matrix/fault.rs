@@ -1,7 +1,4 @@
-//! The faults, and the only reasons for which one is not tried at an effect.
-
-use super::effect::{Effect, Kind};
-use super::scenario::Scenario;
+//! The faults.
 
 /// What is done to one request of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,16 +41,27 @@ pub enum Fault {
     Edited,
     /// A person deletes the target Secret just before.
     Deleted,
+    /// The request takes effect; the operator is cut off from the API server until another one leads and has worked.
+    CutOff,
+    /// From here on nothing about this key reaches the API server for a while, and the watches show nothing.
+    NoCluster,
+    /// From here on nothing about this key reaches the provider for a while.
+    NoProvider,
+    /// From here on the servers' clocks, as `Date` tells them, are ahead.
+    Ahead,
+    /// From here on they are behind.
+    Behind,
 }
 
 use Fault::{
-    Conflict, CrashAfter, CrashBefore, Deleted, Duplicate, Edited, ErrorAfter, Late, LostAfter, LostBefore,
-    Missed, Pause, ServerError, Slow, Stale, Throttled, Truncated, Two, Unavailable,
+    Ahead, Behind, Conflict, CrashAfter, CrashBefore, CutOff, Deleted, Duplicate, Edited, ErrorAfter, Late,
+    LostAfter, LostBefore, Missed, NoCluster, NoProvider, Pause, ServerError, Slow, Stale, Throttled,
+    Truncated, Two, Unavailable,
 };
 
 impl Fault {
     /// All, in the order of the table's columns.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         CrashBefore,
         CrashAfter,
         LostBefore,
@@ -73,6 +81,11 @@ impl Fault {
         Missed,
         Edited,
         Deleted,
+        CutOff,
+        NoCluster,
+        NoProvider,
+        Ahead,
+        Behind,
     ];
 
     /// The column's head, and the last part of a cell's name.
@@ -97,6 +110,11 @@ impl Fault {
             Missed => "MISS",
             Edited => "EDIT",
             Deleted => "DEL",
+            CutOff => "PARTL",
+            NoCluster => "PARTK",
+            NoProvider => "PARTP",
+            Ahead => "SKEW+",
+            Behind => "SKEW-",
         }
     }
 
@@ -117,7 +135,7 @@ impl Fault {
             Late => "the request takes effect only after the operator's deadline for it",
             Truncated => "the request takes effect; the reply breaks off in the middle of its body",
             Two => {
-                "a second operator *without an election* starts and works beside the first while the request is held; both go on"
+                "a second operator *without an election* starts and works beside the first while the request is held; both go on until the end is reached, then the second is killed"
             }
             Pause => {
                 "the request takes effect; the operator is stopped (SIGSTOP) until another has taken the Lease and worked, then continued"
@@ -126,6 +144,19 @@ impl Fault {
             Missed => "the same, but of each object only the last state is shown",
             Edited => "a person overwrites the target Secret's value just before the request",
             Deleted => "a person deletes the target Secret just before the request",
+            CutOff => {
+                "the request takes effect; nothing of the operator reaches the API server any more, its election included, until another has taken the Lease and worked; the provider stays within reach"
+            }
+            NoCluster => {
+                "from the request on, itself included, nothing about the key reaches the API server for 3 s, and the watches show nothing of it"
+            }
+            NoProvider => {
+                "from the request on, itself included, nothing about the key reaches the provider for 3 s"
+            }
+            Ahead => {
+                "from the request on, the `Date` of the provider's replies is an hour ahead, and that of the API server's replies 4 s (20 minutes here)"
+            }
+            Behind => "the same, behind",
         }
     }
 
@@ -136,7 +167,7 @@ impl Fault {
 
     /// Strikes the whole process: its cells wait for each other, so that one blow serves all.
     pub const fn strikes_the_process(self) -> bool {
-        matches!(self, CrashBefore | CrashAfter | Two | Pause)
+        matches!(self, CrashBefore | CrashAfter | Two | Pause | CutOff)
     }
 
     /// Takes as long as the operator waits for a reply.
@@ -149,131 +180,34 @@ impl Fault {
         matches!(self, Edited | Deleted)
     }
 
+    /// A key may be made after the attempt that it belongs to was given up: by a replica that was overtaken, or by a request that
+    /// comes late.
+    pub const fn overtakes(self) -> bool {
+        matches!(self, Two | Pause | Late | CutOff)
+    }
+
+    /// Which way the servers' clocks go wrong from here on.
+    pub const fn skew(self) -> i64 {
+        match self {
+            Ahead => 1,
+            Behind => -1,
+            _ => 0,
+        }
+    }
+
     /// How many keys more than usual there may be at one time: one for a crash, a lost or a doubled reply.
     pub const fn extra_keys(self) -> usize {
         match self {
             CrashBefore | CrashAfter | LostBefore | LostAfter | Duplicate | ErrorAfter | Slow | Late
-            | Truncated | Two | Pause | ServerError | Unavailable => 1,
-            Conflict | Throttled | Stale | Missed | Edited | Deleted => 0,
+            | Truncated | Two | Pause | ServerError | Unavailable | CutOff | NoCluster | NoProvider => 1,
+            Conflict | Throttled | Stale | Missed | Edited | Deleted | Ahead | Behind => 0,
         }
     }
-}
-
-/// A row of the table of what is not tried.
-pub struct Rule {
-    /// Which faults.
-    pub faults: &'static [Fault],
-    /// At which effects, in words.
-    pub at: &'static str,
-    /// Why.
-    pub reason: &'static str,
-    applies: fn(&Place<'_>) -> bool,
-}
-
-/// An effect in its scenario.
-pub struct Place<'a> {
-    /// The scenario.
-    pub scenario: Scenario,
-    /// Its effects in order.
-    pub effects: &'a [Effect],
-    /// Which of them, from 0.
-    pub index: usize,
-}
-
-impl Place<'_> {
-    fn kind(&self) -> Kind {
-        self.effects[self.index].kind
-    }
-
-    /// Whether the effect of a kind comes later in the scenario, or is this one.
-    fn not_after(&self, kind: Kind) -> bool {
-        self.effects[self.index..].iter().any(|effect| effect.kind == kind)
-    }
-}
-
-/// Everything that is not tried. A cell that no rule names is run.
-pub const RULES: &[Rule] = &[
-    Rule {
-        faults: &[CrashAfter],
-        at: "calls that only read",
-        reason: "a read changes nothing: the same as CB",
-        applies: |place| place.kind().only_reads(),
-    },
-    Rule {
-        faults: &[LostAfter],
-        at: "calls that only read",
-        reason: "a read changes nothing: the same as LB",
-        applies: |place| place.kind().only_reads(),
-    },
-    Rule {
-        faults: &[ErrorAfter],
-        at: "calls that only read",
-        reason: "a read changes nothing: the same as R500",
-        applies: |place| place.kind().only_reads(),
-    },
-    Rule {
-        faults: &[Late],
-        at: "calls that only read",
-        reason: "a read changes nothing: the same as SLOW",
-        applies: |place| place.kind().only_reads(),
-    },
-    Rule {
-        faults: &[Duplicate],
-        at: "calls that only read",
-        reason: "a question that is asked twice changes nothing",
-        applies: |place| place.kind().only_reads(),
-    },
-    Rule {
-        faults: &[Conflict],
-        at: "calls that only read",
-        reason: "nobody answers a question with a conflict",
-        applies: |place| place.kind().only_reads(),
-    },
-    Rule {
-        faults: &[Edited, Deleted],
-        at: "effects up to the target's creation",
-        reason: "there is no target Secret yet",
-        applies: |place| place.not_after(Kind::TargetCreate),
-    },
-    Rule {
-        faults: &[Edited, Deleted],
-        at: "S4, after the target's deletion",
-        reason: "there is no target Secret any more",
-        applies: |place| place.scenario == Scenario::RevokeNow && !place.not_after(Kind::TargetDelete),
-    },
-    Rule {
-        faults: &[Edited, Deleted],
-        at: "S5, after the finalizer went",
-        reason: "the target goes with its LLMKey: nobody delivers it any more",
-        applies: |place| place.scenario == Scenario::DeleteKey && !place.not_after(Kind::Finalizer),
-    },
-    Rule {
-        faults: &[Edited, Deleted],
-        at: "S6",
-        reason: "the target goes with its namespace: nobody delivers it any more",
-        applies: |place| place.scenario == Scenario::DeleteNamespace,
-    },
-];
-
-/// The rule for which a fault is not tried, if any.
-pub fn not_applicable(place: &Place<'_>, fault: Fault) -> Option<&'static Rule> {
-    RULES.iter().find(|rule| rule.faults.contains(&fault) && (rule.applies)(place))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn effects(kinds: &[Kind]) -> Vec<Effect> {
-        kinds.iter().map(|kind| Effect { kind: *kind, detail: String::new() }).collect()
-    }
-
-    fn skipped(scenario: Scenario, kinds: &[Kind], index: usize) -> Vec<&'static str> {
-        let effects = effects(kinds);
-        let place = Place { scenario, effects: &effects, index };
-        let skipped = Fault::ALL.into_iter().filter(|fault| not_applicable(&place, *fault).is_some());
-        skipped.map(Fault::code).collect()
-    }
 
     #[test]
     fn codes_are_distinct_and_found() {
@@ -281,29 +215,5 @@ mod tests {
             assert_eq!(Fault::of(fault.code()), Some(fault));
         }
         assert_eq!(Fault::of("NONE"), None);
-    }
-
-    #[test]
-    fn a_write_has_every_fault_and_a_read_those_that_differ() {
-        use Kind::{LedgerSwap, TargetCreate, TargetUpdate, Validate};
-        assert_eq!(
-            skipped(Scenario::Rotate, &[LedgerSwap, TargetUpdate], 0),
-            Vec::<&str>::new(),
-            "a rotation has its target from the beginning"
-        );
-        assert_eq!(skipped(Scenario::Rotate, &[Validate], 0), ["CA", "LA", "DUP", "R409", "R500E", "LATE"]);
-        let create = [LedgerSwap, TargetCreate, LedgerSwap];
-        assert_eq!(skipped(Scenario::CreateMinted, &create, 0), ["EDIT", "DEL"]);
-        assert_eq!(skipped(Scenario::CreateMinted, &create, 1), ["EDIT", "DEL"]);
-        assert_eq!(skipped(Scenario::CreateMinted, &create, 2), Vec::<&str>::new());
-    }
-
-    #[test]
-    fn a_deleted_keys_target_is_nobodys() {
-        use Kind::{Finalizer, LedgerSwap, Revoke};
-        let delete = [LedgerSwap, Finalizer, LedgerSwap, Revoke];
-        assert_eq!(skipped(Scenario::DeleteKey, &delete, 1), Vec::<&str>::new());
-        assert_eq!(skipped(Scenario::DeleteKey, &delete, 3), ["EDIT", "DEL"]);
-        assert_eq!(skipped(Scenario::DeleteNamespace, &delete, 0), ["EDIT", "DEL"]);
     }
 }

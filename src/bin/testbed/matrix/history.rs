@@ -112,6 +112,8 @@ pub struct History<'a> {
     pub doubled: bool,
     /// Its fault lets a mint come after the fence that gave it up.
     pub overtaken: bool,
+    /// When the first write that carried a key to its target was sent, by the key's id.
+    pub published: HashMap<String, DateTime<Utc>>,
 }
 
 impl<'a> History<'a> {
@@ -121,16 +123,18 @@ impl<'a> History<'a> {
         writes: &'a [Write],
         ledger: &(String, String),
         namespace: &str,
-        fault: Option<Fault>,
+        faults: &[Fault],
+        published: HashMap<String, DateTime<Utc>>,
     ) -> Self {
         let target = (namespace.to_owned(), TARGET.to_owned());
         Self {
             provider,
             ledger: writes.iter().filter(|write| write.object == *ledger).collect(),
             target: writes.iter().filter(|write| write.object == target).collect(),
-            extra_keys: fault.map_or(0, Fault::extra_keys),
-            doubled: fault == Some(Fault::Duplicate),
-            overtaken: matches!(fault, Some(Fault::Two | Fault::Late | Fault::Pause)),
+            extra_keys: faults.iter().map(|fault| fault.extra_keys()).sum(),
+            doubled: faults.contains(&Fault::Duplicate),
+            overtaken: faults.iter().any(|fault| fault.overtakes()),
+            published,
         }
     }
 
@@ -146,6 +150,10 @@ impl<'a> History<'a> {
             entry.operation == operation && entry.effect == Effect::Committed && !entry.key_ids.is_empty()
         };
         self.provider.iter().filter(done)
+    }
+
+    fn were_published(&self, call: &LogEntry) -> bool {
+        call.key_ids.iter().any(|id| self.published.contains_key(id))
     }
 
     fn ledger_written(&self, after: Option<DateTime<Utc>>, before: DateTime<Utc>) -> usize {
@@ -168,27 +176,28 @@ impl<'a> History<'a> {
             last = Some((mint.time, mint.name.as_ref()));
             made.extend(mint.key_ids.iter().map(|id| (id.as_str(), mint.time)));
         }
-        for write in &self.target {
-            let mint = made.values().filter(|at| **at <= write.began).max();
-            if let Some(mint) = mint
-                && self.ledger_written(Some(*mint), write.began) == 0
-            {
+        for (id, sent) in &self.published {
+            if made.get(id.as_str()).is_some_and(|mint| self.ledger_written(Some(*mint), *sent) == 0) {
                 told.push("I9: a key was published before the ledger held it (L2 before S1)".to_owned());
             }
         }
         for revoke in self.done(Operation::DeleteServiceAccount) {
+            // A key that was never published may be one whose attempt was given up before it was made.
+            if self.overtaken && !self.were_published(revoke) {
+                continue;
+            }
             // Since the newest key was published: L3, then L4.
-            let newest = self.done(Operation::CreateServiceAccount).map(|mint| mint.time);
-            let newest = newest.filter(|at| *at <= revoke.time).max();
+            let mints = self.done(Operation::CreateServiceAccount);
+            let newest = mints.filter(|mint| mint.time <= revoke.time && self.were_published(mint));
+            let newest = newest.map(|mint| mint.time).max();
             let published = self.target.iter().map(|write| write.ended);
             let published = published.filter(|at| *at <= revoke.time && Some(*at) > newest).min();
             let announced = published.is_none_or(|at| self.ledger_written(Some(at), revoke.time) >= 2);
-            let fenced = self.overtaken
-                || revoke.key_ids.iter().all(|id| {
-                    let since = made.get(id.as_str()).copied();
-                    self.ledger_written(since, revoke.time) > 0
-                });
-            if !self.overtaken && (!announced || !fenced) {
+            let fenced = revoke.key_ids.iter().all(|id| {
+                let since = made.get(id.as_str()).copied();
+                self.ledger_written(since, revoke.time) > 0
+            });
+            if !announced || !fenced {
                 told.push("I9: a key was revoked before the ledger said so (L4 before P3)".to_owned());
             }
         }
@@ -246,8 +255,27 @@ mod tests {
         let ledgers = ledger.iter().map(|at| secret("ops", "ledger", *at));
         let writes: Vec<Write> = ledgers.chain(target.iter().map(|at| secret("n", TARGET, *at))).collect();
         let ledger = ("ops".to_owned(), "ledger".to_owned());
-        let fault = doubled.then_some(Fault::Duplicate);
-        History { extra_keys: 0, ..History::new(provider, &writes, &ledger, "n", fault) }.violations()
+        let fault: &[Fault] = if doubled { &[Fault::Duplicate] } else { &[] };
+        History { extra_keys: 0, ..History::new(provider, &writes, &ledger, "n", fault, published(target)) }
+            .violations()
+    }
+
+    /// Keys 1 and 2, first written to the target at these seconds.
+    fn published(target: &[i64]) -> HashMap<String, DateTime<Utc>> {
+        ["1", "2"].map(str::to_owned).into_iter().zip(target.iter().map(|second| at(*second))).collect()
+    }
+
+    #[test]
+    fn a_repair_while_the_next_key_is_made_publishes_nothing_new() {
+        let provider = [call(2, MINT, "a", "1"), call(12, MINT, "b", "2")];
+        let ledgers = [1, 3, 11, 15].map(|at| secret("ops", "ledger", at));
+        let writes: Vec<Write> =
+            ledgers.into_iter().chain([4, 13].map(|at| secret("n", TARGET, at))).collect();
+        let ledger = ("ops".to_owned(), "ledger".to_owned());
+        let told =
+            |published| History::new(&provider, &writes, &ledger, "n", &[], published).violations().len();
+        assert_eq!(told(published(&[4])), 0, "the second write repaired");
+        assert_eq!(told(published(&[4, 13])), 1);
     }
 
     const MINT: Operation = Operation::CreateServiceAccount;
@@ -272,6 +300,24 @@ mod tests {
         assert_eq!(judged(&[1, 5], &[], &unannounced, false), Vec::<String>::new());
         let rotated = [call(2, MINT, "a", "1"), call(12, MINT, "b", "2"), call(22, REVOKE, "a", "1")];
         assert!(judged(&[1, 3, 11, 13, 15], &[4, 14], &rotated, false)[0].contains("L4 before P3"));
+    }
+
+    #[test]
+    fn only_a_key_that_was_never_published_may_go_without_a_word_and_only_where_a_replica_is_overtaken() {
+        let overtaken = |provider: &[LogEntry], faults: &[Fault]| {
+            let ledgers = [1, 3, 11, 13, 15].map(|at| secret("ops", "ledger", at));
+            let writes: Vec<Write> =
+                ledgers.into_iter().chain([4, 14].map(|at| secret("n", TARGET, at))).collect();
+            let ledger = ("ops".to_owned(), "ledger".to_owned());
+            History::new(provider, &writes, &ledger, "n", faults, published(&[4, 14])).violations()
+        };
+        let begin = [call(2, MINT, "a", "1"), call(12, MINT, "b", "2")];
+        let stray = [call(20, MINT, "c", "3"), call(21, REVOKE, "c", "3")];
+        let stray = [&begin[..], &stray[..]].concat();
+        assert!(overtaken(&stray, &[])[0].contains("L4 before P3"));
+        assert_eq!(overtaken(&stray, &[Fault::Pause]), Vec::<String>::new());
+        let current = [&begin[..], &[call(21, REVOKE, "a", "1")]].concat();
+        assert!(overtaken(&current, &[Fault::Pause])[0].contains("L4 before P3"));
     }
 
     #[test]

@@ -14,11 +14,14 @@ mod exchange;
 mod fault;
 mod history;
 mod listen;
+mod pairs;
 mod plan;
 mod probe;
 mod report;
+mod rule;
 mod scenario;
 mod secrecy;
+mod story;
 mod stream;
 mod upstream;
 mod world;
@@ -33,7 +36,7 @@ use cell::Name;
 use effect::{Effect, Kind};
 use history::Audit;
 use plan::{Learned, Only, Times};
-use report::{Outcome, Report};
+use report::{Outcome, Report, counts, summary};
 use scenario::Scenario;
 
 /// Whatever ends a campaign early.
@@ -50,9 +53,15 @@ const TRIES: usize = 4;
 /// What to run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only these: `S2`, `S2:7`, `S2:7:CA` or `S2::CA`; may be repeated.
+    /// Only these: `S2`, `S2:7`, `S2:7:CA` or `S2::CA`, with `--pairs` also `S2:7:CA+3:LA`; may be repeated.
     #[arg(long)]
     only: Vec<Only>,
+    /// Two faults in each run: the second strikes the way back from the first.
+    #[arg(long)]
+    pairs: bool,
+    /// Of so many pairs one, evenly.
+    #[arg(long, default_value_t = 1, requires = "pairs")]
+    sample: usize,
     /// The operator's program [default: beside this one].
     #[arg(long)]
     operator: Option<PathBuf>,
@@ -62,6 +71,9 @@ pub struct Arguments {
     /// Learns the effects, prints them, and ends.
     #[arg(long)]
     learn: bool,
+    /// Leaves the directory with the operators' logs when it ends.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Runs it. False if a cell failed.
@@ -77,13 +89,14 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     let profile = program.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let build = profile.filter(|name| ["debug", "release"].contains(&name.as_str()));
     let build = build.unwrap_or_else(|| "unknown".to_owned());
-    let bed = Arc::new(Bed::make(program).await?);
+    let bed = Arc::new(Bed::make(program, arguments.keep).await?);
     let begin = bed.clock.monotonic();
     let operator = bed.start().await?;
     let audit = Audit::new(bed.cluster.audit_log(), bed.username());
     let mut stage = Stage { bed: Arc::clone(&bed), operator: Some(operator), audit };
     let wanted = |scenario: &Scenario| {
-        arguments.only.is_empty() || arguments.only.iter().any(|only| only.scenario == *scenario)
+        (!arguments.pairs || pairs::SCENARIOS.contains(scenario))
+            && (arguments.only.is_empty() || arguments.only.iter().any(|only| only.scenario == *scenario))
     };
     let scenarios: Vec<Scenario> = Scenario::ALL.into_iter().filter(wanted).collect();
     let (learned, times, goals) = learn(&mut stage, &scenarios).await?;
@@ -95,27 +108,56 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
         }
         return Ok(true);
     }
-    let plan = plan::plan(&learned, &times, &arguments.only);
-    say(&format!("{} cells, {} are left out by rules", plan.cells.len(), plan.left_out.len()))?;
-    let mut cells = campaign(&mut stage, plan.cells, &goals).await?;
-    let left_out = plan.left_out.into_iter().map(|(name, reason)| (name, Outcome::NotApplicable(reason)));
-    cells.extend(left_out);
-    let searched = secrecy::search(&bed).await?;
-    let seconds = bed.clock.monotonic().saturating_sub(begin).as_secs();
     let versions = vec![
         (format!("llmkey-operator ({build} build)"), env!("CARGO_PKG_VERSION").to_owned()),
         ("Kubernetes".to_owned(), bed.cluster.version().to_owned()),
         ("sandbox provider".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
     ];
-    say(&searched.sentence())?;
-    let report = Report { learned, cells, versions, date: bed.clock.now(), searched };
+    let plan = plan::plan(&learned, &times, &arguments.only);
+    let searched;
+    let (cells, page) = if arguments.pairs {
+        let firsts = plan.cells.into_iter();
+        let firsts = firsts.filter(|name| name.faults().all(|fault| pairs::FIRST.contains(&fault)));
+        let singles = campaign(&mut stage, firsts.collect(), &goals).await?;
+        let plan = pairs::plan(&singles, &arguments.only);
+        let planned = plan.cells.len();
+        let cells = pairs::sample(plan.cells, arguments.sample);
+        say(&format!("{planned} pairs, of which {} are run", cells.len()))?;
+        // Without its first half no pair means anything.
+        let mut ended = ended(singles);
+        ended.retain(|(_, outcome)| matches!(outcome, Outcome::Failed(_)));
+        ended.extend(self::ended(campaign(&mut stage, cells, &goals).await?));
+        ended.extend(not_applicable(plan.left_out));
+        searched = secrecy::search(&bed).await?;
+        let date = bed.clock.now();
+        let report = pairs::Report { planned, cells: ended, versions, date, searched: &searched };
+        let page = report.markdown();
+        (report.cells, page)
+    } else {
+        say(&format!("{} cells, {} are left out by rules", plan.cells.len(), plan.left_out.len()))?;
+        let mut cells = ended(campaign(&mut stage, plan.cells, &goals).await?);
+        cells.extend(not_applicable(plan.left_out));
+        searched = secrecy::search(&bed).await?;
+        let report = Report { learned, cells, versions, date: bed.clock.now(), searched: &searched };
+        let page = report.markdown();
+        (report.cells, page)
+    };
     match &arguments.write {
-        Some(path) => std::fs::write(path, report.markdown())?,
-        None => say(&report.markdown())?,
+        Some(path) => std::fs::write(path, page)?,
+        None => say(&page)?,
     }
-    say(&format!("in {seconds} s"))?;
-    say(&report.summary())?;
-    Ok(report.counts().1 == 0)
+    say(&format!("in {} s", bed.clock.monotonic().saturating_sub(begin).as_secs()))?;
+    say(&searched.sentence())?;
+    say(&summary(&cells, &searched))?;
+    Ok(counts(&cells).1 == 0 && searched.leaks.is_empty())
+}
+
+fn not_applicable(left_out: Vec<(Name, &'static str)>) -> impl Iterator<Item = (Name, Outcome)> {
+    left_out.into_iter().map(|(name, reason)| (name, Outcome::NotApplicable(reason)))
+}
+
+fn ended(runs: Vec<Ran>) -> Vec<(Name, Outcome)> {
+    runs.into_iter().map(|ran| (ran.name.clone(), outcome(&ran))).collect()
 }
 
 /// The undisturbed run of each scenario, several times at once: its effects, when they came, and its end.
@@ -123,12 +165,16 @@ async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Ti
     let mut lessons: Vec<Ran> = Vec::new();
     let mut missing = scenarios.to_vec();
     for _ in 0..ROUNDS {
-        let names = missing
-            .iter()
-            .flat_map(|scenario| std::iter::repeat_n(Name { scenario: *scenario, aim: None }, LESSONS));
-        lessons.extend(stage.run(names.collect(), &Goals::new()).await?);
-        if let Some(Ran { name, problems, .. }) = lessons.iter().find(|ran| !ran.problems.is_empty()) {
-            return Err(format!("undisturbed, {name} fails: {}", problems.join("; ")).into());
+        let names = missing.iter().flat_map(|scenario| {
+            std::iter::repeat_n(Name { scenario: *scenario, aim: None, then: None }, LESSONS)
+        });
+        for ran in stage.run(names.collect(), &Goals::new()).await? {
+            if ran.problems.is_empty() {
+                lessons.push(ran);
+            } else {
+                // A machine that has other work to do: it is run again like one that took other steps.
+                say(&format!("undisturbed, {} fails: {}", ran.name, ran.problems.join("; ")))?;
+            }
         }
         missing.retain(|scenario| agreeing(&of(&lessons, *scenario)).is_none());
         if missing.is_empty() {
@@ -176,30 +222,26 @@ fn agreeing<'a>(runs: &[&'a Ran]) -> Option<Vec<&'a Ran>> {
 }
 
 /// All cells; those whose fault did not strike as it should are run again, in the end alone.
-async fn campaign(
-    stage: &mut Stage,
-    cells: Vec<Name>,
-    goals: &Goals,
-) -> Result<Vec<(Name, Outcome)>, Failure> {
+async fn campaign(stage: &mut Stage, cells: Vec<Name>, goals: &Goals) -> Result<Vec<Ran>, Failure> {
     let (total, mut ended) = (cells.len(), Vec::new());
     let mut waiting = cells;
     for again in 0..TRIES {
         let mut missed = Vec::new();
-        for batch in plan::batches(&waiting) {
+        for batch in plan::batches(&waiting, again) {
             for ran in stage.run(batch, goals).await? {
                 if !ran.valid && again + 1 < TRIES {
                     missed.push(ran.name);
                     continue;
                 }
-                let outcome = outcome(&ran);
-                if let Outcome::Failed(problems) = &outcome {
+                if let Outcome::Failed(problems) = outcome(&ran) {
                     let name = &ran.name;
+                    let pairs = if name.then.is_some() { " --pairs" } else { "" };
                     say(&format!(
-                        "FAIL {name}: {}\n     testbed crash-matrix --only {name}",
+                        "FAIL {name}: {}\n     testbed crash-matrix{pairs} --only {name}",
                         problems.join("; ")
                     ))?;
                 }
-                ended.push((ran.name, outcome));
+                ended.push(ran);
             }
             say(&format!("{} of {total}", ended.len()))?;
         }
@@ -210,6 +252,9 @@ async fn campaign(
 
 fn outcome(ran: &Ran) -> Outcome {
     let mut problems = ran.problems.clone();
+    if problems.is_empty() && ran.way_back_is_shorter() {
+        return Outcome::NotApplicable(rule::SHORTER);
+    }
     if !ran.valid {
         problems.insert(0, "INVALID: the fault did not strike".to_owned());
     }
@@ -228,9 +273,10 @@ mod tests {
     fn only_runs_that_took_the_same_steps_are_learned() {
         let effect = |kind, detail: &str| Effect { kind, detail: detail.to_owned() };
         let run = |effects: Vec<Effect>| Ran {
-            name: Name { scenario: Scenario::Rotate, aim: None },
+            name: Name { scenario: Scenario::Rotate, aim: None, then: None },
             effects,
             times: Vec::new(),
+            struck_at: None,
             state: serde_json::Value::Null,
             valid: true,
             problems: Vec::new(),

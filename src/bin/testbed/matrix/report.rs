@@ -6,8 +6,9 @@ use std::fmt::{self, Write as _};
 use chrono::{DateTime, Utc};
 
 use super::cell::Name;
-use super::fault::{Fault, RULES};
+use super::fault::Fault;
 use super::plan::Learned;
+use super::rule::{RULES, SHORTER};
 use super::scenario::Scenario;
 use super::secrecy::Searched;
 
@@ -23,7 +24,7 @@ pub enum Outcome {
 }
 
 /// Everything that was found out.
-pub struct Report {
+pub struct Report<'a> {
     /// The rows.
     pub learned: Learned,
     /// The cells.
@@ -32,28 +33,79 @@ pub struct Report {
     pub versions: Vec<(String, String)>,
     /// When it ended.
     pub date: DateTime<Utc>,
-    /// The search for keys where none may be; it counts as one more cell.
-    pub searched: Searched,
+    /// The search for keys where none may be.
+    pub searched: &'a Searched,
 }
 
-impl Report {
-    /// Cells that passed, failed, and were left out.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let count = |wanted: fn(&Outcome) -> bool| self.cells.iter().filter(|(_, o)| wanted(o)).count();
-        let leaked = usize::from(!self.searched.leaks.is_empty());
-        (
-            count(|outcome| *outcome == Outcome::Passed) + 1 - leaked,
-            count(|outcome| matches!(outcome, Outcome::Failed(_))) + leaked,
-            count(|outcome| matches!(outcome, Outcome::NotApplicable(_))),
-        )
-    }
+/// Cells that passed, failed, and were left out.
+pub fn counts(cells: &[(Name, Outcome)]) -> (usize, usize, usize) {
+    let count = |wanted: fn(&Outcome) -> bool| cells.iter().filter(|(_, o)| wanted(o)).count();
+    (
+        count(|outcome| *outcome == Outcome::Passed),
+        count(|outcome| matches!(outcome, Outcome::Failed(_))),
+        count(|outcome| matches!(outcome, Outcome::NotApplicable(_))),
+    )
+}
 
-    /// The closing line.
-    pub fn summary(&self) -> String {
-        let (passed, failed, left_out) = self.counts();
-        format!("{passed} passed, {failed} failed, {left_out} n.a.")
+/// The closing line. The search for keys where none may be counts as one more cell.
+pub fn summary(cells: &[(Name, Outcome)], searched: &Searched) -> String {
+    let (mut passed, mut failed, left_out) = counts(cells);
+    if searched.leaks.is_empty() {
+        passed += 1;
+    } else {
+        failed += 1;
     }
+    format!("{passed} passed, {failed} failed, {left_out} n.a.")
+}
 
+/// What was tested, and when.
+pub fn tested(versions: &[(String, String)], date: DateTime<Utc>) -> String {
+    let versions: Vec<String> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    format!("Run of {}: {}.", date.format("%-d %B %Y, %H:%M UTC"), versions.join(", "))
+}
+
+/// The table of what is left out, by the rules that took a cell or could have taken one.
+pub fn rules(page: &mut String, cells: &[(Name, Outcome)], faults: &[Fault]) -> fmt::Result {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, outcome) in cells {
+        if let Outcome::NotApplicable(reason) = outcome {
+            *counts.entry(reason).or_default() += 1;
+        }
+    }
+    writeln!(page, "\n## What is left out\n\n| Faults | At | Why | Cells |\n|---|---|---|---|")?;
+    for rule in RULES {
+        let faults: Vec<&str> =
+            rule.faults.iter().filter(|fault| faults.contains(fault)).map(|fault| fault.code()).collect();
+        let count = counts.get(rule.reason).copied().unwrap_or_default();
+        if !faults.is_empty() && (count > 0 || rule.reason != SHORTER) {
+            writeln!(page, "| {} | {} | {} | {count} |", faults.join(", "), rule.at, rule.reason)?;
+        }
+    }
+    Ok(())
+}
+
+/// Each failure, with the command that runs it alone.
+pub fn failures(page: &mut String, cells: &[(Name, Outcome)], command: &str) -> fmt::Result {
+    let failed = cells.iter().filter_map(|(name, outcome)| match outcome {
+        Outcome::Failed(problems) => Some((name, problems)),
+        _ => None,
+    });
+    let mut begun = false;
+    for (name, problems) in failed {
+        if !begun {
+            writeln!(page, "\n## Failures\n")?;
+            begun = true;
+        }
+        let first = name.aim.as_ref().map(|aim| aim.effect.to_string());
+        let second = name.then.as_ref().map(|then| then.effect.to_string());
+        let effects: Vec<String> =
+            first.into_iter().chain(second).map(|effect| format!("`{effect}`")).collect();
+        writeln!(page, "- `{command} --only {name}` ({}): {}", effects.join(", then "), problems.join("; "))?;
+    }
+    Ok(())
+}
+
+impl Report<'_> {
     /// The page: tables, legend, rules, failures, closing line.
     pub fn markdown(&self) -> String {
         let mut page = String::from("# The crash matrix\n\n");
@@ -70,10 +122,7 @@ impl Report {
              effect of the undisturbed run, in order; each column a fault that strikes it. `ok`: passed. `·`: left out by a \
              rule below. `FAIL`: see the end.\n"
         )?;
-        let versions: Vec<String> =
-            self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-        let date = self.date.format("%-d %B %Y, %H:%M UTC");
-        writeln!(page, "Run of {date}: {}.\n", versions.join(", "))?;
+        writeln!(page, "{}\n", tested(&self.versions, self.date))?;
         for (scenario, effects) in &self.learned {
             writeln!(page, "## {}: {}\n", scenario.code(), scenario.story())?;
             let heads: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
@@ -90,43 +139,10 @@ impl Report {
         for fault in Fault::ALL {
             writeln!(page, "| {} | {} |", fault.code(), fault.meaning())?;
         }
-        self.rules(page)?;
-        self.failures(page)?;
+        rules(page, &self.cells, &Fault::ALL)?;
+        failures(page, &self.cells, "testbed crash-matrix")?;
         writeln!(page, "\n{}", self.searched.sentence())?;
-        writeln!(page, "\n{}", self.summary())
-    }
-
-    fn rules(&self, page: &mut String) -> fmt::Result {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for (_, outcome) in &self.cells {
-            if let Outcome::NotApplicable(reason) = outcome {
-                *counts.entry(reason).or_default() += 1;
-            }
-        }
-        writeln!(page, "\n## What is left out\n\n| Faults | At | Why | Cells |\n|---|---|---|---|")?;
-        for rule in RULES {
-            let faults: Vec<&str> = rule.faults.iter().map(|fault| fault.code()).collect();
-            let count = counts.get(rule.reason).copied().unwrap_or_default();
-            writeln!(page, "| {} | {} | {} | {count} |", faults.join(", "), rule.at, rule.reason)?;
-        }
-        Ok(())
-    }
-
-    fn failures(&self, page: &mut String) -> fmt::Result {
-        let failed = self.cells.iter().filter_map(|(name, outcome)| match outcome {
-            Outcome::Failed(problems) => Some((name, problems)),
-            _ => None,
-        });
-        let mut begun = false;
-        for (name, problems) in failed {
-            if !begun {
-                writeln!(page, "\n## Failures\n")?;
-                begun = true;
-            }
-            let effect = name.aim.as_ref().map(|aim| aim.effect.to_string()).unwrap_or_default();
-            writeln!(page, "- `testbed crash-matrix --only {name}` (`{effect}`): {}", problems.join("; "))?;
-        }
-        Ok(())
+        writeln!(page, "\n{}", summary(&self.cells, self.searched))
     }
 
     fn cell(&self, scenario: Scenario, index: usize, fault: Fault) -> &'static str {
@@ -155,8 +171,9 @@ mod tests {
         let name = |fault| {
             let after = std::time::Duration::ZERO;
             let aim = Aim { index: 1, effect: effect.clone(), occurrence: 1, fault, after };
-            Name { scenario: Scenario::Rotate, aim: Some(aim) }
+            Name { scenario: Scenario::Rotate, aim: Some(aim), then: None }
         };
+        let searched = Searched { keys: 2, logs: 3 << 20, revisions: 4, leaks: Vec::new() };
         let report = Report {
             learned: BTreeMap::from([(Scenario::Rotate, vec![effect.clone()])]),
             cells: vec![
@@ -166,7 +183,7 @@ mod tests {
             ],
             versions: vec![("Kubernetes".to_owned(), "v1".to_owned())],
             date: DateTime::UNIX_EPOCH,
-            searched: Searched { keys: 2, logs: 3 << 20, revisions: 4, leaks: Vec::new() },
+            searched: &searched,
         };
         let page = report.markdown();
         assert!(page.contains("| 1 | `provider:mint` | ok | **FAIL** |"), "{page}");
@@ -174,7 +191,8 @@ mod tests {
         assert!(page.contains("I5: 2 keys, searched for in 3 MiB of logs"));
         assert!(page.ends_with("2 passed, 1 failed, 1 n.a.\n"));
         let leaks = vec!["operator-0.log: 1 known, 0 as they are".to_owned()];
-        let broken = Report { searched: Searched { leaks, ..report.searched }, ..report };
+        let broken = Searched { leaks, ..searched };
+        let broken = Report { searched: &broken, ..report };
         assert!(broken.markdown().ends_with("1 passed, 2 failed, 1 n.a.\n"));
     }
 }

@@ -1,21 +1,13 @@
-//! The stories that are disturbed.
+//! The stories that are disturbed: what they are called, and how each ends.
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use llmkey_operator::api::LLMKey;
-use llmkey_operator::sandbox::{OwnerAccess, Sandbox};
-use llmkey_operator::testbed::apply;
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use super::Failure;
-use super::cell::Cell;
+use serde_json::Value;
+
 use super::effect::Kind;
-use super::probe::TARGET;
 
-/// The admin credential's Secret of a cell, and its LLMProvider, have the namespace's name.
-const POLICY: &str = "policy";
-const SOURCE: &str = "chat-source";
+/// How long the provider answers nothing but 503 in S14.
+pub const OUTAGE: Duration = Duration::from_secs(4);
 
 /// A story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,28 +16,58 @@ pub enum Scenario {
     CreateMinted,
     /// S1, supplied.
     CreateSupplied,
-    /// S2.
+    /// S2 and S3, by a person's word.
     Rotate,
-    /// S4.
-    RevokeNow,
+    /// S2, by the policy's schedule.
+    Schedule,
+    /// S4, all keys.
+    RevokeAll,
+    /// S4, one version.
+    RevokeVersion,
     /// S5.
     DeleteKey,
     /// S6.
     DeleteNamespace,
-    /// S8.
+    /// S7, what is delivered.
+    ChangeTarget,
+    /// S7, where keys are made.
+    ChangeProject,
+    /// S8, deleted.
     LoseTarget,
+    /// S8, edited.
+    OverwriteTarget,
+    /// S9.
+    LoseKey,
+    /// S13.
+    RestoreLedger,
+    /// S13, and a person says how to go on.
+    Acknowledge,
+    /// S14.
+    Outage,
+    /// S15.
+    BarePods,
 }
 
 impl Scenario {
     /// All.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 17] = [
         Self::CreateMinted,
         Self::CreateSupplied,
         Self::Rotate,
-        Self::RevokeNow,
+        Self::Schedule,
+        Self::RevokeAll,
+        Self::RevokeVersion,
         Self::DeleteKey,
         Self::DeleteNamespace,
+        Self::ChangeTarget,
+        Self::ChangeProject,
         Self::LoseTarget,
+        Self::OverwriteTarget,
+        Self::LoseKey,
+        Self::RestoreLedger,
+        Self::Acknowledge,
+        Self::Outage,
+        Self::BarePods,
     ];
 
     /// The first part of a cell's name.
@@ -54,10 +76,20 @@ impl Scenario {
             Self::CreateMinted => "S1",
             Self::CreateSupplied => "S1s",
             Self::Rotate => "S2",
-            Self::RevokeNow => "S4",
+            Self::Schedule => "S2s",
+            Self::RevokeAll => "S4",
+            Self::RevokeVersion => "S4v",
             Self::DeleteKey => "S5",
             Self::DeleteNamespace => "S6",
+            Self::ChangeTarget => "S7",
+            Self::ChangeProject => "S7p",
             Self::LoseTarget => "S8",
+            Self::OverwriteTarget => "S8e",
+            Self::LoseKey => "S9",
+            Self::RestoreLedger => "S13",
+            Self::Acknowledge => "S13a",
+            Self::Outage => "S14",
+            Self::BarePods => "S15",
         }
     }
 
@@ -67,10 +99,28 @@ impl Scenario {
             Self::CreateMinted => "an LLMKey whose key the operator makes is created",
             Self::CreateSupplied => "an LLMKey whose key a person supplies is created",
             Self::Rotate => "a made key is rotated by annotation; the overlap lasts 10m (2 s here)",
-            Self::RevokeNow => "all keys of an LLMKey are revoked by `desiredState: Revoked`",
+            Self::Schedule => "the same by the policy's schedule",
+            Self::RevokeAll => "all keys of an LLMKey are revoked by `desiredState: Revoked`",
+            Self::RevokeVersion => "the version in use is listed in `revokedVersions`",
             Self::DeleteKey => "an LLMKey with a made key is deleted, without grace",
             Self::DeleteNamespace => "the namespace of an LLMKey with a made key is deleted, without grace",
+            Self::ChangeTarget => "`target.data` of a made key gets another entry",
+            Self::ChangeProject => {
+                "the LLMProvider names another project, then the key is rotated by annotation"
+            }
             Self::LoseTarget => "a person deletes the target Secret of a made key",
+            Self::OverwriteTarget => "a person overwrites the target Secret of a made key",
+            Self::LoseKey => {
+                "a made key is deleted at the provider; the policy has the trigger `Invalid`, so it is replaced once that is confirmed"
+            }
+            Self::RestoreLedger => {
+                "after a rotation an older copy of the ledger is put back: nothing is made, revoked or delivered"
+            }
+            Self::Acknowledge => "the same, and then a person acknowledges the freeze: another key is made",
+            Self::Outage => "a rotation is due while the provider answers 503 for 4 s",
+            Self::BarePods => {
+                "a made key is rotated, and a bare Pod that nothing restarts has the older key: it is not revoked"
+            }
         }
     }
 
@@ -84,138 +134,82 @@ impl Scenario {
         !matches!(self, Self::CreateMinted | Self::CreateSupplied)
     }
 
+    /// Whether more has to happen before it begins, so that it begins late.
+    pub const fn begins_late(self) -> bool {
+        matches!(self, Self::Schedule | Self::RestoreLedger | Self::Acknowledge)
+    }
+
     /// Whether an effect belongs to the story in every run. While a namespace ends, Kubernetes may delete the target before
-    /// the LLMKey: then it is written once more, which is refused.
+    /// the LLMKey: then it is written once more, which is refused. What status says of an outage comes as often as the
+    /// provider is asked.
     pub const fn counts(self, kind: Kind) -> bool {
         !matches!(
             (self, kind),
             (Self::DeleteNamespace, Kind::TargetCreate | Kind::TargetUpdate | Kind::Status)
+                | (Self::Outage, Kind::Status)
         )
     }
 
-    /// What lies there before the story begins. `provider` is the address that the operator calls, `authority` who signed
-    /// its certificate.
-    pub fn ground(
-        self,
-        cell: &Cell,
-        sandbox: &Sandbox,
-        operator_namespace: &str,
-        provider: &str,
-        authority: &str,
-    ) -> Vec<Value> {
-        let namespace = &cell.namespace;
-        let mut ground = vec![
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-            json!({
-                "apiVersion": "v1", "kind": "Secret",
-                "metadata": {"name": namespace, "namespace": operator_namespace,
-                             "labels": {"llmkeys.dev/admin-credential": "true"}},
-                "stringData": {"credential": sandbox.admin_key(), "host": provider},
-            }),
-            json!({
-                "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMProvider", "metadata": {"name": namespace},
-                "spec": {
-                    "type": "OpenAI", "baseURL": format!("https://{provider}/v1"), "caBundle": authority,
-                    "addresses": "AllowPrivate", "openAI": {"project": cell.project},
-                    "adminCredentialRef": {"name": namespace}, "allowedNamespaces": [namespace],
-                },
-            }),
-            json!({
-                "apiVersion": "llmkeys.dev/v1alpha1", "kind": "RotationPolicy",
-                "metadata": {"name": POLICY, "namespace": namespace},
-                // Two seconds here: long enough that the overlap is always waited for.
-                "spec": {"overlap": {"minimum": "10m", "evidence": {"quietFor": "0s"}}},
-            }),
-        ];
-        if self == Self::CreateSupplied {
-            let value = format!("sk-proj-{}T3BlbkFJsupplied", namespace.replace('-', ""));
-            if sandbox.register_key(&value, &cell.project, "supplied", OwnerAccess::Active).is_none() {
-                cell.violates("INVALID: the sandbox lost the project".to_owned());
-            }
-            ground.push(json!({
-                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SOURCE, "namespace": namespace},
-                "stringData": {"key": value},
-            }));
-        }
-        if self.begins_ready() {
-            ground.push(self.key(cell));
-        }
-        ground
+    /// Whether the same effect comes again and again, as often as time allows: each try to make a key is on record first, and is
+    /// searched for after it. Then the first of those that follow each other counts, and no such search.
+    pub const fn repeats(self) -> bool {
+        matches!(self, Self::Outage)
     }
 
-    /// The LLMKey. Its slots for checks lie far apart, so that none falls into the story.
-    fn key(self, cell: &Cell) -> Value {
-        let source = match self {
-            Self::CreateSupplied => json!({"secretRef": {"name": SOURCE, "key": "key"}}),
-            _ => json!({"mint": {}}),
-        };
-        json!({
-            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
-            "metadata": {"name": TARGET, "namespace": cell.namespace},
-            "spec": {
-                "providerRef": {"name": cell.namespace}, "source": source,
-                "rotationPolicyRef": {"name": POLICY}, "deletionGracePeriod": "0s",
-                "validation": {"interval": "168h"},
-            },
-        })
-    }
-
-    /// The story begins.
-    pub async fn begin(self, client: &Client, cell: &Cell) -> Result<(), Failure> {
-        let keys: Api<LLMKey> = Api::namespaced(client.clone(), &cell.namespace);
-        match self {
-            Self::CreateMinted | Self::CreateSupplied => apply(client, &[self.key(cell)]).await?,
-            Self::Rotate => {
-                let patch = json!({"metadata": {"annotations": {"llmkeys.dev/rotate": "1"}}});
-                keys.patch(TARGET, &PatchParams::default(), &Patch::Merge(patch)).await?;
-            }
-            Self::RevokeNow => {
-                cell.watch(false);
-                let patch = json!({"spec": {"desiredState": "Revoked"}});
-                keys.patch(TARGET, &PatchParams::default(), &Patch::Merge(patch)).await?;
-            }
-            Self::LoseTarget => {
-                // The workload finds it again when it is written.
-                cell.watch(false);
-                let secrets: Api<Secret> = Api::namespaced(client.clone(), &cell.namespace);
-                secrets.delete(TARGET, &DeleteParams::default()).await?;
-            }
-            Self::DeleteKey => {
-                cell.watch(false);
-                keys.delete(TARGET, &DeleteParams::default()).await?;
-            }
-            Self::DeleteNamespace => {
-                cell.watch(false);
-                let namespaces: Api<Namespace> = Api::all(client.clone());
-                namespaces.delete(&cell.namespace, &DeleteParams::default()).await?;
-            }
-        }
-        Ok(())
+    /// How long after its beginning the provider answers nothing but 503.
+    pub fn outage(self) -> Duration {
+        if self == Self::Outage { OUTAGE } else { Duration::ZERO }
     }
 
     /// Whether a state is the story's end, by what anybody can see. Only the undisturbed run is judged so; the others must
     /// come to the same state as it.
     pub fn ended(self, state: &Value) -> bool {
-        let ready = state["key"]["conditions"]["Ready"].as_str().is_some_and(|r| r.starts_with("True"));
+        let condition = |name: &str, begins: &str| {
+            state["key"]["conditions"][name].as_str().is_some_and(|told| told.starts_with(begins))
+        };
+        let ready = condition("Ready", "True");
         let versions = &state["key"]["versions"];
         let begins = |index: usize, what: &str| {
             versions[index].as_str().is_some_and(|version| version.starts_with(what))
         };
+        let replaced = ready && begins(0, "2 Current") && begins(1, "1 Revoked") && state["live"] == 1;
+        let delivers = ready && state["delivered"] == true && state["live"] == 1;
         let gone = state["key"].is_null() && state["ledger"] == false && state["live"] == 0;
         match self {
             Self::CreateMinted | Self::CreateSupplied => {
                 ready && state["live"] == 1 && !versions[0].is_null()
             }
-            Self::Rotate => ready && begins(0, "2 Current") && begins(1, "1 Revoked") && state["live"] == 1,
-            Self::RevokeNow => begins(0, "1 Revoked") && state["target"].is_null() && state["live"] == 0,
+            Self::Rotate | Self::Schedule | Self::RevokeVersion | Self::ChangeProject | Self::Outage => {
+                replaced
+            }
+            Self::RevokeAll => begins(0, "1 Revoked") && state["target"].is_null() && state["live"] == 0,
             Self::DeleteKey | Self::DeleteNamespace => gone,
-            Self::LoseTarget => ready && state["delivered"] == true && state["live"] == 1,
+            Self::ChangeTarget => {
+                delivers && state["target"]["entries"].as_array().is_some_and(|all| all.len() == 3)
+            }
+            Self::LoseTarget | Self::OverwriteTarget => delivers,
+            Self::LoseKey => delivers && begins(0, "2 Current") && begins(1, "1 Revoked"),
+            Self::RestoreLedger => {
+                condition("Stalled", "True LedgerRolledBack") && state["frozen"] == "LedgerRolledBack"
+            }
+            Self::Acknowledge => {
+                delivers && begins(0, "3 Current") && begins(2, "1 Revoked") && state["frozen"].is_null()
+            }
+            Self::BarePods => {
+                ready
+                    && begins(0, "2 Current")
+                    && condition("OverlapActive", "True WaitingForConsumers")
+                    && state["key"]["consumers"][0] == "Pod app Straggler BarePod"
+                    && state["live"] == 2
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -224,5 +218,12 @@ mod tests {
         assert!(Scenario::Rotate.ended(&state("1 Revoked Minted")));
         assert!(!Scenario::Rotate.ended(&state("1 Retiring Minted")));
         assert!(!Scenario::DeleteKey.ended(&state("1 Revoked Minted")));
+    }
+
+    #[test]
+    fn codes_are_distinct_and_found() {
+        for scenario in Scenario::ALL {
+            assert_eq!(Scenario::of(scenario.code()), Some(scenario));
+        }
     }
 }

@@ -11,7 +11,7 @@ use futures::channel::mpsc::{UnboundedSender, unbounded};
 use serde::Deserialize;
 
 use super::cell::Cell;
-use super::exchange::Proxy;
+use super::exchange::{Proxy, Wire};
 use super::upstream::without;
 
 /// How often what was held back is looked at.
@@ -43,17 +43,22 @@ struct Held {
 }
 
 /// The answer to a watch.
-pub fn pump(proxy: Arc<Proxy>, upstream: reqwest::Response) -> Response {
+pub fn pump(proxy: Arc<Proxy>, wire: Arc<Wire>, upstream: reqwest::Response) -> Response {
     let (sender, receiver) = unbounded::<Bytes>();
     let (status, headers) = (upstream.status(), without(upstream.headers()));
-    tokio::spawn(run(proxy, upstream, sender));
+    tokio::spawn(run(proxy, wire, upstream, sender));
     let mut response = Response::new(Body::from_stream(receiver.map(Ok::<_, io::Error>)));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
 
-async fn run(proxy: Arc<Proxy>, upstream: reqwest::Response, sender: UnboundedSender<Bytes>) {
+async fn run(
+    proxy: Arc<Proxy>,
+    wire: Arc<Wire>,
+    upstream: reqwest::Response,
+    sender: UnboundedSender<Bytes>,
+) {
     let mut chunks = upstream.bytes_stream();
     let mut rest: Vec<u8> = Vec::new();
     let mut held: Vec<Held> = Vec::new();
@@ -68,6 +73,9 @@ async fn run(proxy: Arc<Proxy>, upstream: reqwest::Response, sender: UnboundedSe
                 }
             }
             () = tokio::time::sleep(TICK) => {}
+        }
+        if wire.is_cut() {
+            return;
         }
         held = show(held, &sender);
         if sender.is_closed() {

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
-use llmkey_operator::api::LLMKey;
-use llmkey_operator::sandbox::{KeyState, Sandbox};
+use llmkey_operator::api::{LLMKey, LLMProvider};
+use llmkey_operator::sandbox::{KeyRecord, KeyState, Sandbox};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
@@ -18,6 +18,7 @@ pub struct World {
     keys: HashMap<String, Value>,
     targets: HashMap<String, Secret>,
     ledgers: HashSet<String>,
+    frozen: HashMap<String, String>,
 }
 
 impl World {
@@ -27,7 +28,18 @@ impl World {
         let keys = Api::<LLMKey>::all(admin.clone()).list(&all).await?.items;
         let ours = ListParams::default().labels("app.kubernetes.io/managed-by=llmkey-operator");
         let secrets = Api::<Secret>::all(admin.clone()).list(&ours).await?.items;
-        let mut world = Self { keys: HashMap::new(), targets: HashMap::new(), ledgers: HashSet::new() };
+        let providers = Api::<LLMProvider>::all(admin.clone()).list(&all).await?.items;
+        let mut world = Self {
+            keys: HashMap::new(),
+            targets: HashMap::new(),
+            ledgers: HashSet::new(),
+            frozen: HashMap::new(),
+        };
+        for provider in providers {
+            let name = provider.name_any();
+            let frozen = provider.status.and_then(|status| status.frozen);
+            world.frozen.extend(frozen.map(|frozen| (name, frozen.reason)));
+        }
         for key in keys {
             world.keys.insert(key.namespace().unwrap_or_default(), serde_json::to_value(&key)?);
         }
@@ -44,7 +56,8 @@ impl World {
 
     /// What is to be compared of one cell: no names, times or values, but whether the delivered key is the one that lives.
     pub fn of(&self, cell: &Cell, sandbox: &Sandbox) -> Value {
-        let live = sandbox.live_keys(&cell.project);
+        let live: Vec<KeyRecord> =
+            cell.projects.iter().flat_map(|project| sandbox.live_keys(project)).collect();
         // The target of a deleted LLMKey is Kubernetes' garbage collector's.
         let target = self.targets.get(&cell.namespace).filter(|_| self.keys.contains_key(&cell.namespace));
         let delivered = target.and_then(|secret| secret.data.as_ref()?.get(ENTRY));
@@ -59,6 +72,7 @@ impl World {
             "delivered": live.iter().any(|key| Some(&key.fingerprint) == delivered.as_ref()),
             "ledger": self.ledgers.contains(&cell.ledger),
             "live": live.len(),
+            "frozen": self.frozen.get(&cell.namespace),
         })
     }
 
@@ -66,7 +80,7 @@ impl World {
     pub fn lost(&self, cell: &Cell, sandbox: &Sandbox) -> Vec<String> {
         let versions = self.keys.get(&cell.namespace).map(|key| key["status"]["versions"].to_string());
         let known = |id: &str| versions.as_ref().is_some_and(|text| text.contains(id));
-        let keys = sandbox.keys(&cell.project).into_iter();
+        let keys = cell.projects.iter().flat_map(|project| sandbox.keys(project));
         let minted = keys.filter(|key| key.state != KeyState::Deleted && key.service_account_id.is_some());
         minted.filter(|key| !known(&key.id)).map(|key| key.service_account_name.unwrap_or(key.id)).collect()
     }
@@ -95,6 +109,15 @@ fn key(key: &Value) -> Value {
             told.join(" ")
         })
         .collect();
+    let consumers: Vec<String> = status["consumers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|consumer| {
+            let fields = ["kind", "name", "state", "reason"].map(|field| consumer[field].as_str());
+            fields.map(Option::unwrap_or_default).join(" ")
+        })
+        .collect();
     json!({
         "finalizers": key["metadata"]["finalizers"],
         "deleting": key["metadata"]["deletionTimestamp"].is_string(),
@@ -103,6 +126,7 @@ fn key(key: &Value) -> Value {
         "currentVersion": status["currentVersion"],
         "health": status["health"]["state"],
         "lastHandledRotate": status["lastHandledRotate"],
+        "consumers": consumers,
         "seen": status["observedGeneration"] == key["metadata"]["generation"],
     })
 }

@@ -125,7 +125,7 @@ impl Actor<'_> {
             NotDone::Failed(call_failure(reason, message, &error))
         })?;
         let listed = listed.into_iter().map(|key| (key.id, key.name));
-        Ok(Learned::Strays(strays(record(o)?, listed, below)))
+        Ok(Learned::Strays(strays(record(o)?, listed, below, o.key.revoke_all)))
     }
 
     pub(super) async fn revoke_stray(

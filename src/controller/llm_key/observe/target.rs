@@ -43,8 +43,13 @@ pub(super) async fn read_target(ctx: &Ctx, seeing: &mut Seeing) -> Result<(), ku
     let uid = secret.uid().unwrap_or_default();
     o.target = match owner(secret.owner_references()) {
         Some((_, owner_uid)) if *owner_uid == *o.key.uid => {
-            let deliverable = deliverable(ctx, &o.ledger, held);
-            let carries = deliverable.into_iter().find(|v| carries(&secret, held, *v, &o.key.name));
+            let mut carries = carried(ctx, &o.ledger, held, &secret, &o.key.name);
+            if carries.is_none() && matches!(o.ledger, LedgerView::Present(_)) {
+                // A version that another replica delivered after our ledger was read is in the ledger by now: it is recorded
+                // before it is delivered. What the newer one does not know either is another hand's.
+                o.ledger = super::read_ledger(ctx, namespace, &o.key.name, remember).await?;
+                carries = carried(ctx, &o.ledger, held, &secret, &o.key.name);
+            }
             let touched =
                 remember.target.as_ref().is_none_or(|seen| *seen.resource_version != *resource_version);
             if carries.is_some() {
@@ -100,6 +105,11 @@ fn deliverable(ctx: &Ctx, ledger: &LedgerView, held: &mut Held) -> Vec<i32> {
         open(ctx, ledger, *number, held);
     }
     numbers
+}
+
+/// The version that the Secret carries, of those that it may.
+fn carried(ctx: &Ctx, ledger: &LedgerView, held: &mut Held, secret: &Secret, key: &str) -> Option<i32> {
+    deliverable(ctx, ledger, held).into_iter().find(|version| carries(secret, held, *version, key))
 }
 
 /// Whether the Secret is exactly what delivering the version would write.

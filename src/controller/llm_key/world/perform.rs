@@ -255,7 +255,7 @@ impl World {
         self.account().ok_or_else(|| failed(Reason::AdminCredentialMissing))?;
         let listed =
             self.listed(project).into_iter().map(|(id, name)| (ProviderKeyId::parse(&id).unwrap(), name));
-        Ok(Learned::Strays(strays(record(o)?, listed, below)))
+        Ok(Learned::Strays(strays(record(o)?, listed, below, o.key.revoke_all)))
     }
 
     fn revoke_stray(&mut self, o: &Observed, project: &str, id: &str) -> Result<Learned, Undone> {
