@@ -207,6 +207,6 @@ mod tests {
                 "crash-matrix --pairs --only S2:1:CA+3:EDIT` (`ledger:swap`, then `ledger:swap`): I1"
             )
         );
-        assert!(page.ends_with("12 passed, 1 failed, 0 n.a.\n"), "{page}");
+        assert!(page.ends_with("13 passed, 1 failed, 0 n.a.\n"), "{page}");
     }
 }
