@@ -218,8 +218,8 @@ async fn cron_names_an_hour_in_new_york() {
 async fn a_spare_stands_beside_the_key() {
     let t = Tenant::new("spare-example").await;
     play(&t, "01-quickstart.yaml").await;
-    let key = ready(&t, "12-spare.yaml").await;
-    assert_eq!(policy(&key), "RotationPolicy/monthly-with-a-spare");
+    ready(&t, "12-spare.yaml").await;
+    t.until("chat", "the policy", |key| policy(key) == "RotationPolicy/monthly-with-a-spare").await;
     t.until("chat", "version 2 is ready", |key| state(key, 2).as_deref() == Some("Spare")).await;
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 2);
 }

@@ -18,7 +18,7 @@ use llmkey_operator::sandbox::{Sandbox, SandboxOptions};
 use llmkey_operator::testbed::install::{Installation, install_chart};
 use llmkey_operator::testbed::process::{Process, random_suffix};
 use llmkey_operator::testbed::{ControlPlane, Options, apply};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use load::{Load, PROVIDER, Times, VALUE_PREFIX};
 use measure::{Snapshot, memory, percentile, quiet};
@@ -80,7 +80,7 @@ enum Who {
 
 /// Runs all phases. Returns the table, which is also written where the arguments say.
 pub async fn run(arguments: Arguments) -> Result<String, Failure> {
-    let bed = Bed::make(arguments.operator.clone()).await?;
+    let bed = Bed::make(arguments.operator.clone(), &json!({})).await?;
     let mut report = Report::new(&bed.cluster, bed.clock.now());
     if arguments.trickle > 0 {
         report.trickle = Some(bed.trickles(arguments.trickle).await?);
@@ -101,7 +101,7 @@ pub async fn run(arguments: Arguments) -> Result<String, Failure> {
 }
 
 impl Bed {
-    async fn make(operator: Option<PathBuf>) -> Result<Self, Failure> {
+    async fn make(operator: Option<PathBuf>, values: &Value) -> Result<Self, Failure> {
         let operator = match operator {
             Some(path) => path,
             None => std::env::current_exe()?.with_file_name("llmkey-operator"),
@@ -111,7 +111,7 @@ impl Bed {
         }
         let clock = Clock::start();
         let cluster = ControlPlane::start(Options::default()).await?;
-        let installation = install_chart(&cluster, OPERATOR_NAMESPACE, &json!({})).await?;
+        let installation = install_chart(&cluster, OPERATOR_NAMESPACE, values).await?;
         let sandbox = Sandbox::start(SandboxOptions::new(Arc::new(move || clock.now_precise()))).await?;
         if !sandbox.accept_pattern(VALUE_PREFIX, sandbox.project_id()) {
             return Err("the sandbox lost its project".into());

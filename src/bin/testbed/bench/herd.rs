@@ -59,7 +59,7 @@ struct Check {
 
 /// Runs it. False if something does not hold.
 pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
-    let bed = Bed::make(arguments.operator.clone()).await?;
+    let bed = Bed::make(arguments.operator.clone(), &json!({"rollout": {"enabled": true}})).await?;
     let herd = Herd { bed: &bed, keys: arguments.keys, limit: arguments.limit };
     let checks = herd.run().await?;
     let failed = checks.iter().filter(|check| !check.holds).count();
