@@ -9,7 +9,7 @@ cache=${LLMKEY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/llmkey-operator}/mutants
 copy=$cache/checkout
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 # A test that waits for what never comes has caught its fault as well.
-limit=${LLMKEY_MUTANT_SECONDS:-900}
+limit=${LLMKEY_MUTANT_SECONDS:-300}
 mutants=$PWD/tests/mutants
 page=$PWD/docs/evidence/mutants.md
 

@@ -191,7 +191,8 @@ impl Herd<'_> {
     }
 
     async fn start(&self) -> Result<Operator, Failure> {
-        let mut operator = Operator::spawn_with(self.bed, &[format!("--test-time-divisor={DIVISOR}")])?;
+        let arguments = [format!("--test-time-divisor={DIVISOR}"), "--rollout=true".to_owned()];
+        let mut operator = Operator::spawn_with(self.bed, &arguments)?;
         operator.ready().await?;
         Ok(operator)
     }
