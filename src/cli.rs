@@ -109,7 +109,7 @@ struct RunArgs {
     /// Name of this process in the Lease and in events [default: `POD_NAME`, or host name and process id].
     #[arg(long, env = "LLMKEY_IDENTITY")]
     identity: Option<String>,
-    /// Reconciles at the same time, for each kind.
+    /// Reconciles at the same time, for each kind; of LLMKeys, for each provider.
     #[arg(long, env = "LLMKEY_CONCURRENCY", default_value_t = 16,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
@@ -168,7 +168,7 @@ pub struct Config {
     pub lease_name: String,
     /// Name of this process in the Lease and in events.
     pub identity: String,
-    /// Reconciles at the same time, for each kind; at least 1.
+    /// Reconciles at the same time, for each kind; of LLMKeys, for each provider. at least 1.
     pub concurrency: u16,
     /// Log filter at the start.
     pub log_level: String,

@@ -23,7 +23,7 @@ use crate::cli::Config;
 use crate::controller::account::AccountStates;
 use crate::controller::consumers::Rosters;
 use crate::controller::context::{Accounts, Ctx, Stores};
-use crate::controller::index::Index;
+use crate::controller::index::{Index, Name};
 use crate::controller::watches::{self, Setup, Wake};
 use crate::controller::{
     fleet, install, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper,
@@ -348,6 +348,10 @@ async fn lead(
     fleet::seed(&ctx);
     let keys = queue::run(
         woken.keys.take_until(stopped(stop.clone())),
+        {
+            let ctx = Arc::clone(&ctx);
+            move |name: &Name| llm_key::lane(&ctx, name)
+        },
         config.concurrency.into(),
         DEBOUNCE,
         clock,

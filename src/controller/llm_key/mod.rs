@@ -53,6 +53,18 @@ const MAX_STEPS: usize = 32;
 /// How long to wait for a watch that is behind our own write.
 const LATE_WATCH: Duration = Duration::from_millis(20);
 
+/// Whose answers work on an LLMKey waits for: the LLMProvider, or the provider whose public endpoint it names.
+pub fn lane(ctx: &Ctx, name: &Name) -> String {
+    let guarded = ctx.stores.keys.get(&ObjectRef::new(&name.1).within(&name.0));
+    let spec = guarded.as_ref().and_then(|key| Some(&key.0.as_ref().ok()?.spec));
+    match spec.map(|spec| (&spec.provider_ref, spec.provider)) {
+        Some((Some(account), _)) => account.name.clone(),
+        // No LLMProvider has a name like that.
+        Some((None, Some(provider))) => format!("{provider:?}"),
+        Some((None, None)) | None => String::new(),
+    }
+}
+
 /// One reconcile, of the LLMKey as it is when its turn comes. Returns when to look again, if that is known.
 pub async fn in_turn(ctx: Arc<Ctx>, name: Name) -> Option<Duration> {
     let guarded = ctx.stores.keys.get(&ObjectRef::new(&name.1).within(&name.0))?;
