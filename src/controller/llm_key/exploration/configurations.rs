@@ -50,7 +50,7 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     one("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
     one("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1), false),
     one("one-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), true),
-    one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), false),
+    one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     one("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     one("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), false),
     spare("spare-created-1-crash-1-lost", Beginning::Created, budget(1, 1, 0, 0, 0), true),

@@ -80,7 +80,7 @@ pub struct Place {
     pub names: BTreeSet<String>,
     /// Versions on which L4 was recorded, with their fingerprints.
     pub retired: BTreeMap<i32, (usize, String)>,
-    /// The version that was last written to the target.
+    /// The newest version that was ever written to the target.
     pub published: i32,
 }
 

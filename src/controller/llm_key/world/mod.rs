@@ -98,7 +98,7 @@ pub struct History {
     pub minted: BTreeMap<String, usize>,
     /// Versions on which L4 was recorded, how often, and their fingerprints.
     pub retired: BTreeMap<i32, (usize, String)>,
-    /// The version that was last written to the target.
+    /// The newest version that was ever written to the target.
     pub published: i32,
     /// Restarts of workloads, by what they were marked with.
     pub restarts: BTreeMap<(String, String), usize>,

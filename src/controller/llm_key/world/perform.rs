@@ -320,14 +320,15 @@ impl World {
         if self.target.as_ref().is_some_and(|t| t.owner.is_none() && !t.adoptable) {
             return broken("somebody else's Secret is overwritten");
         }
-        if version < self.history.published {
-            return broken(format!("I7: version {version} after {}", self.history.published));
+        let newest = self.newest_delivered();
+        if version < newest {
+            return broken(format!("I7: version {version} after {newest}"));
         }
         let fingerprint = facts(&bytes).fingerprint;
         if self.history.retired.values().any(|(_, retired)| *retired == fingerprint) {
             return broken(format!("I7: version {version} is published after its L4"));
         }
-        self.history.published = version;
+        self.history.published = self.history.published.max(version);
         self.history.writes += 1;
         // Whoever has the old key uses it until now.
         let (old, now) = (self.target.as_ref().map(|t| t.bytes.clone()), self.now);
@@ -345,6 +346,19 @@ impl World {
         });
         held.target_version = Some(n);
         Ok(Learned::TargetWritten { version, since: Some(written) })
+    }
+
+    /// No write may put an older version into the target: the newest one that was written there, or, if another hand has deleted
+    /// or changed that since, the newest one that the ledger calls delivered. What a process wrote and did not live to record is
+    /// not known to the next one, and a key that works must not be kept from workloads for it.
+    fn newest_delivered(&self) -> i32 {
+        let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return self.history.published };
+        let newest = Self::bytes_of(record, self.history.published);
+        if self.target.as_ref().is_some_and(|t| newest.is_none_or(|bytes| bytes == t.bytes)) {
+            return self.history.published;
+        }
+        let delivered = record.versions.iter().filter(|v| v.published_at.is_some());
+        delivered.map(|v| v.version).max().unwrap_or_default()
     }
 
     fn delete_target(&mut self, held: &Held) -> Result<Learned, Undone> {
