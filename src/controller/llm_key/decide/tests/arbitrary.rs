@@ -111,6 +111,9 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
             ledger.record.owner = None;
         }
         share_keys(&mut ledger.record, &seeds[16..20]);
+        // So much holds of every record: nobody supplies a spare.
+        let spares = ledger.record.versions.iter_mut().filter(|v| v.state == VersionState::Spare);
+        spares.for_each(|spare| spare.origin = Origin::Minted);
         let retiring = ledger.record.versions.iter().filter(|v| v.state == VersionState::Retiring);
         if seeds[20].is_multiple_of(2) {
             o.pass.checked_after_l4.extend(retiring.map(|v| v.version));

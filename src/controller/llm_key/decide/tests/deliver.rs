@@ -265,6 +265,43 @@ fn a_target_that_was_changed_or_deleted_is_written_again() {
     assert_eq!(target(&run.world), Some(good.as_str()), "{}", run.story());
 }
 
+/// A process that died after it wrote the newer version left no word of that; then a person deleted the Secret, and nobody can say
+/// whether the newer key works.
+#[test]
+fn a_deleted_target_gets_the_key_that_is_known_to_work() {
+    let mut run = after(World::minting(), 60);
+    let older = run.world.target.clone().unwrap().bytes;
+    run.world.policy = by_hand();
+    run.world.rotate("now");
+    let before = run.effects;
+    let whole = after_rotation(&run.world);
+    let written = before + 1 + whole.iter().position(|name| *name == "write_target").unwrap();
+    run.faults.insert(written, super::driver::Fault::CrashAfter);
+    while run.effects < written {
+        let next = run.world.now.timestamp() - at(0).timestamp() + 1;
+        run.until(&[], next).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    }
+    let newer = run.world.target.take().unwrap().bytes;
+    assert_ne!(newer, older, "{}", run.story());
+    assert_eq!(run.world.record().version(2).unwrap().state, Pending, "{}", run.story());
+    run.world.provider.answers = Some(Verdict::ProviderDown);
+    let next = run.world.now.timestamp() - at(0).timestamp() + 2;
+    run.until(&[], next).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(target(&run.world), Some(older.as_str()), "{}", run.story());
+    run.world.provider.answers = None;
+    run.until(&[], next + 900).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(target(&run.world), Some(newer.as_str()), "{}", run.story());
+    assert_eq!(states(&run.world), [Overlap, Current], "{}", run.story());
+}
+
+/// Names of the effects of the rotation that was just asked for.
+fn after_rotation(world: &World) -> Vec<&'static str> {
+    let mut run = Run::new(world.clone());
+    let end = world.now.timestamp() - at(0).timestamp() + 30;
+    run.until(&[], end).unwrap();
+    run.names
+}
+
 #[test]
 fn a_pending_key_leaves_the_target_alone() {
     let mut run = after(World::minting(), 60);
