@@ -26,7 +26,7 @@ use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::{Index, Name};
 use crate::controller::watches::{self, Setup, Wake};
 use crate::controller::{
-    fleet, install, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper,
+    fleet, install, keyring, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper,
 };
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
@@ -229,7 +229,7 @@ async fn lead(
         .map_err(|source| RunError::AuditLog { path: config.audit_log.clone(), source })?;
     let account_states = AccountStates::new(
         install::cluster(&client).await?,
-        ledger::AccountStore::new(&client, &config.operator_namespace, Arc::clone(&keyring)),
+        ledger::AccountStore::new(&client, &config.operator_namespace, keyring.clone()),
     );
     let (keys, keys_writer) = watches::store::<LLMKey>();
     let (policies, policies_writer) = watches::store::<RotationPolicy>();
@@ -240,7 +240,7 @@ async fn lead(
     let (wake, woken) = Wake::channel();
     let setup = Setup { client: client.clone(), streaming: config.streaming_lists };
     let ctx = Arc::new(Ctx {
-        ledgers: ledger::Store::new(&client, &config.operator_namespace, Arc::clone(&keyring), trail),
+        ledgers: ledger::Store::new(&client, &config.operator_namespace, keyring.clone(), trail),
         providers: Providers::new(ProvidersConfig {
             loopback_only: config.test_time_divisor > 1,
             watch: calls(metrics.clone(), clock),
@@ -369,7 +369,8 @@ async fn lead(
     watches::wake_released(&index, &stores.keys, &config.operator_namespace, &wake);
     let released = released::run(Arc::clone(&ctx), woken.released).boxed();
     let sweeper = sweeper::run(Arc::clone(&ctx)).boxed();
-    for part in [released, sweeper] {
+    let rewrapping = keyring::run(Arc::clone(&ctx), config.keyring_dir.clone()).boxed();
+    for part in [released, sweeper, rewrapping] {
         let mut stopping = stop.clone();
         tasks.spawn(async move {
             tokio::select! {

@@ -66,5 +66,7 @@ pub const MANAGED_BY: &str = "llmkey-operator";
 pub const LEDGER_TYPE: &str = "llmkeys.dev/ledger";
 /// Annotation on a ledger: facts for caches that hold metadata only.
 pub const LEDGER_SUMMARY: &str = "llmkeys.dev/summary";
+/// Annotation on a ledger: ids of the key-encryption keys that it needs, with commas between them.
+pub const LEDGER_SEALED_BY: &str = "llmkeys.dev/sealed-by";
 /// Prefix of the labels on a ledger, one for each key that is not yet revoked.
 pub const KEY_FINGERPRINT_LABEL_PREFIX: &str = "k.llmkeys.dev/";

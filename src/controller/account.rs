@@ -9,12 +9,13 @@ use chrono::{DateTime, Utc};
 
 use super::context::Ctx;
 use super::llm_key::memory::{Seen, unchanged};
+use super::llm_key::unreadable;
 use super::sweeper::crowd;
 use crate::api::{Reason, rfc3339};
 use crate::domain::budget;
 use crate::ledger::{
     AccountId, AccountLedger, AccountRecord, AccountRef, AccountStore, Freeze, FreezeReason, LedgerError,
-    MAX_LISTED,
+    MAX_LISTED, Rewrapped,
 };
 
 /// Another hand wrote first: so often it is tried again.
@@ -56,6 +57,12 @@ impl AccountStates {
             slots: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Takes an account's ledger, by the name of its Secret, to the newest key-encryption key.
+    pub async fn rewrap(&self, secret: &str, writer: &str) -> Result<Option<Rewrapped>, LedgerError> {
+        let _turn = self.turn.lock().await;
+        self.store.rewrap(secret, writer).await
     }
 
     /// Keys of ours at the account that no ledger holds, as the last sweep found them.
@@ -114,7 +121,7 @@ impl Ctx {
                 Ok(freeze.map(|freeze| (freeze.reason.reason(), told(freeze, &account.provider))))
             }
             Err(AccountError::Kube(error)) => Err(*error),
-            Err(AccountError::Unusable(message)) => Ok(Some((Reason::LedgerUnreadable, message))),
+            Err(AccountError::Unusable(reason, message)) => Ok(Some((reason, message))),
         }
     }
 
@@ -129,11 +136,14 @@ impl Ctx {
         }
         let ledger = self.opened(account).await.map_err(|error| match error {
             LedgerError::Kube(error) => AccountError::Kube(error),
-            error => AccountError::Unusable(format!(
-                "the ledger of the account, Secret {} in namespace {}: {error}",
-                account.ledger_name(),
-                self.operator_namespace
-            )),
+            error => AccountError::Unusable(
+                unreadable(&error),
+                format!(
+                    "the ledger of the account, Secret {} in namespace {}: {error}",
+                    account.ledger_name(),
+                    self.operator_namespace
+                ),
+            ),
         })?;
         let known = Arc::new(ledger);
         lock(&self.account_states.known).insert(account.clone(), Arc::clone(&known));
@@ -210,7 +220,7 @@ impl Ctx {
         }
         let record = match self.account_record(&id).await {
             Ok(record) if record.frozen.is_none() => record,
-            Ok(_) | Err(AccountError::Unusable(_)) => return Ok(()),
+            Ok(_) | Err(AccountError::Unusable(..)) => return Ok(()),
             Err(AccountError::Kube(error)) => return Err(*error),
         };
         let providers = BTreeSet::from([account.provider.clone()]);
@@ -247,7 +257,7 @@ impl Ctx {
             Ok(record) => record,
             Err(AccountError::Kube(error)) => return Err(LedgerError::Kube(error)),
             // Its freeze was asked for before.
-            Err(AccountError::Unusable(_)) => return Err(LedgerError::Conflict),
+            Err(AccountError::Unusable(..)) => return Err(LedgerError::Conflict),
         };
         let slot = {
             let mut slots = lock(&self.account_states.slots);
@@ -337,9 +347,9 @@ pub enum AccountError {
     /// The API server did not answer: nothing is known.
     #[error("the account's ledger could not be reached")]
     Kube(#[source] Box<kube::Error>),
-    /// It may not be used, with the reason in words.
-    #[error("{0}")]
-    Unusable(String),
+    /// It may not be used: why, also in words.
+    #[error("{1}")]
+    Unusable(Reason, String),
 }
 
 /// A random mark.

@@ -9,11 +9,11 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
-use super::index::Index;
+use super::index::{Index, SecretMeta};
 use crate::api::{
     ADMIN_CREDENTIAL_LABEL, ClusterRotationPolicy, LLMKey, LLMProvider, Reason, RotationPolicy,
 };
-use crate::crypto::{InstallKey, Keyring, SecretBytes};
+use crate::crypto::{InstallKey, SecretBytes, SharedKeyring};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
@@ -54,7 +54,7 @@ pub struct Ctx {
     /// The install.
     pub install: Install,
     /// Key-encryption keys.
-    pub keyring: Arc<Keyring>,
+    pub keyring: SharedKeyring,
     /// The ledgers.
     pub ledgers: ledger::Store,
     /// The providers.
@@ -112,6 +112,12 @@ impl Ctx {
     ) -> Result<AccountResult, kube::Error> {
         let api = Api::namespaced(self.client.clone(), &self.operator_namespace);
         self.accounts.get(&api, provider, endpoint, self.stamp(provider)).await
+    }
+
+    /// Whether the keyring has all that a ledger says it needs.
+    pub fn opens(&self, ledger: &SecretMeta) -> bool {
+        let keyring = self.keyring.now();
+        ledger.sealed_by.as_deref().is_none_or(|needs| needs.split(',').all(|id| keyring.has(id)))
     }
 
     /// What changes whenever the account may have changed: the LLMProvider or its admin credential.

@@ -9,7 +9,8 @@ use kube::api::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::{Resource, ResourceExt};
 
-use crate::api::{ADOPT_BY, GROUP, LEDGER_SUMMARY, LLMKey};
+use crate::api::{ADOPT_BY, GROUP, LEDGER_SEALED_BY, LEDGER_SUMMARY, LLMKey};
+use crate::domain::names::ACCOUNT_LEDGER_PREFIX;
 
 /// Namespace and name.
 pub type Name = (Box<str>, Box<str>);
@@ -32,6 +33,21 @@ pub struct SecretMeta {
     pub adopt_by: Option<Box<str>>,
     /// A ledger's summary.
     pub summary: Option<Box<str>>,
+    /// The key-encryption keys that a ledger needs, with commas between them; none also if it was written before that was told.
+    pub sealed_by: Option<Box<str>>,
+}
+
+/// A ledger as its metadata tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerMeta {
+    /// Name of its Secret.
+    pub secret: Box<str>,
+    /// Its version.
+    pub resource_version: Box<str>,
+    /// The LLMKey that it was written for; none for an account's.
+    pub key: Option<Name>,
+    /// See [`SecretMeta::sealed_by`].
+    pub sealed_by: Option<Box<str>>,
 }
 
 impl SecretMeta {
@@ -44,6 +60,7 @@ impl SecretMeta {
             owner: owner(secret.owner_references()),
             adopt_by: annotation(ADOPT_BY),
             summary: annotation(LEDGER_SUMMARY).filter(|_| ledgers),
+            sealed_by: annotation(LEDGER_SEALED_BY).filter(|_| ledgers),
         }
     }
 }
@@ -208,6 +225,30 @@ impl Index {
     pub fn ledgers(&self, operator_namespace: &str) -> Vec<Name> {
         let summaries = self.summaries(operator_namespace);
         summaries.iter().map(|summary| name(&summary.namespace, &summary.name)).collect()
+    }
+
+    /// All ledgers, those of accounts included.
+    pub fn ledger_metas(&self, operator_namespace: &str) -> Vec<LedgerMeta> {
+        let inner = self.read();
+        let ledgers = inner.secrets.iter().filter(|(id, meta)| *id.0 == *operator_namespace && !meta.gone);
+        ledgers
+            .filter_map(|(id, meta)| {
+                let key = match &meta.summary {
+                    Some(summary) => {
+                        let summary: crate::ledger::Summary = serde_json::from_str(summary).ok()?;
+                        Some(name(&summary.namespace, &summary.name))
+                    }
+                    None if id.1.starts_with(ACCOUNT_LEDGER_PREFIX) => None,
+                    None => return None,
+                };
+                Some(LedgerMeta {
+                    secret: id.1.clone(),
+                    resource_version: meta.resource_version.clone(),
+                    key,
+                    sealed_by: meta.sealed_by.clone(),
+                })
+            })
+            .collect()
     }
 
     /// What the ledgers say of themselves.

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::{Client, ResourceExt};
 
 use super::{brief, context::Install};
 use crate::api::{LEDGER_TYPE, LLMKey, MANAGED_BY, MANAGED_BY_LABEL};
 use crate::crypto::{
-    EntropyError, InstallKey, InstallKeyError, Keyring, KeyringError, SecretBytes, SystemEntropy,
+    EntropyError, InstallKey, InstallKeyError, Keyring, KeyringError, SecretBytes, SharedKeyring,
+    SystemEntropy,
 };
 
 /// Name of the Secret with the install's id and the key of fingerprints.
@@ -76,7 +76,7 @@ pub async fn load(
     client: &Client,
     namespace: &str,
     keyring_dir: Option<&Path>,
-) -> Result<(Install, Arc<Keyring>), InstallError> {
+) -> Result<(Install, SharedKeyring), InstallError> {
     let install = secret(client, namespace, INSTALL_SECRET, || {
         let mut id = [0_u8; 10];
         crate::crypto::Entropy::fill(&mut SystemEntropy, &mut id)?;
@@ -96,7 +96,27 @@ pub async fn load(
             secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
         Keyring::from_secret_data(&data)?
     };
-    Ok((Install { id, key }, Arc::new(keyring)))
+    Ok((Install { id, key }, SharedKeyring::new(keyring)))
+}
+
+/// The keyring's Secret as it stands there now: what it holds, and its version.
+pub async fn stored_keyring(
+    client: &Client,
+    namespace: &str,
+) -> Result<(Result<Keyring, KeyringError>, String), InstallError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let found = api.get_opt(KEYRING_SECRET).await.map_err(|source| InstallError::Kube {
+        what: format!("Secret {KEYRING_SECRET} in namespace {namespace}"),
+        source: Box::new(source),
+    })?;
+    let lost = || InstallError::Lost { secret: KEYRING_SECRET, namespace: namespace.to_owned() };
+    let found = found.ok_or_else(lost)?;
+    let resource_version = found.resource_version().unwrap_or_default();
+    Ok((Keyring::from_secret_data(&contents(found)), resource_version))
+}
+
+fn contents(secret: Secret) -> BTreeMap<String, SecretBytes> {
+    secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, SecretBytes::new(v.0))).collect()
 }
 
 async fn secret(
@@ -112,8 +132,7 @@ async fn secret(
     };
     loop {
         if let Some(found) = api.get_opt(name).await.map_err(failed)? {
-            let data = found.data.unwrap_or_default();
-            return Ok(data.into_iter().map(|(k, v)| (k, SecretBytes::new(v.0))).collect());
+            return Ok(contents(found));
         }
         if in_use(client, namespace).await? {
             return Err(InstallError::Lost { secret: name, namespace: namespace.to_owned() });

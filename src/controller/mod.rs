@@ -6,6 +6,7 @@ pub mod context;
 pub mod fleet;
 pub mod index;
 pub mod install;
+pub mod keyring;
 pub mod llm_key;
 pub mod llm_provider;
 pub mod parsed;

@@ -70,6 +70,24 @@ impl Wake {
         wake_released(index, &stores.keys, operator_namespace, self);
     }
 
+    /// Those whose ledgers need a key-encryption key that came or went; if an account's does, everybody who uses one.
+    pub fn keyring(&self, stores: &Stores, ledgers: &[Name], accounts: bool) {
+        for name in ledgers {
+            self.key(name);
+            self.release(name.clone());
+        }
+        if accounts {
+            for provider in stores.providers.state() {
+                self.provider(&provider.name_any());
+            }
+            for key in stores.keys.state() {
+                if key.0.as_ref().is_ok_and(|k| k.spec.provider_ref.is_some()) {
+                    self.key(&name_of(&*key));
+                }
+            }
+        }
+    }
+
     fn release(&self, name: Name) {
         drop(self.released.unbounded_send(name));
     }

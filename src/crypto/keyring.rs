@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use hkdf::Hkdf;
@@ -41,6 +42,46 @@ impl Seed {
 pub struct Keyring {
     keys: BTreeMap<String, Seed>,
     primary: String,
+}
+
+/// How a keyring differs from the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyringChange {
+    /// Not at all.
+    Same,
+    /// It may take the other's place.
+    Replaces {
+        /// Keys that were not there before.
+        added: Vec<String>,
+        /// Keys that are not there any more.
+        removed: Vec<String>,
+    },
+    /// A key has other bytes than before under the same id: whatever was sealed with it would not open any more.
+    Swapped {
+        /// Its id.
+        kek: String,
+    },
+}
+
+/// The keyring of this process, which another one may take the place of while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct SharedKeyring(Arc<RwLock<Arc<Keyring>>>);
+
+impl SharedKeyring {
+    /// Begins with a keyring.
+    pub fn new(keyring: Keyring) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(keyring))))
+    }
+
+    /// The keyring as it is now.
+    pub fn now(&self) -> Arc<Keyring> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another one takes its place.
+    pub fn replace(&self, keyring: Keyring) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keyring);
+    }
 }
 
 /// Why there is no keyring. Names entries and lengths, never contents.
@@ -137,6 +178,29 @@ impl Keyring {
     /// Id of the newest key, the one that seals.
     pub fn primary(&self) -> &str {
         &self.primary
+    }
+
+    /// Whether it has the key.
+    pub fn has(&self, id: &str) -> bool {
+        self.keys.contains_key(id)
+    }
+
+    /// How it differs from the one before.
+    pub fn change_from(&self, before: &Self) -> KeyringChange {
+        let swapped = self.keys.iter().find(|(id, seed)| {
+            before.keys.get(*id).is_some_and(|earlier| earlier.0.as_slice() != seed.0.as_slice())
+        });
+        if let Some((kek, _)) = swapped {
+            return KeyringChange::Swapped { kek: kek.clone() };
+        }
+        let missing = |of: &Self, from: &Self| {
+            of.keys.keys().filter(|id| !from.keys.contains_key(*id)).cloned().collect::<Vec<_>>()
+        };
+        let (added, removed) = (missing(self, before), missing(before, self));
+        if added.is_empty() && removed.is_empty() && self.primary == before.primary {
+            return KeyringChange::Same;
+        }
+        KeyringChange::Replaces { added, removed }
     }
 
     pub(super) fn seed(&self, id: &str) -> Option<&Seed> {
@@ -239,6 +303,28 @@ mod tests {
         assert!(error(&[("kek-a", A), ("primary", b"\xff")]).contains("not in the keyring"));
         assert!(error(&[("primary", b"a")]).contains("no key-encryption key"));
         assert!(error(&[]).contains("no key-encryption key"));
+    }
+
+    #[test]
+    fn a_keyring_takes_the_place_of_another_unless_an_id_means_other_bytes() {
+        let ring = |entries: &[(&str, &[u8])]| Keyring::from_secret_data(&data(entries)).unwrap();
+        let one = ring(&[("kek-a", A)]);
+        let both = ring(&[("kek-a", A), ("kek-b", B), ("primary", b"b")]);
+        let replaces = |added: &[&str], removed: &[&str]| KeyringChange::Replaces {
+            added: added.iter().map(ToString::to_string).collect(),
+            removed: removed.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(ring(&[("kek-a", A), ("primary", b"a")]).change_from(&one), KeyringChange::Same);
+        assert_eq!(both.change_from(&one), replaces(&["b"], &[]));
+        assert_eq!(one.change_from(&both), replaces(&[], &["b"]));
+        let back = ring(&[("kek-a", A), ("kek-b", B), ("primary", b"a")]);
+        assert_eq!(back.change_from(&both), replaces(&[], &[]), "another one seals");
+        let swapped = ring(&[("kek-a", B)]);
+        assert_eq!(swapped.change_from(&one), KeyringChange::Swapped { kek: "a".to_owned() });
+        let shared = SharedKeyring::new(one);
+        let held = shared.clone();
+        shared.replace(both);
+        assert_eq!((held.now().primary(), held.now().has("a")), ("b", true));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod secret;
 pub use entropy::{Entropy, EntropyError, SystemEntropy};
 pub use envelope::{ENVELOPE_FORMAT, Envelope, Identity, OpenError, SealError, open, seal};
 pub use fingerprint::{Fingerprint, FingerprintError, InstallKey, InstallKeyError, last_four};
-pub use keyring::{KEY_ENTRY_PREFIX, Keyring, KeyringError, PRIMARY_ENTRY};
+pub use keyring::{KEY_ENTRY_PREFIX, Keyring, KeyringChange, KeyringError, PRIMARY_ENTRY, SharedKeyring};
 pub use mac::{LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
 pub use secret::SecretBytes;
 

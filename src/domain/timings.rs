@@ -111,6 +111,10 @@ timings! {
         crowd_window = 10 * 60;
         /// A key that no ledger holds is revoked only if the provider made it this long ago, by the provider's clock.
         orphan_age = 15 * 60;
+        /// Time between two looks at the keyring, and at ledgers that need an older key of it.
+        keyring_interval = 60;
+        /// Pause after every ten ledgers that are taken to the newest key-encryption key.
+        rewrap_pause = 1;
         /// Least time between two repairs of one target Secret.
         drift_repair_gap = 10;
         /// Time between two checks of a provider account.
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 34);
+        assert_eq!(table.len(), 36);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::codec::{DecodeError, EncodeError, authentic};
 use super::record::AccountRef;
 use super::store::LedgerError;
-use crate::api::{LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL, ProviderType, Reason};
-use crate::crypto::{Keyring, sign_ledger};
+use crate::api::{LEDGER_SEALED_BY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL, ProviderType, Reason};
+use crate::crypto::{Keyring, SharedKeyring, sign_ledger};
 use crate::domain::names::account_ledger_name;
 
 /// Format that this program writes. Older ones are read, newer ones are left alone.
@@ -197,30 +197,29 @@ pub struct AccountLedger {
 pub struct AccountStore {
     secrets: Api<Secret>,
     namespace: Arc<str>,
-    keyring: Arc<Keyring>,
+    pub(super) keyring: SharedKeyring,
 }
 
 impl AccountStore {
     /// The account ledgers in the operator's namespace.
-    pub fn new(client: &kube::Client, namespace: &str, keyring: Arc<Keyring>) -> Self {
+    pub fn new(client: &kube::Client, namespace: &str, keyring: SharedKeyring) -> Self {
         Self { secrets: Api::namespaced(client.clone(), namespace), namespace: namespace.into(), keyring }
     }
 
     /// Quorum read.
     pub async fn get(&self, account: &AccountId) -> Result<Option<AccountLedger>, LedgerError> {
-        match self.secrets.get_opt(&account.ledger_name()).await {
-            Ok(Some(secret)) => {
-                let record = decode(&secret, account, &self.keyring)?;
-                written(&record, &secret).map(Some)
-            }
-            Ok(None) => Ok(None),
-            Err(error) => Err(LedgerError::Kube(Box::new(error))),
-        }
+        let Some(secret) = self.secret(&account.ledger_name()).await? else { return Ok(None) };
+        let record = decode(&secret, account, &self.keyring.now())?;
+        written(&record, &secret).map(Some)
+    }
+
+    pub(super) async fn secret(&self, name: &str) -> Result<Option<Secret>, LedgerError> {
+        self.secrets.get_opt(name).await.map_err(|error| LedgerError::Kube(Box::new(error)))
     }
 
     /// The first write. `Conflict` if there is one already.
     pub async fn create(&self, record: &AccountRecord) -> Result<AccountLedger, LedgerError> {
-        let secret = encode(record, &self.namespace, &self.keyring)?;
+        let secret = encode(record, &self.namespace, &self.keyring.now())?;
         let stored = self.secrets.create(&PostParams::default(), &secret).await?;
         written(record, &stored)
     }
@@ -234,7 +233,7 @@ impl AccountStore {
         if record.epoch <= read.record.epoch {
             return Err(LedgerError::Conflict);
         }
-        let mut secret = encode(record, &self.namespace, &self.keyring)?;
+        let mut secret = encode(record, &self.namespace, &self.keyring.now())?;
         secret.metadata.resource_version = Some(read.resource_version.clone());
         secret.metadata.uid = Some(read.uid.clone());
         let name = record.account.ledger_name();
@@ -249,7 +248,7 @@ impl AccountStore {
     }
 }
 
-fn written(record: &AccountRecord, stored: &Secret) -> Result<AccountLedger, LedgerError> {
+pub(super) fn written(record: &AccountRecord, stored: &Secret) -> Result<AccountLedger, LedgerError> {
     let resource_version = stored.metadata.resource_version.clone().filter(|v| !v.is_empty());
     let (Some(resource_version), Some(uid)) = (resource_version, stored.metadata.uid.clone()) else {
         return Err(LedgerError::NoVersion);
@@ -270,6 +269,7 @@ fn encode(
             name: Some(name),
             namespace: Some(operator_namespace.to_owned()),
             labels: Some(BTreeMap::from([(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned())])),
+            annotations: Some(BTreeMap::from([(LEDGER_SEALED_BY.to_owned(), keyring.primary().to_owned())])),
             ..ObjectMeta::default()
         },
         type_: Some(LEDGER_TYPE.to_owned()),

@@ -43,7 +43,7 @@ pub struct Entry {
     pub writer: String,
     /// Number of the newest mint attempt.
     pub attempt: u32,
-    /// What else changed: `Created`, `Owner`, `Attempt`, `HandledRotate`, `Deleted`.
+    /// What else changed: `Created`, `Owner`, `Attempt`, `HandledRotate`, `Format`, `Resealed`, `Deleted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// Versions that moved.
@@ -162,8 +162,18 @@ fn also(before: Option<&Record>, after: Option<&Record>) -> Vec<String> {
         ("Owner", before.owner != after.owner),
         ("Attempt", before.attempt != after.attempt),
         ("HandledRotate", before.handled_rotate != after.handled_rotate),
+        ("Format", before.format != after.format),
+        ("Resealed", resealed(before, after)),
     ];
     changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| (*what).to_owned()).collect()
+}
+
+/// Whether a key that stays is sealed with another key-encryption key.
+fn resealed(before: &Record, after: &Record) -> bool {
+    after.versions.iter().any(|version| {
+        let was = before.version(version.version).and_then(|v| v.sealed.as_ref());
+        was.zip(version.sealed.as_ref()).is_some_and(|(was, is)| was.kek != is.kek)
+    })
 }
 
 /// Takes a line, without its end.

@@ -1,6 +1,6 @@
 //! Record ⇄ Secret: type, labels, summary and MAC.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::ByteString;
@@ -9,7 +9,9 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::record::{FORMAT, Record, Version};
-use crate::api::{KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL};
+use crate::api::{
+    KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SEALED_BY, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL,
+};
 use crate::crypto::{Keyring, LedgerMac, LedgerMacError, sign_ledger, verify_ledger};
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
@@ -113,7 +115,9 @@ pub enum DecodeError {
     #[error("the ledger's MAC does not match: it was changed by another hand or belongs to another keyring")]
     Tampered,
     /// The keyring lacks the key that the record was written with.
-    #[error("the keyring has no key-encryption key {0:?}; restore the keyring")]
+    #[error(
+        "the keyring has no key-encryption key {0:?}, which the ledger was written with: put it back into the keyring"
+    )]
     KeyMissing(String),
     /// It stands under another key's name.
     #[error("the ledger belongs to another LLMKey")]
@@ -137,6 +141,17 @@ pub enum EncodeError {
     Mac(#[from] LedgerMacError),
 }
 
+/// The key-encryption keys that a record needs: the one that authenticates it, and those that its keys are sealed with.
+pub(super) fn sealed_by<'a>(record: &'a Record, authenticated_by: &'a str) -> BTreeSet<&'a str> {
+    let sealed = record.versions.iter().filter_map(|v| v.sealed.as_ref());
+    sealed.map(|envelope| envelope.kek.as_str()).chain([authenticated_by]).collect()
+}
+
+/// As the annotation has them.
+pub(super) fn listed(ids: &BTreeSet<&str>) -> String {
+    ids.iter().copied().collect::<Vec<_>>().join(",")
+}
+
 /// Writes a record as a Secret without resourceVersion.
 pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> Result<Secret, EncodeError> {
     let name = ledger_name(&record.namespace, &record.name);
@@ -147,12 +162,16 @@ pub fn encode(record: &Record, operator_namespace: &str, keyring: &Keyring) -> R
         labels.insert(fingerprint_label(fingerprint), String::new());
     }
     let summary = serde_json::to_string(&Summary::of(record))?;
+    let sealed_by = listed(&sealed_by(record, keyring.primary()));
     Ok(Secret {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(operator_namespace.to_owned()),
             labels: Some(labels),
-            annotations: Some(BTreeMap::from([(LEDGER_SUMMARY.to_owned(), summary)])),
+            annotations: Some(BTreeMap::from([
+                (LEDGER_SUMMARY.to_owned(), summary),
+                (LEDGER_SEALED_BY.to_owned(), sealed_by),
+            ])),
             ..ObjectMeta::default()
         },
         type_: Some(LEDGER_TYPE.to_owned()),
@@ -184,6 +203,11 @@ pub fn decode(
     Ok(record)
 }
 
+/// The MAC that a ledger's Secret carries.
+pub(super) fn stated_mac(secret: &Secret) -> Option<LedgerMac> {
+    serde_json::from_slice(&secret.data.as_ref()?.get(MAC)?.0).ok()
+}
+
 /// What a ledger's Secret holds, if its MAC is right and its format not newer than `newest`.
 pub(super) fn authentic<T: serde::de::DeserializeOwned>(
     secret: &Secret,
@@ -200,8 +224,7 @@ pub(super) fn authentic<T: serde::de::DeserializeOwned>(
     }
     let data = secret.data.as_ref().ok_or(DecodeError::Garbled)?;
     let bytes = &data.get(RECORD).ok_or(DecodeError::Garbled)?.0;
-    let stated: LedgerMac =
-        data.get(MAC).and_then(|m| serde_json::from_slice(&m.0).ok()).ok_or(DecodeError::Tampered)?;
+    let stated = stated_mac(secret).ok_or(DecodeError::Tampered)?;
     let format: Format = serde_json::from_slice(bytes).map_err(|_| DecodeError::Garbled)?;
     if format.format > newest {
         return Err(DecodeError::Newer(format.format));
@@ -269,10 +292,10 @@ mod tests {
         assert_eq!(with(|s| drop(s.data.as_mut().unwrap().remove(MAC))), DecodeError::Tampered);
         assert_eq!(
             with(|s| {
-                let bytes = br#"{"format":2,"new":true}"#.to_vec();
+                let bytes = br#"{"format":3,"new":true}"#.to_vec();
                 s.data.as_mut().unwrap().insert(RECORD.into(), ByteString(bytes));
             }),
-            DecodeError::Newer(2)
+            DecodeError::Newer(3)
         );
         let elsewhere = decode(&stored(), "team-b", "chat", &keyring());
         assert_eq!(elsewhere, Err(DecodeError::Tampered));

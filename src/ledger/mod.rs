@@ -7,6 +7,7 @@ mod account;
 pub mod audit;
 mod codec;
 mod record;
+mod rewrap;
 mod rotation;
 mod store;
 mod used;
@@ -15,6 +16,7 @@ pub mod verify;
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
+pub use rewrap::Rewrapped;
 pub use rotation::{
     MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,
 };

@@ -10,8 +10,10 @@ use crate::crypto::Envelope;
 use crate::domain::evidence::Restart;
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
 
-/// Format that this program writes. Older ones are read, newer ones are left alone.
-pub const FORMAT: i32 = 1;
+/// Format that this program writes. Older ones are read, and have this one with their next write; newer ones are left alone.
+///
+/// 1 became 2 when states and reasons came that an operator of format 1 cannot read: all that it has is read as it stands.
+pub const FORMAT: i32 = 2;
 
 /// Versions that a record keeps at most; the oldest that are closed go first.
 pub const MAX_VERSIONS: usize = 20;

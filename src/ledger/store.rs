@@ -7,9 +7,9 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 
 use super::audit::Trail;
 use super::codec::{DecodeError, Summary, decode, encode, fingerprint_label};
-use super::record::Record;
+use super::record::{FORMAT, Record};
 use crate::api::{LEDGER_SUMMARY, LEDGER_TYPE};
-use crate::crypto::Keyring;
+use crate::crypto::SharedKeyring;
 use crate::domain::names::{ACCOUNT_LEDGER_PREFIX, ledger_name};
 
 /// A record as it was read or written, with the version that the next write must name.
@@ -41,6 +41,9 @@ pub enum LedgerError {
     /// The line of the audit trail could not be written, so the ledger was not.
     #[error("the audit trail cannot be written: {0}")]
     Audit(#[source] std::io::Error),
+    /// A key could not be sealed anew.
+    #[error("a key could not be sealed anew: {0}")]
+    Seal(#[from] crate::crypto::SealError),
     /// The API server's answer lacks a resourceVersion.
     #[error("the API server's answer has no resourceVersion")]
     NoVersion,
@@ -85,36 +88,39 @@ const PAGE: u32 = 100;
 pub struct Store {
     secrets: Api<Secret>,
     namespace: Arc<str>,
-    keyring: Arc<Keyring>,
+    pub(super) keyring: SharedKeyring,
     trail: Trail,
 }
 
 impl Store {
     /// The ledgers in the operator's namespace. Every write is told to `trail` before it is tried.
-    pub fn new(client: &kube::Client, namespace: &str, keyring: Arc<Keyring>, trail: Trail) -> Self {
+    pub fn new(client: &kube::Client, namespace: &str, keyring: SharedKeyring, trail: Trail) -> Self {
         let secrets = Api::namespaced(client.clone(), namespace);
         Self { secrets, namespace: namespace.into(), keyring, trail }
     }
 
-    /// The record with the link of the audit trail that tells of it.
+    /// The record as it is written: in this program's format, with the link of the audit trail that tells of it.
     fn told(&self, before: Option<&Record>, record: &Record) -> Result<Record, LedgerError> {
-        let audit_head = self.trail.tell(before, Some(record)).map_err(LedgerError::Audit)?;
-        Ok(Record { audit_head, ..record.clone() })
+        let record = Record { format: FORMAT, ..record.clone() };
+        let audit_head = self.trail.tell(before, Some(&record)).map_err(LedgerError::Audit)?;
+        Ok(Record { audit_head, ..record })
     }
 
     /// Quorum read.
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Option<Ledger>, LedgerError> {
-        match self.secrets.get_opt(&ledger_name(namespace, name)).await {
-            Ok(Some(secret)) => self.ledger(&secret, namespace, name).map(Some),
-            Ok(None) => Ok(None),
-            Err(error) => Err(LedgerError::Kube(Box::new(error))),
-        }
+        let found = self.secret(namespace, name).await?;
+        found.map(|secret| self.ledger(&secret, namespace, name)).transpose()
+    }
+
+    pub(super) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, LedgerError> {
+        let found = self.secrets.get_opt(&ledger_name(namespace, name)).await;
+        found.map_err(|error| LedgerError::Kube(Box::new(error)))
     }
 
     /// The first write. `Conflict` if there is one already.
     pub async fn create(&self, record: &Record) -> Result<Ledger, LedgerError> {
         let record = &self.told(None, record)?;
-        let secret = encode(record, &self.namespace, &self.keyring)?;
+        let secret = encode(record, &self.namespace, &self.keyring.now())?;
         let stored = self.secrets.create(&PostParams::default(), &secret).await?;
         Self::written(record, &stored)
     }
@@ -126,7 +132,7 @@ impl Store {
             return Err(LedgerError::Conflict);
         }
         let record = &self.told(Some(&read.record), record)?;
-        let mut secret = encode(record, &self.namespace, &self.keyring)?;
+        let mut secret = encode(record, &self.namespace, &self.keyring.now())?;
         secret.metadata.resource_version = Some(read.resource_version.clone());
         secret.metadata.uid = Some(read.uid.clone());
         match self
@@ -205,15 +211,15 @@ impl Store {
         let ledger = secret.metadata.name.clone()?;
         let summary = secret.metadata.annotations.as_ref().and_then(|a| a.get(LEDGER_SUMMARY));
         let place = summary.and_then(|text| serde_json::from_str::<Summary>(text).ok());
-        match place.map(|s| decode(secret, &s.namespace, &s.name, &self.keyring)) {
+        match place.map(|s| decode(secret, &s.namespace, &s.name, &self.keyring.now())) {
             Some(Ok(record)) if !record.protects(fingerprint) => None,
             Some(Ok(record)) => Some(Holder { ledger, key: Some((record.namespace, record.name)) }),
             _ => Some(Holder { ledger, key: None }),
         }
     }
 
-    fn ledger(&self, secret: &Secret, namespace: &str, name: &str) -> Result<Ledger, LedgerError> {
-        let record = decode(secret, namespace, name, &self.keyring)?;
+    pub(super) fn ledger(&self, secret: &Secret, namespace: &str, name: &str) -> Result<Ledger, LedgerError> {
+        let record = decode(secret, namespace, name, &self.keyring.now())?;
         Self::written(&record, secret)
     }
 

@@ -1,8 +1,10 @@
 //! Metrics in the text format of `OpenMetrics`, prefix `llmkey_`; `docs/metrics.md` lists them.
 //!
 //! Labels come from the program's own text (`&'static str`), never from data, so that their number is
-//! bounded. The gauges of single keys carry namespace and name, and can be switched off.
+//! bounded. The gauges of single keys carry namespace and name, and can be switched off; those of the keyring carry ids of
+//! key-encryption keys, of which there are few.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 pub use super::key_gauges::KeyGauges;
 use super::key_gauges::KeyTable;
+use super::keyring_gauges::KeyringTable;
 use crate::api::{ProviderType, Reason};
 use crate::domain::health::Verdict;
 use crate::kube_ext::clock::Clock;
@@ -149,6 +152,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     families: Arc<Families>,
     keys: Option<Arc<KeyTable>>,
+    keyring: Arc<KeyringTable>,
 }
 
 struct Families {
@@ -167,6 +171,7 @@ struct Families {
     frozen_accounts: Family<Labels<1>, Gauge>,
     leader: Gauge,
     released_waiting: Family<Labels<1>, Gauge>,
+    keyring_unusable: Gauge,
 }
 
 impl Metrics {
@@ -219,13 +224,20 @@ impl Metrics {
                 "released_waiting",
                 "Deleted LLMKeys whose keys wait for somebody before they are revoked; alert on any",
             ),
+            keyring_unusable: added(
+                r,
+                "keyring_unusable",
+                "1 if the keyring cannot be used as it is now and the keys that were read before are used; alert on 1",
+            ),
         };
         registry.register("build", "The version that runs", Info::new([("version", version)]));
         let keys = per_key.then(Arc::<KeyTable>::default);
         if let Some(keys) = &keys {
             registry.register_collector(Box::new(Arc::clone(keys)));
         }
-        Self { registry: Arc::new(registry), families: Arc::new(families), keys }
+        let keyring = Arc::<KeyringTable>::default();
+        registry.register_collector(Box::new(Arc::clone(&keyring)));
+        Self { registry: Arc::new(registry), families: Arc::new(families), keys, keyring }
     }
 
     /// Counts one pass of a controller.
@@ -325,6 +337,16 @@ impl Metrics {
                 waiting.remove(&labels(reason));
             }
         }
+    }
+
+    /// Says whether the keyring cannot be used as it is now.
+    pub fn set_keyring_unusable(&self, unusable: bool) {
+        self.families.keyring_unusable.set(unusable.into());
+    }
+
+    /// Replaces what the gauge says of ledgers: how many need each key-encryption key, and how many do not tell.
+    pub fn set_ledgers(&self, users: &BTreeMap<String, usize>, unknown: usize) {
+        self.keyring.set(users, unknown);
     }
 
     /// Replaces what the gauges say of one key.

@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod key_gauges;
+mod keyring_gauges;
 pub mod log;
 pub mod metrics;
 pub mod server;

@@ -9,7 +9,7 @@ use super::restart::{kill, leads, start};
 use super::stage::{Stage, Tenant, empty_stage, state, wait};
 
 /// What all operators of this stage wrote.
-fn logs(stage: &Stage) -> String {
+pub(crate) fn logs(stage: &Stage) -> String {
     let files = fs::read_dir(stage.cluster.dir()).unwrap().filter_map(Result::ok);
     let logs = files.filter(|file| {
         let name = file.file_name().to_string_lossy().into_owned();
@@ -18,7 +18,7 @@ fn logs(stage: &Stage) -> String {
     logs.map(|file| fs::read_to_string(file.path()).unwrap()).collect()
 }
 
-fn verify(stage: &Stage, trail: &str) -> (bool, String) {
+pub(crate) fn verify(stage: &Stage, trail: &str) -> (bool, String) {
     let file = stage.cluster.dir().join("trail.jsonl");
     fs::write(&file, trail).unwrap();
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_llmkey-operator"))

@@ -27,6 +27,7 @@ mod fleet;
 mod health;
 mod helm;
 mod history;
+mod keyring;
 mod kubectl;
 mod lease;
 mod leash;

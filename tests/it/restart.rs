@@ -21,7 +21,7 @@ pub(crate) fn start(stage: &Stage) -> Operator {
     Operator::start(stage.cluster, &stage.installation, &name, DIVISOR, "debug")
 }
 
-async fn says(operator: &Operator, line: &str) -> bool {
+pub(crate) async fn says(operator: &Operator, line: &str) -> bool {
     operator.get("/metrics").await.1.lines().any(|l| l == line)
 }
 

@@ -194,6 +194,12 @@ pub(crate) async fn empty_stage() -> (tokio::sync::MutexGuard<'static, ()>, &'st
     (guard, Box::pin(STAGE.get_or_init(async || build.await)).await)
 }
 
+/// A control plane of its own for one test, on which no operator runs: what is changed there concerns everybody.
+pub(crate) async fn own_stage() -> &'static Stage {
+    let cluster = ControlPlane::start(Options::default()).await.unwrap();
+    Box::leak(Box::new(without_operator(Box::leak(Box::new(cluster))).await))
+}
+
 /// A second stage, with a control plane of its own: its operator logs all it can, and its CRDs may be changed.
 pub(crate) async fn traced() -> &'static Stage {
     static STAGE: OnceCell<Stage> = OnceCell::const_new();

@@ -1,12 +1,10 @@
 //! The sweeper, the account's ledger and its freezes, and budgets: keys that nobody holds go, nobody else's do, and what looks
 //! wrong stops until a person has looked.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use llmkey_operator::api::{FrozenAccount, LLMKey, LLMProvider, ProviderType};
-use llmkey_operator::crypto::{Keyring, SecretBytes};
+use llmkey_operator::crypto::{Keyring, SecretBytes, SharedKeyring};
 use llmkey_operator::domain::names::{AttemptId, MintName, ledger_name};
 use llmkey_operator::ledger::{AccountId, AccountRecord, AccountStore};
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation, Settings};
@@ -181,7 +179,7 @@ async fn a_copied_cluster_makes_and_revokes_nothing_until_it_is_acknowledged() {
     };
     let keyring = ledgers(&t).get("llmkey-keyring").await.unwrap().data.unwrap();
     let keyring = keyring.into_iter().map(|(name, value)| (name, SecretBytes::new(value.0))).collect();
-    let keyring = Arc::new(Keyring::from_secret_data(&keyring).unwrap());
+    let keyring = SharedKeyring::new(Keyring::from_secret_data(&keyring).unwrap());
     let store = AccountStore::new(&t.client, &t.stage.installation.namespace, keyring);
     let read = store.get(&account).await.unwrap().unwrap();
     let elsewhere = AccountRecord { cluster: "another".into(), ..read.record.successor("by hand".into()) };

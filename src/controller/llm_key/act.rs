@@ -16,7 +16,7 @@ use kube::{Resource, ResourceExt};
 use super::fold::{Failure, Learned};
 use super::memory::{Remember, Seen};
 use super::model::{Effect, LedgerView, Observed};
-use super::observe::{identity, open, owner_reference, written_at};
+use super::observe::{open, owner_reference, unreadable, written_at};
 use super::views::Texts;
 use crate::api::{FINALIZER, KEY_LABEL, LLMKey, MANAGED_BY, MANAGED_BY_LABEL, Reason};
 use crate::controller::context::Ctx;
@@ -73,10 +73,7 @@ impl From<LedgerError> for NotDone {
             LedgerError::Conflict => Self::Changed,
             LedgerError::Kube(error) => Self::Kube(error),
             other => Self::Failed(Failure {
-                reason: match other {
-                    LedgerError::Audit(_) => Reason::AuditUnwritable,
-                    _ => Reason::LedgerUnreadable,
-                },
+                reason: unreadable(&other),
                 message: other.to_string(),
                 class: Class::User,
                 retry_after: None,
@@ -235,7 +232,7 @@ impl Actor<'_> {
                 .cloned()
                 .ok_or(NotDone::Changed)?;
             let envelope =
-                crypto::seal(&self.ctx.keyring, &identity(&record, number), &held, &mut SystemEntropy)
+                crypto::seal(&self.ctx.keyring.now(), &record.identity(number), &held, &mut SystemEntropy)
                     .map_err(|error| {
                         NotDone::Failed(failure(Reason::KeyringMissing, error.to_string(), Class::Transient))
                     })?;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kube::ResourceExt;
 
 use super::model::Memory;
-use crate::api::LLMKey;
+use crate::api::{LLMKey, Reason};
 use crate::controller::index::{Name, SecretMeta, name};
 
 /// A version of an object that was last found right.
@@ -79,6 +79,13 @@ impl Remembered {
         self.lock().remove(&name(namespace, key));
     }
 
+    /// Forgets failures of one kind: what they waited for has come.
+    pub fn forget_failure(&self, reason: Reason) {
+        for known in self.lock().values_mut() {
+            known.1.memory.failing.remove(&reason);
+        }
+    }
+
     /// Forgets everything: another replica may have worked meanwhile.
     pub fn clear(&self) {
         self.lock().clear();
@@ -116,7 +123,14 @@ mod tests {
     use super::*;
 
     fn meta(version: &str, gone: bool) -> SecretMeta {
-        SecretMeta { resource_version: version.into(), gone, owner: None, adopt_by: None, summary: None }
+        SecretMeta {
+            resource_version: version.into(),
+            gone,
+            owner: None,
+            adopt_by: None,
+            summary: None,
+            sealed_by: None,
+        }
     }
 
     fn seen(version: &str, first_hand: bool) -> Seen {

@@ -14,11 +14,11 @@ use super::model::{Former, LedgerView, Memory, Observed, Pass, SourceView, Targe
 use super::views::{Resolved, account_at, key_view, policy_view, resolve, texts};
 use crate::api::{ConditionStatus, ConditionType, LLMKey, Reason, parse_rfc3339};
 use crate::controller::context::Ctx;
-use crate::crypto::{self, Identity, SecretBytes};
+use crate::crypto::{self, SecretBytes};
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
-use crate::ledger::{KeyFacts, Ledger, LedgerError, Record, Summary, Version};
+use crate::ledger::{DecodeError, KeyFacts, Ledger, LedgerError, Record, Summary, Version};
 pub use source::read_value;
 pub use target::{owner_reference, written, written_at};
 
@@ -117,6 +117,7 @@ fn glance(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> bool {
         || !source_unchanged
         || !unchanged(ledger.as_ref(), remember.ledger.as_ref())
         || !unchanged(target.as_ref(), remember.target.as_ref())
+        || !ledger.as_ref().is_none_or(|ledger| ctx.opens(ledger))
     {
         return false;
     }
@@ -217,7 +218,7 @@ async fn read_ledger(
         Ok(None) => LedgerView::Absent,
         Err(LedgerError::Kube(error)) => return Err(*error),
         Err(error) => LedgerView::Unreadable(
-            Reason::LedgerUnreadable,
+            unreadable(&error),
             format!(
                 "Secret {} in namespace {}: {error}",
                 ledger_name(namespace, name),
@@ -225,6 +226,15 @@ async fn read_ledger(
             ),
         ),
     })
+}
+
+/// Why a ledger that is there cannot be used: what is missing in the keyring, a person can put back.
+pub fn unreadable(error: &LedgerError) -> Reason {
+    match error {
+        LedgerError::Unreadable(DecodeError::KeyMissing(_)) => Reason::KeyringMissing,
+        LedgerError::Audit(_) => Reason::AuditUnwritable,
+        _ => Reason::LedgerUnreadable,
+    }
 }
 
 /// What may be known of a key without holding it.
@@ -243,7 +253,7 @@ pub fn open(ctx: &Ctx, ledger: &Ledger, number: i32, held: &mut Held) -> bool {
     }
     let record = &ledger.record;
     let Some(envelope) = record.version(number).and_then(|v| v.sealed.as_ref()) else { return false };
-    match crypto::open(&ctx.keyring, &identity(record, number), envelope) {
+    match crypto::open(&ctx.keyring.now(), &record.identity(number), envelope) {
         Ok(key) => {
             held.keys.insert(number, key);
             true
@@ -252,17 +262,6 @@ pub fn open(ctx: &Ctx, ledger: &Ledger, number: i32, held: &mut Held) -> bool {
             tracing::error!(namespace = record.namespace, name = record.name, version = number, %error, "a sealed key does not open");
             false
         }
-    }
-}
-
-/// The place that a version's key is sealed for.
-pub fn identity(record: &Record, number: i32) -> Identity<'_> {
-    Identity {
-        install: &record.install,
-        namespace: &record.namespace,
-        name: &record.name,
-        lineage: &record.lineage,
-        version: u32::try_from(number).unwrap_or_default(),
     }
 }
 

@@ -163,7 +163,7 @@ async fn frozen(
     let known = async || match ctx.account_record(id).await {
         Ok(record) => Ok(Ok(record.frozen)),
         Err(AccountError::Kube(error)) => Err(ReconcileError::Kube(error)),
-        Err(AccountError::Unusable(message)) => Ok(Err(message)),
+        Err(AccountError::Unusable(_, message)) => Ok(Err(message)),
     };
     let frozen = known().await?;
     let token = provider.annotations().get(ACKNOWLEDGE);

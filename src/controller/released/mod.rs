@@ -20,7 +20,7 @@ use super::llm_key::model::{
     KeyView, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
 use super::llm_key::requester::Asked;
-use super::llm_key::{Actor, Held, NotDone, account_at, env};
+use super::llm_key::{Actor, Held, NotDone, account_at, env, unreadable};
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
 use crate::ledger::{LedgerError, Record};
@@ -130,11 +130,14 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
     }
 }
 
-/// Whether the watch shows another ledger than the one that was last read or written.
+/// Whether the watch shows another ledger than the one that was last read or written, or the keyring another answer to whether
+/// it can be read.
 fn changed(ctx: &Ctx, name: &Name, known: Option<&Known>) -> bool {
-    let Some(seen) = known.and_then(|k| k.resource_version.as_deref()) else { return true };
+    let Some(known) = known else { return true };
+    let Some(seen) = known.resource_version.as_deref() else { return true };
     let shown = ctx.index.secret(&ctx.operator_namespace, &ledger_name(&name.0, &name.1));
-    shown.is_none_or(|shown| shown.gone || *shown.resource_version != *seen)
+    let waits = known.waits.as_ref().is_some_and(|waits| waits.reason == Reason::KeyringMissing);
+    shown.is_none_or(|shown| shown.gone || *shown.resource_version != *seen || ctx.opens(&shown) == waits)
 }
 
 /// Tells an administrator, who has no LLMKey to look at: once for each reason, and when the waiting is over.
@@ -172,7 +175,7 @@ async fn pass(ctx: &Ctx, name: &Name, known: Known) -> Result<Looked, ReconcileE
             let message = format!("its ledger {}: {error}", ledger_name(&name.0, &name.1));
             return Ok(Looked {
                 wake: Some(later(ctx)),
-                known: Known { waits: Some(Waits { reason: Reason::LedgerUnreadable, message }), ..known },
+                known: Known { waits: Some(Waits { reason: unreadable(&error), message }), ..known },
             });
         }
     };

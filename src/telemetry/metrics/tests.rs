@@ -28,6 +28,7 @@ fn all() -> Metrics {
     metrics.orphans_revoked(1);
     metrics.set_frozen(&[(Reason::ClonedCluster, 1)]);
     metrics.released_waits(None, Some(Reason::KeyShared));
+    metrics.set_ledgers(&BTreeMap::from([("k2u5xq7a".to_owned(), 2)]), 0);
     metrics.set_key("team-a", "chat", KEY);
     metrics.set_key(
         "team-b",
@@ -90,8 +91,8 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 22);
-    assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 3);
+    assert_eq!(read(&all().encode().unwrap()).len(), 24);
+    assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 4);
 }
 
 #[test]
@@ -141,6 +142,19 @@ fn a_reason_for_which_no_ledger_waits_has_no_series() {
     metrics.released_waits(Some(Reason::KeyShared), None);
     metrics.released_waits(Some(Reason::LedgerUnreadable), None);
     assert!(!metrics.encode().unwrap().contains("llmkey_released_waiting{"));
+}
+
+#[test]
+fn a_key_encryption_key_that_is_gone_has_no_series() {
+    let metrics = all();
+    metrics.set_ledgers(&BTreeMap::from([("old".to_owned(), 0), ("new".to_owned(), 3)]), 1);
+    let text = metrics.encode().unwrap();
+    for line in [r#"{kek="old"} 0"#, r#"{kek="new"} 3"#, r#"{kek="(unknown)"} 1"#] {
+        assert!(text.contains(&format!("llmkey_ledgers{line}\n")), "{text}");
+    }
+    metrics.set_ledgers(&BTreeMap::from([("new".to_owned(), 4)]), 0);
+    let text = metrics.encode().unwrap();
+    assert!(text.contains(r#"{kek="new"} 4"#) && text.matches("{kek=").count() == 1, "{text}");
 }
 
 #[test]
