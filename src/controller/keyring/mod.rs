@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
+
 use super::context::Ctx;
 use super::index::{LedgerMeta, Name};
 use super::llm_key::memory::newest;
@@ -18,8 +20,12 @@ use crate::ledger::{LedgerError, Rewrapped};
 use decide::{Ledger, Observed, Plan, decide};
 use source::Source;
 
+/// Ledgers at the same time: one whose write does not come back holds up no other.
+const CONCURRENCY: usize = 10;
 /// After so many ledgers comes a pause.
 const BETWEEN_PAUSES: usize = 10;
+/// With more failures the API server has other work to do.
+const MOST_FAILURES: usize = 20;
 /// After so many ledgers the keyring is looked at again.
 const ROUND: usize = 600;
 
@@ -79,39 +85,46 @@ async fn round(ctx: &Ctx, known: &mut HashMap<Box<str>, Known>, told: &mut Told)
     if plan.rewrap.is_empty() {
         return false;
     }
-    let mut failed = false;
-    for (count, (secret, key)) in plan.rewrap.iter().take(ROUND).enumerate() {
-        if count > 0 && count % BETWEEN_PAUSES == 0 {
-            tokio::time::sleep(ctx.timings.rewrap_pause).await;
-        }
-        if !ctx.leader.is_leader() {
-            return false;
-        }
-        match rewrap(ctx, secret, key.as_ref()).await {
+    let todo = plan.rewrap.into_iter().take(ROUND).map(|(secret, key)| async move {
+        let done = if ctx.leader.is_leader() { Some(rewrap(ctx, &secret, key.as_ref()).await) } else { None };
+        (secret, done)
+    });
+    let mut doing = stream::iter(todo).buffer_unordered(CONCURRENCY);
+    let (mut count, mut failed) = (0, 0);
+    while let Some((secret, done)) = doing.next().await {
+        let Some(done) = done else { return false };
+        match done {
             Ok(Some(done)) => {
                 let sealed_by = Some(done.sealed_by);
                 let resource_version = done.resource_version;
-                known.insert(secret.clone(), Known { resource_version, sealed_by, held_until: None });
+                known.insert(secret, Known { resource_version, sealed_by, held_until: None });
             }
             Ok(None) => {}
-            Err(LedgerError::Conflict) => failed = true,
-            Err(LedgerError::Kube(error)) => {
-                tracing::debug!(%error, ledger = %secret, "a ledger could not be taken to the newest key");
-                failed = true;
-                break;
+            // Another hand wrote it, or the API server does not do it now: the next round finds it again.
+            Err(error @ (LedgerError::Conflict | LedgerError::Kube(_))) => {
+                tracing::debug!(%error, ledger = %secret, "a ledger was not taken to the newest key");
+                failed += 1;
             }
             Err(error) => {
                 tracing::warn!(
                     ledger = %secret, %error,
                     "a ledger cannot be taken to the newest key-encryption key: it stays as it is"
                 );
-                hold_back(ctx, secret, known);
+                hold_back(ctx, &secret, known);
             }
         }
+        if failed > MOST_FAILURES {
+            return false;
+        }
+        count += 1;
+        if count % BETWEEN_PAUSES == 0 {
+            tokio::time::sleep(ctx.timings.rewrap_pause).await;
+        }
     }
+    drop(doing);
     let plan = decide(&observe(ctx, known));
     tell(ctx, &plan, told);
-    !failed && !plan.rewrap.is_empty()
+    failed == 0 && !plan.rewrap.is_empty()
 }
 
 async fn rewrap(ctx: &Ctx, secret: &str, key: Option<&Name>) -> Result<Option<Rewrapped>, LedgerError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams};
-use llmkey_operator::api::{LLMKey, LLMProvider};
+use llmkey_operator::api::{ClusterRotationPolicy, LLMKey, LLMProvider};
 use llmkey_operator::sandbox::LogEntry;
 use llmkey_operator::testbed::apply;
 use serde_json::Value;
@@ -99,7 +99,8 @@ impl Stage {
         drop(self.audit.news()?);
         bed.proxy.set_clock_right();
         lay_ground(bed, &placed).await?;
-        let workloads = tokio::spawn(workloads(Arc::clone(&bed.proxy), cells.clone()));
+        let everybody = cells.iter().flat_map(Cell::all).cloned().collect();
+        let workloads = tokio::spawn(workloads(Arc::clone(&bed.proxy), everybody));
         let blows = cells.first().map(|cell| cell.name.blows()).unwrap_or_default();
         let mut standby = match blows.first() {
             Some(Fault::Pause | Fault::CutOff) => Some(bed.spawn(true).await?),
@@ -107,6 +108,9 @@ impl Stage {
         };
         for cell in &cells {
             cell.arm();
+        }
+        if cells.iter().any(|cell| cell.name.scenario.is_everybodys()) {
+            story::renew_keyring(bed).await?;
         }
         stream::iter(cells.iter().map(Ok::<_, Failure>))
             .try_for_each_concurrent(PARALLEL, |cell| story::begin(bed, cell))
@@ -131,13 +135,17 @@ impl Stage {
         workloads.abort();
         let world = World::read(&bed.admin, &bed.installation.namespace).await?;
         // First the provider's logs: whatever they tell, the audit log has what had to come before it.
-        let provider: Vec<Vec<LogEntry>> = cells.iter().map(|cell| log_of(bed, cell)).collect();
+        let provider: Vec<Vec<Vec<LogEntry>>> =
+            cells.iter().map(|cell| cell.all().map(|each| log_of(bed, each)).collect()).collect();
         let writes = self.audit.news()?;
         let mut ran = Vec::new();
         for (index, cell) in cells.iter().enumerate() {
             let state = world.of(cell, &bed.sandbox);
-            let mut problems = cell.violations();
-            problems.extend(history(bed, cell, &provider[index], &writes));
+            let mut problems = Vec::new();
+            for (each, log) in cell.all().zip(&provider[index]) {
+                problems.extend(each.violations());
+                problems.extend(history(bed, each, log, &writes, &cell.name));
+            }
             match goals.get(&cell.name.scenario) {
                 Some(goal) if state != *goal => {
                     problems.push(format!("I6: {}{}", difference(goal, &state), ends.late()));
@@ -147,7 +155,8 @@ impl Stage {
             }
             problems
                 .extend(world.lost(cell, &bed.sandbox).into_iter().map(|key| format!("I2: {key} is lost")));
-            if ends.reached[index] && cell.last_write().is_some_and(|at| at > settled) {
+            let wrote = cell.all().filter_map(|each| each.last_write()).max();
+            if ends.reached[index] && wrote.is_some_and(|at| at > settled) {
                 problems.push("I6: it goes on writing".to_owned());
             }
             ran.push(Ran {
@@ -233,9 +242,9 @@ fn log_of(bed: &Bed, cell: &Cell) -> Vec<LogEntry> {
     log
 }
 
-fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write]) -> Vec<String> {
+fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write], struck: &Name) -> Vec<String> {
     let ledger = (bed.installation.namespace.clone(), cell.ledger.clone());
-    let faults: Vec<Fault> = cell.name.faults().collect();
+    let faults: Vec<Fault> = struck.faults().collect();
     let sent = cell.published();
     let keys = cell.projects.iter().flat_map(|project| bed.sandbox.keys(project));
     let published = keys.filter_map(|key| {
@@ -250,7 +259,7 @@ fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write]) -> V
 async fn lay_ground(bed: &Bed, placed: &[Placed]) -> Result<(), Failure> {
     let manifests: Vec<Value> = placed.iter().flat_map(|placed| bed.ground(placed)).collect();
     apply(&bed.admin, &manifests).await?;
-    let cells = || placed.iter().map(|placed| &placed.cell);
+    let cells = || placed.iter().flat_map(|placed| placed.cell.all());
     let begin = bed.clock.monotonic();
     loop {
         let all = ListParams::default();
@@ -298,7 +307,7 @@ async fn workloads(proxy: Arc<super::exchange::Proxy>, cells: Vec<Arc<Cell>>) {
 
 /// Takes the cells away: what lives at the provider goes, and nothing of them is looked at any more.
 async fn clear(bed: &Bed, placed: Vec<Placed>) -> Result<(), Failure> {
-    let cells: Vec<Arc<Cell>> = placed.iter().map(|placed| Arc::clone(&placed.cell)).collect();
+    let cells: Vec<Arc<Cell>> = placed.iter().flat_map(|placed| placed.cell.all()).cloned().collect();
     stream::iter(&cells)
         .for_each_concurrent(PARALLEL, async |cell| {
             cell.watch(false);
@@ -312,7 +321,7 @@ async fn clear(bed: &Bed, placed: Vec<Placed>) -> Result<(), Failure> {
         let world = World::read(&bed.admin, &bed.installation.namespace).await?;
         let gone = |cell: &Arc<Cell>| {
             let state = world.of(cell, &bed.sandbox);
-            state["key"].is_null() && state["ledger"] == false
+            state["key"].is_null() && state["ledger"].is_null()
         };
         if cells.iter().all(gone) || bed.clock.monotonic().saturating_sub(begin) > ENDS_WITHIN {
             break;
@@ -322,6 +331,10 @@ async fn clear(bed: &Bed, placed: Vec<Placed>) -> Result<(), Failure> {
     let providers: Api<LLMProvider> = Api::all(bed.admin.clone());
     for cell in &cells {
         providers.delete(&cell.namespace, &DeleteParams::default()).await?;
+        if cell.policy.as_ref() == Some(&cell.namespace) {
+            let policies: Api<ClusterRotationPolicy> = Api::all(bed.admin.clone());
+            policies.delete(&cell.namespace, &DeleteParams::default()).await?;
+        }
         bed.proxy.remove(cell);
     }
     drop(placed);

@@ -62,6 +62,8 @@ pub struct Bed {
 pub struct Placed {
     /// The cell.
     pub cell: Arc<Cell>,
+    /// Those of its cell's others.
+    pub others: Vec<Self>,
     leg: Listening,
 }
 
@@ -103,22 +105,52 @@ impl Bed {
 
     /// A new cell: a namespace's name, a project and an address of the provider of its own.
     pub async fn place(&self, name: Name) -> Result<Placed, Failure> {
+        let count = name.scenario.others();
+        let namespace = Self::named(&name)?;
+        if count == 0 {
+            return self.placed(name, namespace, None, Vec::new()).await;
+        }
+        let (mut others, policy) = (Vec::new(), Some(namespace.clone()));
+        for _ in 0..count {
+            let name = Name { aim: None, then: None, ..name.clone() };
+            let namespace = Self::named(&name)?;
+            others.push(self.placed(name, namespace, policy.clone(), Vec::new()).await?);
+        }
+        self.placed(name, namespace, policy, others).await
+    }
+
+    fn named(name: &Name) -> Result<String, Failure> {
         let told: String = name.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
-        let namespace = format!("{told}-{}", random_suffix()?).to_lowercase();
+        Ok(format!("{told}-{}", random_suffix()?).to_lowercase())
+    }
+
+    async fn placed(
+        &self,
+        name: Name,
+        namespace: String,
+        policy: Option<String>,
+        others: Vec<Placed>,
+    ) -> Result<Placed, Failure> {
         let ledger = ledger_name(&namespace, super::probe::TARGET);
         let projects = ["", "-other"].map(|end| self.sandbox.create_project(&format!("{namespace}{end}")));
-        let cell = Arc::new(Cell::new(name, namespace, ledger, projects, self.clock));
+        let mut cell = Cell::new(name, namespace, ledger, projects, self.clock);
+        cell.policy = policy;
+        cell.others = others.iter().map(|other| Arc::clone(&other.cell)).collect();
+        let cell = Arc::new(cell);
         let leg =
             listen(Arc::clone(&self.proxy), Leg::Provider(Arc::clone(&cell)), Some(&self.identity)).await?;
         self.proxy.add(&cell);
-        Ok(Placed { cell, leg })
+        Ok(Placed { cell, others, leg })
     }
 
     /// What lies there before a cell's story begins.
     pub fn ground(&self, placed: &Placed) -> Vec<serde_json::Value> {
         let provider = placed.leg.address.to_string();
         let authority = &self.identity.authority;
-        story::ground(&placed.cell, &self.sandbox, &self.installation.namespace, &provider, authority)
+        let mut ground =
+            story::ground(&placed.cell, &self.sandbox, &self.installation.namespace, &provider, authority);
+        ground.extend(placed.others.iter().flat_map(|other| self.ground(other)));
+        ground
     }
 
     /// Starts an operator behind the proxy.

@@ -1,7 +1,7 @@
 //! One cell of the matrix while it runs: a namespace, a project at the provider, and the fault that waits for its effect.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -88,6 +88,10 @@ pub struct Cell {
     pub ledger: String,
     /// Its projects at the provider: where its story begins, and another one.
     pub projects: [String; 2],
+    /// The `ClusterRotationPolicy` that it follows; none if it has a policy of its own.
+    pub policy: Option<String>,
+    /// Others whose keys follow the same policy. They are never armed.
+    pub others: Vec<Arc<Self>>,
     clock: Clock,
     state: Mutex<State>,
     blows: watch::Sender<usize>,
@@ -117,7 +121,13 @@ impl Cell {
     /// A cell that is not armed yet: nothing is counted and nothing strikes.
     pub fn new(name: Name, namespace: String, ledger: String, projects: [String; 2], clock: Clock) -> Self {
         let blows = watch::Sender::new(0);
-        Self { name, namespace, ledger, projects, clock, state: Mutex::default(), blows }
+        let (policy, others, state) = (None, Vec::new(), Mutex::default());
+        Self { name, namespace, ledger, projects, policy, others, clock, state, blows }
+    }
+
+    /// Itself and those that follow the same policy.
+    pub fn all(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        std::iter::once(self).chain(&self.others)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -168,12 +168,15 @@ async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Ti
         let names = missing.iter().flat_map(|scenario| {
             std::iter::repeat_n(Name { scenario: *scenario, aim: None, then: None }, LESSONS)
         });
-        for ran in stage.run(names.collect(), &Goals::new()).await? {
-            if ran.problems.is_empty() {
-                lessons.push(ran);
-            } else {
-                // A machine that has other work to do: it is run again like one that took other steps.
-                say(&format!("undisturbed, {} fails: {}", ran.name, ran.problems.join("; ")))?;
+        let (alone, together): (Vec<Name>, Vec<Name>) = names.partition(|name| name.scenario.is_everybodys());
+        for names in [together, alone].into_iter().filter(|names| !names.is_empty()) {
+            for ran in stage.run(names, &Goals::new()).await? {
+                if ran.problems.is_empty() {
+                    lessons.push(ran);
+                } else {
+                    // A machine that has other work to do: it is run again like one that took other steps.
+                    say(&format!("undisturbed, {} fails: {}", ran.name, ran.problems.join("; ")))?;
+                }
             }
         }
         missing.retain(|scenario| agreeing(&of(&lessons, *scenario)).is_none());

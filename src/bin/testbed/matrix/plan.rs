@@ -14,6 +14,8 @@ const TOGETHER: usize = 100;
 /// Cells that wait for one blow, the first time and each time that they have to be run again: those that come too late for the
 /// others are in the end alone.
 const UNDER_ONE_BLOW: [usize; 4] = [48, 12, 4, 1];
+/// The same where three keys of each cell take turns, or ledgers are written ten at a time.
+const FEW_UNDER_ONE_BLOW: [usize; 4] = [8, 4, 2, 1];
 
 /// The effects of each scenario in its undisturbed run.
 pub type Learned = BTreeMap<Scenario, Vec<Effect>>;
@@ -112,20 +114,25 @@ pub fn plan(learned: &Learned, times: &Times, only: &[Only]) -> Plan {
 pub fn batches(cells: &[Name], again: usize) -> Vec<Vec<Name>> {
     let mut groups: BTreeMap<_, Vec<Name>> = BTreeMap::new();
     for name in cells {
-        groups.entry((company(name), name.scenario.begins_late())).or_default().push(name.clone());
+        let everybodys = name.scenario.is_everybodys().then_some(name.scenario);
+        let company = (company(name), name.scenario.begins_late(), name.scenario.others(), everybodys);
+        groups.entry(company).or_default().push(name.clone());
     }
     let mut batches = Vec::new();
     for mut cells in groups.into_values() {
         if cells.first().is_some_and(|name| name.blows().is_empty()) {
             // Dealt like cards: what is slow by nature (the end of a namespace) is not all in one batch.
-            let count = cells.len().div_ceil(TOGETHER);
+            let others = cells.iter().map(|name| name.scenario.others()).max().unwrap_or_default();
+            let count = cells.len().div_ceil(TOGETHER / (1 + others));
             batches
                 .extend((0..count).map(|first| cells.iter().skip(first).step_by(count).cloned().collect()));
         } else {
             // Those that come to their effects at about the same time wait for each other.
             let later = |name: &Name| name.then.as_ref().map(|then| then.later);
             cells.sort_by_key(|name| (name.aim.as_ref().map(|aim| aim.after), later(name)));
-            let together = UNDER_ONE_BLOW.get(again).copied().unwrap_or(1);
+            let few = cells.iter().any(|name| name.scenario.others() > 0 || name.scenario.is_everybodys());
+            let together = if few { FEW_UNDER_ONE_BLOW } else { UNDER_ONE_BLOW };
+            let together = together.get(again).copied().unwrap_or(1);
             batches.extend(cells.chunks(together).map(<[Name]>::to_vec));
         }
     }

@@ -38,6 +38,12 @@ pub enum Scenario {
     OverwriteTarget,
     /// S9.
     LoseKey,
+    /// S10.
+    RenewKeyring,
+    /// S11.
+    EditPolicy,
+    /// S12.
+    Upgrade,
     /// S13.
     RestoreLedger,
     /// S13, and a person says how to go on.
@@ -50,7 +56,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::CreateMinted,
         Self::CreateSupplied,
         Self::Rotate,
@@ -64,6 +70,9 @@ impl Scenario {
         Self::LoseTarget,
         Self::OverwriteTarget,
         Self::LoseKey,
+        Self::RenewKeyring,
+        Self::EditPolicy,
+        Self::Upgrade,
         Self::RestoreLedger,
         Self::Acknowledge,
         Self::Outage,
@@ -86,6 +95,9 @@ impl Scenario {
             Self::LoseTarget => "S8",
             Self::OverwriteTarget => "S8e",
             Self::LoseKey => "S9",
+            Self::RenewKeyring => "S10",
+            Self::EditPolicy => "S11",
+            Self::Upgrade => "S12",
             Self::RestoreLedger => "S13",
             Self::Acknowledge => "S13a",
             Self::Outage => "S14",
@@ -113,6 +125,16 @@ impl Scenario {
             Self::LoseKey => {
                 "a made key is deleted at the provider; the policy has the trigger `Invalid`, so it is replaced once that is confirmed"
             }
+            Self::RenewKeyring => {
+                "a key-encryption key is added to the keyring while a made key is delivered: its ledger is written anew under it"
+            }
+            Self::EditPolicy => {
+                "a ClusterRotationPolicy that three made keys of three namespaces follow gets a schedule by which all are due; one \
+                 rotates at a time, and one of them is struck"
+            }
+            Self::Upgrade => {
+                "the ledger of a made key is one of the first format, as an operator of before left it; the key is rotated by annotation"
+            }
             Self::RestoreLedger => {
                 "after a rotation an older copy of the ledger is put back: nothing is made, revoked or delivered"
             }
@@ -136,18 +158,32 @@ impl Scenario {
 
     /// Whether more has to happen before it begins, so that it begins late.
     pub const fn begins_late(self) -> bool {
-        matches!(self, Self::Schedule | Self::RestoreLedger | Self::Acknowledge)
+        matches!(
+            self,
+            Self::Schedule | Self::EditPolicy | Self::Upgrade | Self::RestoreLedger | Self::Acknowledge
+        )
     }
 
     /// Whether an effect belongs to the story in every run. While a namespace ends, Kubernetes may delete the target before
     /// the LLMKey: then it is written once more, which is refused. What status says of an outage comes as often as the
-    /// provider is asked.
+    /// provider is asked, and of a place in the line as often as that changes.
     pub const fn counts(self, kind: Kind) -> bool {
         !matches!(
             (self, kind),
             (Self::DeleteNamespace, Kind::TargetCreate | Kind::TargetUpdate | Kind::Status)
-                | (Self::Outage, Kind::Status)
+                | (Self::Outage | Self::EditPolicy, Kind::Status)
         )
+    }
+
+    /// Whether it changes what all cells share: then only cells of the same story run beside it.
+    pub const fn is_everybodys(self) -> bool {
+        matches!(self, Self::RenewKeyring)
+    }
+
+    /// How many other keys follow the same policy, each in a namespace and at an account of its own. They are looked after like
+    /// the one that is struck, but not struck themselves.
+    pub const fn others(self) -> usize {
+        if matches!(self, Self::EditPolicy) { 2 } else { 0 }
     }
 
     /// Whether the same effect comes again and again, as often as time allows: each try to make a key is on record first, and is
@@ -174,7 +210,7 @@ impl Scenario {
         };
         let replaced = ready && begins(0, "2 Current") && begins(1, "1 Revoked") && state["live"] == 1;
         let delivers = ready && state["delivered"] == true && state["live"] == 1;
-        let gone = state["key"].is_null() && state["ledger"] == false && state["live"] == 0;
+        let gone = state["key"].is_null() && state["ledger"].is_null() && state["live"] == 0;
         match self {
             Self::CreateMinted | Self::CreateSupplied => {
                 ready && state["live"] == 1 && !versions[0].is_null()
@@ -182,6 +218,12 @@ impl Scenario {
             Self::Rotate | Self::Schedule | Self::RevokeVersion | Self::ChangeProject | Self::Outage => {
                 replaced
             }
+            Self::RenewKeyring => delivers && state["ledger"]["newest"] == true,
+            Self::EditPolicy => {
+                let others = state["others"].as_array();
+                replaced && others.is_some_and(|all| all.iter().all(|other| Self::Rotate.ended(other)))
+            }
+            Self::Upgrade => replaced && state["ledger"]["format"] == llmkey_operator::ledger::FORMAT,
             Self::RevokeAll => begins(0, "1 Revoked") && state["target"].is_null() && state["live"] == 0,
             Self::DeleteKey | Self::DeleteNamespace => gone,
             Self::ChangeTarget => {

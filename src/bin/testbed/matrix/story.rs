@@ -1,13 +1,19 @@
 //! What lies there before a story begins, and who does what to begin it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::Timelike;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use llmkey_operator::api::{LLMKey, LLMProvider, RotationPolicy};
+use llmkey_operator::api::{ClusterRotationPolicy, LEDGER_SEALED_BY, LLMKey, LLMProvider, RotationPolicy};
+use llmkey_operator::controller::install::KEYRING_SECRET;
+use llmkey_operator::crypto::{Keyring, SecretBytes, SystemEntropy};
 use llmkey_operator::domain::health::last_slot;
 use llmkey_operator::domain::names::slot_offset;
+use llmkey_operator::ledger::{Record, encode, unverified};
 use llmkey_operator::sandbox::{OwnerAccess, Sandbox};
 use llmkey_operator::testbed::apply;
 use serde_json::{Value, json};
@@ -27,6 +33,8 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// Nothing was written for so long: it is at rest.
 const REST: Duration = Duration::from_millis(1500);
 const POLL: Duration = Duration::from_millis(100);
+/// Its seconds.
+const MINUTE: u64 = 60;
 /// The watches have shown it by then.
 const SHOWN: Duration = Duration::from_millis(300);
 
@@ -67,6 +75,14 @@ pub fn ground(
             "metadata": {"name": POLICY, "namespace": namespace}, "spec": policy,
         }),
     ];
+    if cell.policy.as_ref() == Some(namespace) {
+        policy["maxConcurrent"] = json!(1);
+        policy["jitter"] = json!("0s");
+        ground.push(json!({
+            "apiVersion": "llmkeys.dev/v1alpha1", "kind": "ClusterRotationPolicy",
+            "metadata": {"name": namespace}, "spec": policy,
+        }));
+    }
     if scenario == Scenario::CreateSupplied {
         let value = format!("sk-proj-{}T3BlbkFJsupplied", namespace.replace('-', ""));
         if sandbox.register_key(&value, cell.project(), "supplied", OwnerAccess::Active).is_none() {
@@ -97,12 +113,16 @@ fn key(cell: &Cell) -> Value {
         Scenario::CreateSupplied => json!({"secretRef": {"name": SOURCE, "key": "key"}}),
         _ => json!({"mint": {}}),
     };
+    let policy = match &cell.policy {
+        Some(shared) => json!({"kind": "ClusterRotationPolicy", "name": shared}),
+        None => json!({"name": POLICY}),
+    };
     json!({
         "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey",
         "metadata": {"name": TARGET, "namespace": cell.namespace},
         "spec": {
             "providerRef": {"name": cell.namespace}, "source": source,
-            "rotationPolicyRef": {"name": POLICY}, "deletionGracePeriod": "0s",
+            "rotationPolicyRef": policy, "deletionGracePeriod": "0s",
             "validation": {"interval": "168h"},
         },
     })
@@ -112,6 +132,15 @@ fn key(cell: &Cell) -> Value {
 pub async fn prepare(bed: &Bed, cell: &Cell) -> Result<(), Failure> {
     match cell.name.scenario {
         Scenario::Schedule => tokio::time::sleep(INTERVAL).await,
+        Scenario::EditPolicy => {
+            let second = u64::from(bed.clock.now_precise().second());
+            tokio::time::sleep(Duration::from_secs(MINUTE - second) + SHOWN).await;
+        }
+        Scenario::Upgrade => {
+            cell.watch(true);
+            write_first_format(bed, cell).await?;
+            rest(bed, cell).await?;
+        }
         Scenario::RestoreLedger => rotate_and_rest(bed, cell).await?,
         Scenario::Acknowledge => {
             rotate_and_rest(bed, cell).await?;
@@ -134,7 +163,10 @@ pub async fn begin(bed: &Bed, cell: &Cell) -> Result<(), Failure> {
     let edit = PatchParams::default();
     match cell.name.scenario {
         Scenario::CreateMinted | Scenario::CreateSupplied => apply(client, &[key(cell)]).await?,
-        Scenario::Rotate | Scenario::Outage | Scenario::BarePods => rotate(&keys).await?,
+        Scenario::Rotate | Scenario::Upgrade | Scenario::Outage | Scenario::BarePods => rotate(&keys).await?,
+        // Once for all of them, by `renew_keyring`.
+        Scenario::RenewKeyring => {}
+        Scenario::EditPolicy => make_all_due(bed, cell).await?,
         Scenario::Schedule => set_schedule(client, cell, true).await?,
         Scenario::RevokeAll => {
             cell.watch(false);
@@ -220,6 +252,45 @@ async fn set_schedule(client: &Client, cell: &Cell, hourly: bool) -> Result<(), 
 async fn rotate(keys: &Api<LLMKey>) -> Result<(), Failure> {
     let patch = json!({"metadata": {"annotations": {"llmkeys.dev/rotate": "1"}}});
     keys.patch(TARGET, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// A schedule whose last time is the minute that has begun since the keys were published, and whose next is a year from now: all
+/// of them are due, each once.
+async fn make_all_due(bed: &Bed, cell: &Cell) -> Result<(), Failure> {
+    let policies: Api<ClusterRotationPolicy> = Api::all(bed.admin.clone());
+    let expression = bed.clock.now_precise().format("%-M %-H %-d %-m *").to_string();
+    let patch = json!({"spec": {"schedule": {"cron": {"expression": expression, "timeZone": "UTC"}}}});
+    policies.patch(&cell.namespace, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
+
+/// A person adds a key-encryption key and names it as the newest, for all cells at once.
+pub async fn renew_keyring(bed: &Bed) -> Result<(), Failure> {
+    let secrets: Api<Secret> = Api::namespaced(bed.admin.clone(), &bed.installation.namespace);
+    let made = Keyring::generate(&mut SystemEntropy)?;
+    let data: BTreeMap<String, ByteString> =
+        made.into_iter().map(|(name, value)| (name, ByteString(value.expose().to_vec()))).collect();
+    let patch = Patch::Merge(json!({"data": data}));
+    secrets.patch(KEYRING_SECRET, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// The ledger as an operator of the first format would have left it.
+async fn write_first_format(bed: &Bed, cell: &Cell) -> Result<(), Failure> {
+    let secrets: Api<Secret> = Api::namespaced(bed.admin.clone(), &bed.installation.namespace);
+    let keyring = secrets.get(KEYRING_SECRET).await?.data.unwrap_or_default();
+    let keyring = keyring.into_iter().map(|(name, value)| (name, SecretBytes::new(value.0))).collect();
+    let keyring = Keyring::from_secret_data(&keyring)?;
+    let found = secrets.get(&cell.ledger).await?;
+    let record = unverified(&found).ok_or("the ledger cannot be read")?;
+    let mut older = encode(&Record { format: 1, ..record }, &bed.installation.namespace, &keyring)?;
+    older.metadata.resource_version = found.metadata.resource_version;
+    if let Some(annotations) = &mut older.metadata.annotations {
+        // It did not tell what it needs.
+        annotations.remove(LEDGER_SEALED_BY);
+    }
+    secrets.replace(&cell.ledger, &PostParams::default(), &older).await?;
     Ok(())
 }
 

@@ -1,11 +1,14 @@
 //! What anybody can see of all cells at one time, in a form in which two runs can be compared.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use llmkey_operator::api::{LLMKey, LLMProvider};
+use llmkey_operator::controller::install::KEYRING_SECRET;
+use llmkey_operator::crypto::PRIMARY_ENTRY;
+use llmkey_operator::ledger::unverified;
 use llmkey_operator::sandbox::{KeyRecord, KeyState, Sandbox};
 use serde_json::{Map, Value, json};
 
@@ -17,7 +20,7 @@ use super::probe::{ENTRY, TARGET, fingerprint};
 pub struct World {
     keys: HashMap<String, Value>,
     targets: HashMap<String, Secret>,
-    ledgers: HashSet<String>,
+    ledgers: HashMap<String, Value>,
     frozen: HashMap<String, String>,
 }
 
@@ -32,7 +35,7 @@ impl World {
         let mut world = Self {
             keys: HashMap::new(),
             targets: HashMap::new(),
-            ledgers: HashSet::new(),
+            ledgers: HashMap::new(),
             frozen: HashMap::new(),
         };
         for provider in providers {
@@ -43,10 +46,13 @@ impl World {
         for key in keys {
             world.keys.insert(key.namespace().unwrap_or_default(), serde_json::to_value(&key)?);
         }
+        let keyring = secrets.iter().find(|secret| secret.name_any() == KEYRING_SECRET);
+        let newest = keyring.and_then(|secret| secret.data.as_ref()?.get(PRIMARY_ENTRY));
+        let newest = newest.map(|id| String::from_utf8_lossy(&id.0).into_owned()).unwrap_or_default();
         for secret in secrets {
             let namespace = secret.namespace().unwrap_or_default();
             if namespace == operator_namespace {
-                world.ledgers.insert(secret.name_any());
+                world.ledgers.extend(ledger(&secret, &newest).map(|told| (secret.name_any(), told)));
             } else if secret.name_any() == TARGET {
                 world.targets.insert(namespace, secret);
             }
@@ -56,6 +62,14 @@ impl World {
 
     /// What is to be compared of one cell: no names, times or values, but whether the delivered key is the one that lives.
     pub fn of(&self, cell: &Cell, sandbox: &Sandbox) -> Value {
+        let mut state = self.alone(cell, sandbox);
+        if !cell.others.is_empty() {
+            state["others"] = cell.others.iter().map(|other| self.alone(other, sandbox)).collect();
+        }
+        state
+    }
+
+    fn alone(&self, cell: &Cell, sandbox: &Sandbox) -> Value {
         let live: Vec<KeyRecord> =
             cell.projects.iter().flat_map(|project| sandbox.live_keys(project)).collect();
         // The target of a deleted LLMKey is Kubernetes' garbage collector's.
@@ -70,7 +84,7 @@ impl World {
                 "owned": secret.owner_references().len(),
             })),
             "delivered": live.iter().any(|key| Some(&key.fingerprint) == delivered.as_ref()),
-            "ledger": self.ledgers.contains(&cell.ledger),
+            "ledger": self.ledgers.get(&cell.ledger),
             "live": live.len(),
             "frozen": self.frozen.get(&cell.namespace),
         })
@@ -78,12 +92,26 @@ impl World {
 
     /// Keys at the provider that no version in status points to: nobody would ever revoke them.
     pub fn lost(&self, cell: &Cell, sandbox: &Sandbox) -> Vec<String> {
+        let others = cell.others.iter().flat_map(|other| self.lost_alone(other, sandbox));
+        self.lost_alone(cell, sandbox).into_iter().chain(others).collect()
+    }
+
+    fn lost_alone(&self, cell: &Cell, sandbox: &Sandbox) -> Vec<String> {
         let versions = self.keys.get(&cell.namespace).map(|key| key["status"]["versions"].to_string());
         let known = |id: &str| versions.as_ref().is_some_and(|text| text.contains(id));
         let keys = cell.projects.iter().flat_map(|project| sandbox.keys(project));
         let minted = keys.filter(|key| key.state != KeyState::Deleted && key.service_account_id.is_some());
         minted.filter(|key| !known(&key.id)).map(|key| key.service_account_name.unwrap_or(key.id)).collect()
     }
+}
+
+/// A ledger's format, and whether it needs no key-encryption key but the newest; none if it is none.
+fn ledger(secret: &Secret, newest: &str) -> Option<Value> {
+    let record = unverified(secret)?;
+    let mac: Value = serde_json::from_slice(&secret.data.as_ref()?.get("mac")?.0).ok()?;
+    let sealed = record.versions.iter().filter_map(|version| version.sealed.as_ref());
+    let newest = mac["kek"] == newest && sealed.map(|envelope| &envelope.kek).all(|kek| kek == newest);
+    Some(json!({"format": record.format, "newest": newest}))
 }
 
 fn key(key: &Value) -> Value {
