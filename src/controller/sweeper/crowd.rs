@@ -1,8 +1,9 @@
-//! How many LLMKeys of an account were deleted, or turned invalid, within a while: counted in what the watches show.
+//! How many LLMKeys of an account were deleted, or turned invalid, within a while: counted in what the watches show. The while
+//! may be any: a crowd that nobody looked at in its time, with the provider or the operator away, is still one.
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::decide::Crowd;
 use crate::api::{LLMKey, parse_rfc3339};
@@ -10,15 +11,15 @@ use crate::controller::context::Ctx;
 use crate::domain::health::HealthState;
 use crate::ledger::Summary;
 
-/// Counts for the account that the LLMProviders name as `project`, since `from` at the earliest.
+/// Counts for the account that the LLMProviders name as `project`, what happened after `from`.
 pub fn count(ctx: &Ctx, providers: &BTreeSet<String>, project: &str, from: Option<DateTime<Utc>>) -> Crowd {
-    let window = chrono::Duration::from_std(ctx.timings.crowd_window).unwrap_or(chrono::Duration::MAX);
-    let since = from.max(Some(ctx.clock.now() - window)).unwrap_or_default();
+    let window = TimeDelta::from_std(ctx.timings.crowd_window).unwrap_or(TimeDelta::MAX);
     let accounts: BTreeSet<String> =
         providers.iter().map(|provider| format!("{provider}/{project}")).collect();
     let keys = ctx.stores.keys.state();
     let keys = keys.iter().filter_map(|key| key.0.as_ref().ok()).filter(|key| uses(key, providers));
-    of(&ctx.index.summaries(&ctx.operator_namespace), keys, &accounts, since)
+    let counts = While { since: from.unwrap_or_default(), window };
+    of(&ctx.index.summaries(&ctx.operator_namespace), keys, &accounts, counts)
 }
 
 fn uses(key: &LLMKey, providers: &BTreeSet<String>) -> bool {
@@ -29,22 +30,43 @@ fn of<'a>(
     ledgers: &[Summary],
     keys: impl Iterator<Item = &'a LLMKey>,
     accounts: &BTreeSet<String>,
-    since: DateTime<Utc>,
+    counts: While,
 ) -> Crowd {
-    let mut crowd = Crowd::default();
+    let mut total = 0;
+    let mut deleted = Vec::new();
     for ledger in ledgers {
         if ledger.account.as_ref().is_some_and(|account| accounts.contains(account)) {
-            crowd.total += 1;
-            crowd.deleted += usize::from(ledger.deleted_at.is_some_and(|at| at > since));
+            total += 1;
+            deleted.extend(ledger.deleted_at);
         }
     }
-    let turned = |key: &LLMKey| {
+    let turned_invalid = |key: &LLMKey| {
         let health = key.status.as_ref()?.health.as_ref()?;
-        let at = parse_rfc3339(&health.since)?;
-        Some(health.state == HealthState::Invalid.as_str() && at > since)
+        parse_rfc3339(&health.since).filter(|_| health.state == HealthState::Invalid.as_str())
     };
-    crowd.invalid = keys.filter(|key| turned(key) == Some(true)).count();
-    crowd
+    let invalid = keys.filter_map(turned_invalid).collect();
+    Crowd { total, deleted: counts.most(deleted), invalid: counts.most(invalid) }
+}
+
+/// What counts together.
+#[derive(Clone, Copy)]
+struct While {
+    /// What was acknowledged before counts no more.
+    since: DateTime<Utc>,
+    /// Its length.
+    window: TimeDelta,
+}
+
+impl While {
+    /// The most of the events that lie within one window.
+    fn most(self, mut events: Vec<DateTime<Utc>>) -> usize {
+        events.retain(|at| *at > self.since);
+        events.sort_unstable();
+        let together = |(index, first): (usize, &DateTime<Utc>)| {
+            events.partition_point(|at| *at - *first < self.window) - index
+        };
+        events.iter().enumerate().map(together).max().unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +107,18 @@ mod tests {
         };
         let keys = [key("Invalid", 5), key("Invalid", -5), key("ProviderDown", 5), key("Valid", 5)];
         let accounts = BTreeSet::from(["acme/proj_1".to_owned()]);
-        let crowd = of(&ledgers, keys.iter(), &accounts, at(0));
+        let counts = While { since: at(0), window: TimeDelta::seconds(10) };
+        let crowd = of(&ledgers, keys.iter(), &accounts, counts);
         assert_eq!(crowd, Crowd { total: 3, deleted: 1, invalid: 1 });
+    }
+
+    #[test]
+    fn a_crowd_is_one_whenever_it_is_looked_at() {
+        let counts = While { since: at(0), window: TimeDelta::seconds(10) };
+        let most = |seconds: &[i64]| counts.most(seconds.iter().map(|s| at(*s)).collect());
+        assert_eq!(most(&[]), 0);
+        assert_eq!(most(&[1, 11, 21, 31]), 1, "one after the other");
+        assert_eq!(most(&[31, 1, 25, 22, 60]), 3, "in any order, and long ago");
+        assert_eq!(most(&[-1, 0, 1]), 1, "what was acknowledged counts no more");
     }
 }

@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
+use tokio::time::MissedTickBehavior;
 
 use super::context::Ctx;
 use super::{ReconcileError, llm_key};
@@ -25,18 +26,41 @@ use crate::provider::{Account, Capabilities, Capability, Endpoint};
 use crate::telemetry::metrics::{Controller, Outcome, SweepResult};
 use observe::Memory;
 
-/// Accounts at the same time.
-const CONCURRENCY: usize = 4;
-
-/// Sweeps every account again and again. Never ends.
+/// Sweeps every account again and again, each by itself: one that is slow or hangs delays no other. Never ends.
 pub async fn run(ctx: Arc<Ctx>) {
-    let mut memories: BTreeMap<AccountId, Memory> = BTreeMap::new();
+    // None: it is being swept.
+    let mut memories: BTreeMap<AccountId, Option<Memory>> = BTreeMap::new();
+    let mut sweeps = FuturesUnordered::new();
+    let mut round = tokio::time::interval(ctx.timings.sweep_interval);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if ctx.leader.is_leader() {
-            round(&ctx, &mut memories).await;
+        tokio::select! {
+            Some((id, memory)) = sweeps.next() => {
+                memories.insert(id, Some(memory));
+                tell_frozen(&ctx);
+            }
+            _ = round.tick() => {
+                if ctx.leader.is_leader() {
+                    let places = places(&ctx).await;
+                    memories.retain(|id, memory| memory.is_none() || places.contains_key(id));
+                    ctx.account_states.retain(|id| places.contains_key(id));
+                    for place in places.into_values().filter(|place| place.answers) {
+                        let memory = memories.entry(place.id.clone()).or_insert_with(|| Some(Memory::default()));
+                        if let Some(memory) = memory.take() {
+                            sweeps.push(visit(Arc::clone(&ctx), place, memory));
+                        }
+                    }
+                    tell_frozen(&ctx);
+                }
+            }
         }
-        tokio::time::sleep(ctx.timings.sweep_interval).await;
     }
+}
+
+fn tell_frozen(ctx: &Ctx) {
+    let frozen: Vec<_> =
+        ctx.account_states.frozen().into_iter().map(|(reason, count)| (reason.reason(), count)).collect();
+    ctx.metrics.set_frozen(&frozen);
 }
 
 /// An account that can be swept, with the LLMProviders that name it.
@@ -46,24 +70,6 @@ struct Place {
     providers: BTreeSet<String>,
     /// One of them says that the account answers.
     answers: bool,
-}
-
-async fn round(ctx: &Ctx, memories: &mut BTreeMap<AccountId, Memory>) {
-    let places = places(ctx).await;
-    memories.retain(|id, _| places.contains_key(id));
-    ctx.account_states.retain(|id| places.contains_key(id));
-    let sweeps = places.into_values().filter(|place| place.answers).map(|place| {
-        let memory = memories.remove(&place.id).unwrap_or_default();
-        async move {
-            let memory = visit(ctx, &place, memory).await;
-            (place.id, memory)
-        }
-    });
-    let swept: Vec<_> = stream::iter(sweeps).buffer_unordered(CONCURRENCY).collect().await;
-    memories.extend(swept);
-    let frozen: Vec<_> =
-        ctx.account_states.frozen().into_iter().map(|(reason, count)| (reason.reason(), count)).collect();
-    ctx.metrics.set_frozen(&frozen);
 }
 
 /// The accounts with an admin credential. One without is for checks only, and is never called here.
@@ -108,10 +114,10 @@ fn answers(provider: &LLMProvider) -> bool {
         || status.conditions.iter().find(ready).is_some_and(|c| c.status == ConditionStatus::True.as_str())
 }
 
-async fn visit(ctx: &Ctx, place: &Place, mut memory: Memory) -> Memory {
+async fn visit(ctx: Arc<Ctx>, place: Place, mut memory: Memory) -> (AccountId, Memory) {
     let pass = ctx.metrics.begin(Controller::Sweeper, ctx.clock);
     let before = ctx.account_states.frozen();
-    let (result, outcome) = match sweep(ctx, place, &mut memory).await {
+    let (result, outcome) = match sweep(&ctx, &place, &mut memory).await {
         Ok(act::Done { revoked: 0, failed: false, froze: false }) if memory.orphans.is_empty() => {
             (SweepResult::Clean, Outcome::Skipped)
         }
@@ -135,7 +141,7 @@ async fn visit(ctx: &Ctx, place: &Place, mut memory: Memory) -> Memory {
             ctx.woken_by.account(&ctx.stores, &ctx.index, &ctx.operator_namespace, provider);
         }
     }
-    memory
+    (place.id, memory)
 }
 
 /// Why a sweep is void.
