@@ -2,6 +2,7 @@
 
 use chrono::Duration;
 
+use super::configurations::Configuration;
 use super::local::Fate;
 use super::parts::{Fresh, Place, Replica};
 use super::place::{Edit, Written};
@@ -23,8 +24,6 @@ pub enum Action {
     Crash(usize),
     /// A person acts.
     Edit(Edit),
-    /// The state of the cluster is kept, for a reconcile that will begin with it.
-    Keep,
     /// The second copy of a request arrives.
     Arrive,
     /// The garbage collector works.
@@ -41,6 +40,8 @@ pub struct Next {
     pub swapped: bool,
     /// Position of what is broken; [`NONE`] if nothing is.
     pub broken: u32,
+    /// The `LLMKey` was written: the next reconcile may begin with it as it was before.
+    pub may_linger: bool,
 }
 
 /// What a run without further faults does.
@@ -66,7 +67,7 @@ pub fn all() -> Vec<Action> {
         ]);
         all.extend(Fate::ALL.map(|fate| Action::Step(who, fate)));
     }
-    all.extend([Action::Arrive, Action::Garbage, Action::Time, Action::Keep]);
+    all.extend([Action::Arrive, Action::Garbage, Action::Time]);
     all.extend(Edit::ALL.map(Action::Edit));
     all
 }
@@ -83,11 +84,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A model in which people may do so, under a policy that asks for so many spares.
-    pub fn new(edits: &[Edit], spares: i32) -> Self {
-        let mut space = Space::new();
+    /// A model of this configuration.
+    pub fn new(configuration: &Configuration) -> Self {
+        let mut space = Space::new(configuration.held_up);
         let started = space.replica(Replica::started());
-        Self { rules: Rules::new(spares), space, edits: edits.to_vec(), started }
+        let Configuration { edits, spares, .. } = configuration;
+        Self { rules: Rules::new(*spares), space, edits: edits.to_vec(), started }
     }
 
     /// A state of this place with processes that have just started.
@@ -97,7 +99,7 @@ impl Machine {
             place: self.space.place(place),
             replicas: [self.started, second],
             snapshot: NONE,
-            fresh: [Fresh::NONE; 3],
+            fresh: [Fresh::NONE; 2],
             left,
         }
     }
@@ -106,6 +108,7 @@ impl Machine {
     pub fn apply(&mut self, state: &State, action: Action) -> Option<Next> {
         let mut next = *state;
         let mut broken = NONE;
+        let mut written = 0;
         match action {
             Action::Begin(who) => {
                 let posture = self.idle(state, who)?;
@@ -117,15 +120,14 @@ impl Machine {
             }
             Action::BeginStale(who) => {
                 self.idle(state, who)?;
-                if state.snapshot == NONE || state.fresh[2].has(Fresh::KEY) {
+                if state.snapshot == NONE {
                     return None;
                 }
                 // Only the LLMKey comes from a watch: ledger and target are read.
                 let seen = self.seen_late(state.place, state.snapshot);
                 next.replicas[who] = self.begin(seen, state.replicas[who]);
-                next.fresh[who] = state.fresh[2].with(Fresh::LEDGER | Fresh::TARGET);
+                next.fresh[who] = Fresh(Fresh::LEDGER | Fresh::TARGET);
                 next.snapshot = NONE;
-                next.fresh[2] = Fresh::NONE;
             }
             Action::Step(who, fate) => {
                 match fate {
@@ -137,7 +139,8 @@ impl Machine {
                 let led = self.step(state, who, fate)?;
                 next.place = led.place;
                 next.replicas[who] = led.replica;
-                next.outdate(led.written, Some(who));
+                written = led.written;
+                next.outdate(written, Some(who));
                 let other = 1 - who;
                 if self.idle(state, other).is_some()
                     && self.space.postures[state.replicas[who] as usize].telling
@@ -162,25 +165,17 @@ impl Machine {
                 if !self.edits.contains(&edit) {
                     return None;
                 }
-                broken = self.event(&mut next, edit as u8, |rules, place| {
+                (written, broken) = self.event(&mut next, edit as u8, |rules, place| {
                     rules.edit(place, edit).map(|(place, written)| (place, written, None))
                 })?;
             }
-            Action::Keep => {
-                next.left.stale = next.left.stale.checked_sub(1)?;
-                if state.snapshot != NONE {
-                    return None;
-                }
-                next.snapshot = self.snapshot(state.place);
-                next.fresh[2] = Fresh::ALL;
-            }
             Action::Arrive => {
-                broken = self.event(&mut next, 100, |rules, place| {
+                (written, broken) = self.event(&mut next, 100, |rules, place| {
                     rules.arrive(place).map(|(place, broken)| (place, Written(0), broken))
                 })?;
             }
             Action::Garbage => {
-                broken = self.event(&mut next, 101, |rules, place| {
+                (written, broken) = self.event(&mut next, 101, |rules, place| {
                     rules.collect_garbage(place).map(|(place, written)| (place, written, None))
                 })?;
             }
@@ -198,8 +193,21 @@ impl Machine {
         if next == *state && broken == NONE {
             return None;
         }
+        let may_linger = written & Fresh::KEY != 0 && state.snapshot == NONE && state.left.stale > 0;
         let (state, swapped) = next.ordered();
-        Some(Next { state, swapped, broken })
+        Some(Next { state, swapped, broken, may_linger })
+    }
+
+    /// What the action leads to if a reconcile will begin with the `LLMKey` as it was before it. While it stands there is no
+    /// need to keep it, so this is the only moment that matters.
+    pub fn linger(&mut self, state: &State, mut next: Next) -> Option<Next> {
+        if !next.may_linger {
+            return None;
+        }
+        next.state.left.stale = next.state.left.stale.checked_sub(1)?;
+        next.state.snapshot = self.snapshot(state.place);
+        next.may_linger = false;
+        Some(next)
     }
 
     /// What a run without further faults does next: replicas that work go on, then whoever is due begins, then time goes on.
@@ -279,7 +287,7 @@ impl Machine {
         next: &mut State,
         code: u8,
         happens: impl FnOnce(&Rules, &Place) -> Option<(Place, Written, Option<String>)>,
-    ) -> Option<u32> {
+    ) -> Option<(u8, u32)> {
         let key = (next.place, code);
         let led = if let Some(known) = self.space.events.get(&key) {
             *known
@@ -295,7 +303,7 @@ impl Machine {
         let (place, written, broken) = led?;
         next.place = place;
         next.outdate(written, None);
-        Some(broken)
+        Some((written, broken))
     }
 
     /// The place as a late watch shows it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::parts::{OLD, Place, Replica, Shift, Work, now};
-use super::rules::{LIST_LAG, QUIET};
+use super::rules::{CANDIDATE_FRESH, LIST_LAG, PUBLISH_UNKNOWN_AFTER, QUIET, RECHECK};
 use crate::controller::llm_key::model::{Effect, Failing, LedgerView, Memory, Observed, TargetView};
 use crate::domain::health::Health;
 use crate::domain::lifecycle::VersionState;
@@ -183,9 +183,12 @@ impl Shift {
         for health in [&mut *health, candidate, &mut *spare, pinned].into_iter().flatten() {
             self.health(health);
         }
-        for Failing { reason: _, message: _, count: _, not_before, at } in failing.values_mut() {
+        for Failing { reason: _, message, count, not_before, at } in failing.values_mut() {
             self.deadline(not_before);
             *at = now();
+            // Told only; and the second wait is as long as the first here.
+            message.clear();
+            *count = 1;
         }
         if let Some((due, _)) = reminded {
             self.time(due);
@@ -220,10 +223,17 @@ impl Shift {
         // Shown, and never decided on.
         *since = now();
         history.clear();
-        if let Some((_, asked)) = last {
-            self.time(asked);
+        if let Some((verdict, asked)) = last {
+            // A refusal is compared with the deadline of a new key; other answers count until the key is asked about again.
+            match (verdict.accepts(), verdict.refuses()) {
+                (true, _) => self.within(asked, CANDIDATE_FRESH),
+                (_, true) => self.time(asked),
+                _ => self.within(asked, RECHECK),
+            }
         }
-        self.maybe(first_asked);
+        if let Some(first) = first_asked {
+            self.within(first, PUBLISH_UNKNOWN_AFTER);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::actions::{Calm, Machine};
 use super::place::Edit;
+use super::rules::HELD_UP;
 use super::space::{Budget, State};
 
 /// Where a model begins.
@@ -29,6 +30,8 @@ pub struct Configuration {
     pub depth: Option<u32>,
     /// Spares that the policy asks for.
     pub spares: i32,
+    /// Seconds that a process may be held up in the middle of a reconcile.
+    pub held_up: i64,
     /// Mint attempts at most, before only the run without faults is followed.
     pub attempts: u32,
     /// Continuous integration has time for it.
@@ -47,12 +50,12 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     one("one-created-2-crashes-2-lost-1-twice", Beginning::Created, budget(2, 2, 1, 0, 0), true),
     one("one-created-1-crash-1-lost-1-edit", Beginning::Created, budget(1, 1, 0, 0, 1), true),
     one("one-created-2-stale-1-edit", Beginning::Created, budget(0, 0, 0, 2, 1), true),
-    one("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
-    one("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1), false),
+    prompt("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1)),
+    prompt("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1)),
     one("one-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), true),
     one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
-    one("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
-    one("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), false),
+    prompt("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1)),
+    prompt("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1)),
     spare("spare-created-1-crash-1-lost", Beginning::Created, budget(1, 1, 0, 0, 0), true),
     spare("spare-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
     spare("spare-rotating-1-crash-1-lost", Beginning::Rotating, budget(1, 1, 0, 0, 0), true),
@@ -85,9 +88,15 @@ const fn one(name: &'static str, beginning: Beginning, budget: Budget, quick: bo
         edits: EDITS,
         depth: None,
         spares: 0,
+        held_up: HELD_UP,
         attempts: 12,
         quick,
     }
+}
+
+/// One replica, and the clock stands still while a reconcile works.
+const fn prompt(name: &'static str, beginning: Beginning, budget: Budget) -> Configuration {
+    Configuration { held_up: 0, ..one(name, beginning, budget, false) }
 }
 
 /// One replica, under a policy that asks for a spare.
@@ -102,7 +111,18 @@ const fn two(
     depth: Option<u32>,
     quick: bool,
 ) -> Configuration {
-    Configuration { name, beginning, replicas: 2, budget, edits: EDITS, depth, spares: 0, attempts: 3, quick }
+    Configuration {
+        name,
+        beginning,
+        replicas: 2,
+        budget,
+        edits: EDITS,
+        depth,
+        spares: 0,
+        held_up: HELD_UP,
+        attempts: 3,
+        quick,
+    }
 }
 
 impl Configuration {
@@ -115,8 +135,9 @@ impl Configuration {
         };
         let replicas = if self.replicas == 1 { "1 replica" } else { "2 replicas" };
         let spare = if self.spares == 0 { "" } else { ", with a spare" };
+        let prompt = if self.held_up == 0 { "; the clock stands still in a reconcile" } else { "" };
         format!(
-            "{replicas}{spare}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits"
+            "{replicas}{spare}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits{prompt}"
         )
     }
 

@@ -90,7 +90,7 @@ struct Report {
 
 fn run(configuration: &Configuration) -> Report {
     let clock = Clock::start();
-    let mut machine = Machine::new(configuration.edits, configuration.spares);
+    let mut machine = Machine::new(configuration);
     let begin = configuration.begin(&mut machine);
     let bounds = Bounds { depth: configuration.depth, attempts: configuration.attempts, states: MOST_STATES };
     let mut told = 0;

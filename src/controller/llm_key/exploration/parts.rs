@@ -12,7 +12,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, Utc};
 
 use super::place::ahead;
-use super::rules::HELD_UP;
 use super::space::Posture;
 use crate::api::{LLMKey, LLMKeyStatus};
 use crate::controller::llm_key::model::{Effect, Memory, Observed};
@@ -107,8 +106,8 @@ impl Replica {
         Self::Idle { uid: String::new(), memory: Memory::default(), wake: Some(now()) }
     }
 
-    /// What of it matters for states that hold it.
-    pub fn posture(&self) -> Posture {
+    /// What of it matters for states that hold it, if a process may be held up so many seconds.
+    pub fn posture(&self, held_up: i64) -> Posture {
         match self {
             Self::Idle { wake, .. } => Posture {
                 working: false,
@@ -123,7 +122,7 @@ impl Replica {
                 holds_key: work.minted.is_some() || work.o.pass.minted.is_some(),
                 due: false,
                 next: 0,
-                patience: ahead(work.planned + Duration::seconds(HELD_UP)),
+                patience: ahead(work.planned + Duration::seconds(held_up)),
                 telling: work.tell.is_some(),
             },
         }

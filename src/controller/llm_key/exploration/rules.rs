@@ -26,6 +26,13 @@ pub const HELD_UP: i64 = 3;
 /// Half of the seconds that an empty ledger is kept after its LLMKey is gone.
 pub const SWEEP: i64 = 3;
 
+/// Seconds that an accepted key that is to be delivered counts as accepted.
+pub const CANDIDATE_FRESH: i64 = 3;
+/// Seconds after which a first key is delivered although the provider tells nothing of it.
+pub const PUBLISH_UNKNOWN_AFTER: i64 = 2;
+/// Seconds between two looks at a key of which the provider tells nothing.
+pub const RECHECK: i64 = 1;
+
 /// What is the same in every state of a model.
 pub struct Rules {
     /// The world without anything that changes.
@@ -42,7 +49,7 @@ impl Rules {
             retry_max: seconds(1),
             retry_after_max: seconds(LIST_LAG),
             rejection_confirmation_gap: seconds(1),
-            publish_unknown_after: seconds(2),
+            publish_unknown_after: seconds(PUBLISH_UNKNOWN_AFTER),
             overlap: seconds(OVERLAP),
             quiet_for: seconds(QUIET),
             deletion_grace: seconds(GRACE),
@@ -52,10 +59,10 @@ impl Rules {
             sweep_interval: seconds(SWEEP),
             drift_repair_gap: seconds(1),
             provider_check_interval: seconds(2),
-            recheck: seconds(1),
+            recheck: seconds(RECHECK),
             new_key_recheck: seconds(1),
-            candidate_fresh: seconds(3),
-            outage_recheck: seconds(1),
+            candidate_fresh: seconds(CANDIDATE_FRESH),
+            outage_recheck: seconds(RECHECK),
             last_use_fresh: seconds(1),
             list_visibility_lag: seconds(LIST_LAG),
             ..Timings::default()

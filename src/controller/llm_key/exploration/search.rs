@@ -1,6 +1,6 @@
 //! The search: breadth first over all states, then from each of them along the run without further faults.
 
-use super::actions::{Action, Calm, Machine, all};
+use super::actions::{Action, Calm, Machine, Next, all};
 use super::goal::Property;
 use super::space::{Budget, NONE, State, States};
 
@@ -10,6 +10,9 @@ const RESTS: u32 = NONE;
 const OPEN: u32 = NONE - 1;
 /// It leads to a state that is not the goal, which was told.
 const LOST: u32 = NONE - 2;
+
+/// Added to an action's code: the LLMKey as it was before it will be seen again.
+pub const LINGERS: u8 = 64;
 
 /// How long a path to the goal is, while it is not known.
 const UNKNOWN: u32 = u32::MAX;
@@ -117,7 +120,11 @@ pub fn search(
 fn expand(machine: &mut Machine, actions: &[Action], at: u32, whole: Budget, found: &mut Found) {
     let state = found.states.get(at);
     for (code, action) in (0..).zip(actions) {
-        take(machine, &state, *action, code, at, whole, found);
+        let next = take(machine, &state, *action, code, at, whole, found);
+        if let Some(next) = next.and_then(|next| machine.linger(&state, next)) {
+            found.transitions += 1;
+            found.states.reach(&next.state, at, code | LINGERS);
+        }
     }
 }
 
@@ -131,6 +138,7 @@ fn expand_calm(machine: &mut Machine, actions: &[Action], at: u32, whole: Budget
     }
 }
 
+/// Where the action leads, if it can happen and breaks nothing: nothing is learned from what comes after a breach.
 fn take(
     machine: &mut Machine,
     state: &State,
@@ -139,21 +147,20 @@ fn take(
     at: u32,
     whole: Budget,
     found: &mut Found,
-) {
-    let Some(next) = machine.apply(state, action) else { return };
+) -> Option<Next> {
+    let next = machine.apply(state, action)?;
     found.transitions += 1;
     let broken = if next.broken == NONE {
         machine.judge(&next.state, whole)
     } else {
         machine.space.broken.get(next.broken as usize).cloned()
     };
-    match broken {
-        // Nothing is learned from what comes after a breach.
-        Some(what) => found.tell(Breach { what, at, by: Some(action) }),
-        None => {
-            found.states.reach(&next.state, at, code);
-        }
+    if let Some(what) = broken {
+        found.tell(Breach { what, at, by: Some(action) });
+        return None;
     }
+    found.states.reach(&next.state, at, code);
+    Some(next)
 }
 
 /// Where the run without faults goes on from an expanded state.

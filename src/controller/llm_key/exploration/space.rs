@@ -111,8 +111,8 @@ pub struct State {
     pub replicas: [u32; 2],
     /// An older state of the cluster that a reconcile may still begin with.
     pub snapshot: u32,
-    /// What each replica saw stands; the third is the snapshot's.
-    pub fresh: [Fresh; 3],
+    /// What of it each replica saw stands.
+    pub fresh: [Fresh; 2],
     /// What may still go wrong.
     pub left: Budget,
 }
@@ -145,7 +145,7 @@ type Packed = [u32; 5];
 fn pack(state: &State) -> Packed {
     let Budget { crash, lost, twice, stale, edit } = state.left;
     let mut rest = 0;
-    for bits in [crash, lost, twice, stale, edit, state.fresh[0].0, state.fresh[1].0, state.fresh[2].0] {
+    for bits in [crash, lost, twice, stale, edit, state.fresh[0].0, state.fresh[1].0] {
         rest = rest << 3 | u32::from(bits & 7);
     }
     [state.place, state.replicas[0], state.replicas[1], state.snapshot, rest]
@@ -157,23 +157,53 @@ fn unpack(packed: Packed) -> State {
         place: packed[0],
         replicas: [packed[1], packed[2]],
         snapshot: packed[3],
-        fresh: [Fresh(bits(2)), Fresh(bits(1)), Fresh(bits(0))],
-        left: Budget { crash: bits(7), lost: bits(6), twice: bits(5), stale: bits(4), edit: bits(3) },
+        fresh: [Fresh(bits(1)), Fresh(bits(0))],
+        left: Budget { crash: bits(6), lost: bits(5), twice: bits(4), stale: bits(3), edit: bits(2) },
     }
 }
 
-/// All states that were reached, each with how it was first reached.
+/// Of the last word of a packed state, what tells states apart: what was seen and stands. The rest is the budget.
+const SEEN: u32 = (1 << 6) - 1;
+/// The highest bit of each part of a packed budget; no budget is so great that it is set.
+const GUARDS: u32 = 0b100_100_100_100_100 << 6;
+
+const fn same_but_for_budget(one: &Packed, other: &Packed) -> bool {
+    one[0] == other[0]
+        && one[1] == other[1]
+        && one[2] == other[2]
+        && one[3] == other[3]
+        && one[4] & SEEN == other[4] & SEEN
+}
+
+/// Whether in `one` at least as much may still go wrong, of each kind.
+const fn at_least_as_much_left(one: &Packed, other: &Packed) -> bool {
+    let (one, other) = (one[4] & !SEEN, other[4] & !SEEN);
+    ((one | GUARDS) - other) & GUARDS == GUARDS
+}
+
+/// All states that were reached, each with how it was first reached. A state is another one as well if they differ only in
+/// what may still go wrong, and in the other at least as much may: whatever happens from the first can happen from the
+/// other, the runs without faults are the same, and no property asks for less where less went wrong.
 pub struct States {
     packed: Vec<Packed>,
-    came: Vec<(u32, u8)>,
-    /// Open addressing: positions of states.
+    from: Vec<u32>,
+    by: Vec<u8>,
+    /// The state before it that differs only in what may still go wrong.
+    others: Vec<u32>,
+    /// Open addressing: positions of states, of those that differ only in what may still go wrong the newest.
     slots: Vec<u32>,
 }
 
 impl States {
     /// None yet.
     pub fn new() -> Self {
-        Self { packed: Vec::new(), came: Vec::new(), slots: vec![NONE; 1 << 16] }
+        Self {
+            packed: Vec::new(),
+            from: Vec::new(),
+            by: Vec::new(),
+            others: Vec::new(),
+            slots: vec![NONE; 1 << 16],
+        }
     }
 
     /// How many there are.
@@ -188,37 +218,50 @@ impl States {
 
     /// From where, and by which action, it was first reached.
     pub fn came(&self, at: u32) -> (u32, u8) {
-        self.came[at as usize]
+        (self.from[at as usize], self.by[at as usize])
     }
 
-    fn slot(&self, packed: Packed) -> usize {
+    fn slot(&self, packed: &Packed) -> usize {
         let mut hasher = Mix::default();
-        for word in packed {
+        for word in [packed[0], packed[1], packed[2], packed[3], packed[4] & SEEN] {
             hasher.write_u32(word);
         }
         let mask = self.slots.len() - 1;
         let mut slot = usize::try_from(hasher.finish()).unwrap_or_default() & mask;
-        while self.slots[slot] != NONE && self.packed[self.slots[slot] as usize] != packed {
+        while self.slots[slot] != NONE
+            && !same_but_for_budget(&self.packed[self.slots[slot] as usize], packed)
+        {
             slot = (slot + 1) & mask;
         }
         slot
     }
 
-    /// The state's position, if it was reached.
-    pub fn find(&self, state: &State) -> Option<u32> {
-        Some(self.slots[self.slot(pack(state))]).filter(|at| *at != NONE)
+    fn known(&self, slot: usize, packed: &Packed) -> Option<u32> {
+        let mut at = self.slots[slot];
+        while at != NONE && !at_least_as_much_left(&self.packed[at as usize], packed) {
+            at = self.others[at as usize];
+        }
+        Some(at).filter(|at| *at != NONE)
     }
 
-    /// The state's position; new ones are kept.
-    pub fn reach(&mut self, state: &State, from: u32, action: u8) -> u32 {
+    /// The position of the state, or of one in which more may still go wrong, if it was reached.
+    pub fn find(&self, state: &State) -> Option<u32> {
         let packed = pack(state);
-        let slot = self.slot(packed);
-        if self.slots[slot] != NONE {
-            return self.slots[slot];
+        self.known(self.slot(&packed), &packed)
+    }
+
+    /// The same; a new state is kept.
+    pub fn reach(&mut self, state: &State, from: u32, by: u8) -> u32 {
+        let packed = pack(state);
+        let slot = self.slot(&packed);
+        if let Some(known) = self.known(slot, &packed) {
+            return known;
         }
         let at = u32::try_from(self.packed.len()).unwrap_or(NONE);
         self.packed.push(packed);
-        self.came.push((from, action));
+        self.from.push(from);
+        self.by.push(by);
+        self.others.push(self.slots[slot]);
         self.slots[slot] = at;
         if self.packed.len() * 2 > self.slots.len() {
             self.grow();
@@ -229,7 +272,7 @@ impl States {
     fn grow(&mut self) {
         self.slots = vec![NONE; self.slots.len() * 2];
         for (at, packed) in (0..).zip(&self.packed) {
-            let slot = self.slot(*packed);
+            let slot = self.slot(packed);
             self.slots[slot] = at;
         }
     }
@@ -288,6 +331,8 @@ pub type Happened = (u32, u8, u32);
 
 /// Components and the memory of what they do.
 pub struct Space {
+    /// Seconds that a process may be held up in the middle of a reconcile.
+    pub held_up: i64,
     /// All places.
     pub places: Table<Place>,
     /// All replicas.
@@ -313,9 +358,10 @@ pub struct Space {
 }
 
 impl Space {
-    /// Nothing is known.
-    pub fn new() -> Self {
+    /// Nothing is known. In the middle of a reconcile a process may be held up so many seconds.
+    pub fn new(held_up: i64) -> Self {
         Self {
+            held_up,
             places: Table::new(),
             replicas: Table::new(),
             outlines: Vec::new(),
@@ -342,7 +388,7 @@ impl Space {
 
     /// The replica's number.
     pub fn replica(&mut self, replica: Replica) -> u32 {
-        let posture = replica.posture();
+        let posture = replica.posture(self.held_up);
         let number = self.replicas.number(replica);
         if self.postures.len() < self.replicas.len() {
             self.postures.push(posture);

@@ -1,9 +1,9 @@
 //! A path through the states as a story: who did what, and what there was then.
 
-use super::actions::{Action, Machine};
+use super::actions::{Action, Machine, Next};
 use super::local::Fate;
 use super::parts::{Place, Replica};
-use super::search::{Breach, Found};
+use super::search::{Breach, Found, LINGERS};
 use super::space::{NONE, State};
 use crate::controller::llm_key::model::Effect;
 use crate::controller::llm_key::world::{facts, sentence};
@@ -14,22 +14,25 @@ pub fn story(machine: &mut Machine, found: &Found, breach: &Breach, actions: &[A
     let mut at = breach.at;
     while at != 0 {
         let (from, code) = found.states.came(at);
-        path.extend(actions.get(usize::from(code)).copied());
+        path.extend(actions.get(usize::from(code & !LINGERS)).map(|action| (*action, code & LINGERS != 0)));
         at = from;
     }
     path.reverse();
-    path.extend(breach.by);
+    path.extend(breach.by.map(|action| (action, false)));
     let mut teller = Teller { lines: Vec::new(), names: ["Replica A", "Replica B"] };
     let mut state = found.states.get(0);
     teller.lines.push(format!("    In the beginning: {}", describe(&machine.space.places.get(state.place))));
-    for action in path {
-        let Some(next) = machine.apply(&state, action) else {
+    for (action, lingers) in path {
+        let Some(next) = apply(machine, &state, action, lingers) else {
             teller.lines.push("    (the story cannot be told further)".into());
             break;
         };
         teller.tell(machine, &state, action);
         if next.state.place != state.place && action != Action::Time {
             teller.lines.push(format!("       {}", describe(&machine.space.places.get(next.state.place))));
+        }
+        if lingers {
+            teller.lines.push("       (A reconcile will see the LLMKey as it was before this.)".into());
         }
         if next.swapped {
             teller.names.swap(0, 1);
@@ -38,6 +41,11 @@ pub fn story(machine: &mut Machine, found: &Found, breach: &Breach, actions: &[A
     }
     teller.lines.push(format!("    => {}", breach.what));
     teller.lines.join("\n")
+}
+
+fn apply(machine: &mut Machine, state: &State, action: Action, lingers: bool) -> Option<Next> {
+    let next = machine.apply(state, action)?;
+    if lingers { machine.linger(state, next) } else { Some(next) }
 }
 
 struct Teller {
@@ -71,7 +79,6 @@ impl Teller {
             }
             Action::Crash(who) => format!("{} dies; a new process starts.", name(who)),
             Action::Edit(edit) => edit.sentence().to_owned(),
-            Action::Keep => "(The LLMKey as it is now will be seen again.)".to_owned(),
             Action::Arrive => "The copy of the request arrives at the provider.".to_owned(),
             Action::Garbage => "The garbage collector deletes the target.".to_owned(),
             Action::Time => "Time goes on.".to_owned(),
