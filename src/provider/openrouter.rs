@@ -5,9 +5,10 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    openrouter_admin::OpenRouterAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
@@ -37,5 +38,9 @@ impl Dialect for OpenRouter {
             402 => Some(Finding::out_of_credit()),
             _ => None,
         }
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&OpenRouterAdmin)
     }
 }
