@@ -2,7 +2,8 @@
 //!
 //! A key's id is its `hash`; the key itself is shown once, beside the object that describes it. The workspace is always named:
 //! without it OpenRouter means the default one of whoever asks, and two accounts could not be told apart. Source: OpenRouter's
-//! `openapi.yaml` (`/keys`, `/workspaces/{id}`); that a page holds 100 keys is said in its guide, and nothing here rests on it.
+//! `openapi.yaml` (`/keys`, `/workspaces/{id}`); that a page holds 100 keys is said in its guide; here it need only hold
+//! more than one.
 
 use chrono::{DateTime, Utc};
 use reqwest::{Method, Url};
