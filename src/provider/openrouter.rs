@@ -25,7 +25,8 @@ impl Dialect for OpenRouter {
             200..300 => {
                 let data = body.get("data")?.as_object()?;
                 if flag("is_management_key") == Some(true) || flag("is_provisioning_key") == Some(true) {
-                    return Some(Finding::new(Verdict::RestrictedScope, "ManagementKey"));
+                    // It cannot be used for models, and it makes keys: no workload may get it.
+                    return Some(Finding::new(Verdict::Rejected, "ManagementKey"));
                 }
                 let left = data.get("limit_remaining").and_then(Value::as_f64);
                 if left.is_some_and(|left| left <= 0.0) {
