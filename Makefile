@@ -37,7 +37,7 @@ test: tools lint ## Everything that must hold: lints, unit tests, and tests agai
 
 .PHONY: crds
 crds: ## Write the CRDs from the Rust types
-	$(CARGO) run --quiet --bin crdgen crds
+	$(CARGO) run --quiet --bin crdgen
 
 .PHONY: up
 up: tools ## Start a control plane and keep it until Ctrl-C

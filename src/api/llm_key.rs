@@ -85,7 +85,7 @@ pub struct LLMKeySpec {
     pub validation: Validation,
     /// `Active` (default), `Disabled` or `Revoked`. Revoked: revoke all keys of this resource at the provider now, without overlap, then
     /// take the target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
-    /// Disabled: switch the key off at the provider. No provider that this version knows can do that (OpenAI's service accounts neither):
+    /// Disabled: switch the key off at the provider. This version can do that nowhere (OpenAI has no such call, OpenRouter's is not used yet):
     /// `Stalled` says so, and all goes on as with Active.
     #[serde(default)]
     pub desired_state: DesiredState,
@@ -186,7 +186,7 @@ pub struct Source {
     /// A Secret of the same namespace that holds a key you supply. A changed value is a new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
-    /// The key is created at the provider's admin API, one service account for each version at OpenAI.
+    /// The key is created at the provider's admin API: one service account for each version at OpenAI, one key at OpenRouter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint: Option<Mint>,
     /// Keys that you supply in advance. They are used in order, each once: whenever a rotation is due, the next one is checked

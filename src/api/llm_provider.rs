@@ -53,6 +53,14 @@ impl ProviderType {
             Self::OpenAICompatible => "OpenAICompatible",
         }
     }
+
+    /// What a provider calls the part of an account that keys are made in.
+    pub const fn place(self) -> &'static str {
+        match self {
+            Self::OpenRouter => "workspace",
+            _ => "project",
+        }
+    }
 }
 
 /// An account or endpoint at a provider, written by the platform's administrators.
@@ -90,7 +98,9 @@ impl ProviderType {
     validation = Rule::new("self.type == oldSelf.type").message("type: a provider's type does not change; create another LLMProvider"),
     validation = Rule::new("self.type != 'OpenAICompatible' || has(self.baseURL)").message("baseURL: OpenAICompatible has no public endpoint of its own; set the server's URL"),
     validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
-    validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in")
+    validation = Rule::new("!has(self.openRouter) || self.type == 'OpenRouter'").message("openRouter: only for type OpenRouter"),
+    validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in"),
+    validation = Rule::new("self.type != 'OpenRouter' || !has(self.adminCredentialRef) || has(self.openRouter)").message("openRouter: a management key of OpenRouter needs openRouter.workspace, the workspace that keys are made in")
 )]
 pub struct LLMProviderSpec {
     /// Which provider's API stands at the URL. Immutable.
@@ -111,6 +121,9 @@ pub struct LLMProviderSpec {
     /// OpenAI: where keys are made.
     #[serde(default, rename = "openAI", skip_serializing_if = "Option::is_none")]
     pub open_ai: Option<OpenAIAccount>,
+    /// OpenRouter: where keys are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_router: Option<OpenRouterAccount>,
     /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
     /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
     /// by a change of the URL. Without it: validation only.
@@ -158,6 +171,18 @@ pub struct OpenAIAccount {
     /// Project id, for example `proj_abc123`: service accounts are made in it.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub project: String,
+}
+
+/// The OpenRouter account.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct OpenRouterAccount {
+    /// Id (UUID in lower case, not the slug) of the workspace that keys are made in, as `GET /workspaces` tells it to the
+    /// management key; the default workspace has one too.
+    #[schemars(
+        length(min = 36, max = 36),
+        regex(pattern = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+    )]
+    pub workspace: String,
 }
 
 /// Names a Secret.

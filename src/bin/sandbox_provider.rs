@@ -13,7 +13,7 @@ use clap::Parser;
 use llmkey_operator::sandbox::{Clock, Sandbox, SandboxError, SandboxOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A stand-in for OpenAI's key API, for demo and tests. Serves loopback addresses only.
+/// A stand-in for the key APIs of OpenAI and OpenRouter, for demo and tests. Serves loopback addresses only.
 #[derive(Parser)]
 #[command(name = "sandbox-provider")]
 struct Arguments {
@@ -35,6 +35,12 @@ struct Arguments {
     /// Where to write the id of the first project.
     #[arg(long)]
     project_file: Option<PathBuf>,
+    /// Where to write OpenRouter's management key.
+    #[arg(long)]
+    management_key_file: Option<PathBuf>,
+    /// Where to write the id of OpenRouter's default workspace, which is made for it.
+    #[arg(long)]
+    workspace_file: Option<PathBuf>,
     /// Where to write the port, last of all files and in one step: once it exists, the sandbox answers.
     #[arg(long)]
     port_file: Option<PathBuf>,
@@ -82,6 +88,10 @@ async fn run(arguments: Arguments) -> Result<(), SandboxError> {
     write_private(arguments.admin_key_file.as_deref(), sandbox.admin_key())?;
     write_private(arguments.control_token_file.as_deref(), sandbox.control_token())?;
     write_private(arguments.project_file.as_deref(), sandbox.project_id())?;
+    write_private(arguments.management_key_file.as_deref(), sandbox.management_key())?;
+    if let Some(path) = &arguments.workspace_file {
+        write_private(Some(path), &sandbox.create_workspace("default"))?;
+    }
     if let Some(path) = &arguments.port_file {
         let unfinished = path.with_extension("unfinished");
         write_private(Some(&unfinished), &sandbox.addr().port().to_string())?;

@@ -11,7 +11,8 @@ use kube::{Client, ResourceExt};
 
 use super::index::{Index, SecretMeta};
 use crate::api::{
-    ADMIN_CREDENTIAL_LABEL, ClusterRotationPolicy, LLMKey, LLMProvider, Reason, RotationPolicy,
+    ADMIN_CREDENTIAL_LABEL, ClusterRotationPolicy, LLMKey, LLMProvider, LLMProviderSpec, ProviderType,
+    Reason, RotationPolicy,
 };
 use crate::crypto::{InstallKey, SecretBytes, SharedKeyring};
 use crate::domain::timings::Timings;
@@ -152,7 +153,7 @@ fn assemble(
     };
     let credential = AdminCredential::from_secret_data(&host.0, &SecretBytes::new(credential.0))
         .map_err(|e| missing(format!("{place}: {e}")))?;
-    let project = provider.spec.open_ai.as_ref().map(|o| o.project.as_str()).ok_or_else(|| {
+    let project = place_of(&provider.spec).ok_or_else(|| {
         (
             Reason::NotSupported,
             format!(
@@ -168,6 +169,15 @@ fn assemble(
         ),
         _ => missing(format!("{place}: {error}")),
     })
+}
+
+/// Where keys are made within the account; none where the operator cannot make any.
+fn place_of(spec: &LLMProviderSpec) -> Option<&str> {
+    match spec.r#type {
+        ProviderType::OpenAI => spec.open_ai.as_ref().map(|account| account.project.as_str()),
+        ProviderType::OpenRouter => spec.open_router.as_ref().map(|account| account.workspace.as_str()),
+        _ => None,
+    }
 }
 
 impl Accounts {

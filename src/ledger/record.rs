@@ -214,7 +214,7 @@ pub struct AccountRef {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project, for OpenAI.
+    /// Project at OpenAI, workspace at OpenRouter.
     pub project: String,
 }
 

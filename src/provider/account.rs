@@ -25,7 +25,7 @@ pub enum AccountError {
     #[error("the admin credential must be 8 to 512 printable characters without spaces")]
     BadCredential,
     /// The project's id is none.
-    #[error("the project's id must be 1 to 128 of A-Z a-z 0-9 . _ -")]
+    #[error("the id of the project or workspace must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     BadProject,
 }
 
@@ -101,7 +101,7 @@ impl Account {
         &self.endpoint
     }
 
-    /// The project that keys are made in.
+    /// The project (OpenAI) or workspace (OpenRouter) that keys are made in.
     pub fn project(&self) -> &str {
         &self.project
     }
@@ -122,7 +122,7 @@ pub(super) fn is_object_id(text: &str) -> bool {
 /// A key's opaque handle at its provider, as ledgers keep it.
 ///
 /// `handle` or `handle/key`: the handle is what ends the key when it is deleted. OpenAI: `svc_acct_x/key_y`, a service
-/// account and its only key; in lists the key part is not known.
+/// account and its only key; in lists the key part is not known. OpenRouter: the key's hash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderKeyId(String);

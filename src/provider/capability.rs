@@ -77,10 +77,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_at_openai_can_do_everything_and_nobody_else_mints() {
+    fn what_an_account_can_do_depends_on_its_provider() {
         let all: Vec<_> = Capabilities::of(ProviderType::OpenAI, true).names().collect();
         assert_eq!(all, ["LastUsed", "List", "Mint", "Revoke", "Validate"]);
         assert!(!Capabilities::of(ProviderType::OpenAI, true).has(Capability::Disable));
+        let router: Vec<_> = Capabilities::of(ProviderType::OpenRouter, true).names().collect();
+        assert_eq!(router, ["List", "Mint", "Revoke", "Validate"]);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

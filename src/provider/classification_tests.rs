@@ -183,12 +183,7 @@ fn answers_that_speak_of_something_else_than_the_key() {
             text(r#"{"data":{"label":"x","limit_remaining":0,"usage":5}}"#),
             Verdict::OutOfCredit,
         ),
-        (
-            OpenRouter,
-            200,
-            text(r#"{"data":{"label":"x","is_management_key":true}}"#),
-            Verdict::RestrictedScope,
-        ),
+        (OpenRouter, 200, text(r#"{"data":{"label":"x","is_management_key":true}}"#), Verdict::Rejected),
         (
             OpenRouter,
             401,

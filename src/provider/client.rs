@@ -221,7 +221,9 @@ impl Providers {
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let reply = self.call("list", account, admin.list_request(account, after.as_deref())).await?;
-            let page = admin.read_list(&reply).map_err(|error| scrubbed(error, account))?;
+            let page = admin
+                .read_list(account, after.as_deref(), &reply)
+                .map_err(|error| scrubbed(error, account))?;
             // The first page's: keys of later pages were made before it, or are younger than they seem.
             told_at = told_at.or_else(|| reply.date());
             keys.extend(page.keys);
@@ -236,7 +238,9 @@ impl Providers {
 
     /// When the key was last used, and whether it still exists.
     pub async fn last_used(&self, account: &Account, id: &ProviderKeyId) -> Result<LastUsed, CallError> {
-        let admin = admin(account)?;
+        let Some(admin) = admin(account)?.last_use() else {
+            return Err(CallError::local(ErrorClass::BadRequest, "NotSupported"));
+        };
         let Some(key) = id.key() else {
             return Err(CallError::local(ErrorClass::BadRequest, "KeyPartUnknown"));
         };

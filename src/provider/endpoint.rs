@@ -180,6 +180,7 @@ mod tests {
             ca_bundle: None,
             addresses: Addresses::PublicOnly,
             open_ai: None,
+            open_router: None,
             admin_credential_ref: None,
             limits: None,
             allowed_namespaces: vec![],

@@ -22,6 +22,7 @@ mod openai;
 mod openai_admin;
 mod openai_compatible;
 mod openrouter;
+mod openrouter_admin;
 mod shape;
 mod together;
 mod variables;
@@ -87,11 +88,21 @@ trait Admin: Sync {
     fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable>;
     fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError>;
     fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable>;
-    fn read_list(&self, reply: &Reply) -> Result<Page, CallError>;
-    fn last_used_request(&self, account: &Account, key: &str) -> Result<Request, Unsendable>;
-    fn read_last_used(&self, key: &str, reply: &Reply) -> Result<LastUsed, CallError>;
+    /// `after` is where the page was asked to start.
+    fn read_list(&self, account: &Account, after: Option<&str>, reply: &Reply) -> Result<Page, CallError>;
     fn revoke_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
     fn read_revocation(&self, id: &ProviderKeyId, reply: &Reply) -> Result<Revocation, CallError>;
+
+    /// Where it tells of single keys when they were last used.
+    fn last_use(&self) -> Option<&'static dyn LastUse> {
+        None
+    }
+}
+
+/// A provider's word on the last use of a key.
+trait LastUse: Sync {
+    fn last_used_request(&self, account: &Account, key: &str) -> Result<Request, Unsendable>;
+    fn read_last_used(&self, key: &str, reply: &Reply) -> Result<LastUsed, CallError>;
 }
 
 fn dialect(provider: ProviderType) -> &'static dyn Dialect {

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    Account, Admin, CallError, Capabilities, Capability, ErrorClass, LastUsed, ListedKey, MintError, Minted,
-    Page, ProviderKeyId, Revocation,
+    Account, Admin, CallError, Capabilities, Capability, ErrorClass, LastUse, LastUsed, ListedKey, MintError,
+    Minted, Page, ProviderKeyId, Revocation,
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
 };
@@ -129,7 +129,7 @@ impl Admin for OpenAIAdmin {
         Request::get(accounts_url(account, None, &query)).bearer(account.credential())
     }
 
-    fn read_list(&self, reply: &Reply) -> Result<Page, CallError> {
+    fn read_list(&self, _: &Account, _: Option<&str>, reply: &Reply) -> Result<Page, CallError> {
         let page: AccountList = read(reply)?;
         let garbled = |code| reply.error(ErrorClass::Garbled, code);
         let last = page.data.last().map(|account| account.id.clone());
@@ -148,22 +148,6 @@ impl Admin for OpenAIAdmin {
         Ok(Page { keys: keys.collect::<Result<_, CallError>>()?, next })
     }
 
-    fn last_used_request(&self, account: &Account, key: &str) -> Result<Request, Unsendable> {
-        let path = ["organization", "projects", account.project(), "api_keys", key];
-        Request::get(account.endpoint().url(&path, &[])).bearer(account.credential())
-    }
-
-    fn read_last_used(&self, key: &str, reply: &Reply) -> Result<LastUsed, CallError> {
-        if reply.status == 404 && is_openai_error(reply) {
-            return Ok(LastUsed { at: None, exists: false });
-        }
-        let found: Key = read(reply)?;
-        if found.id != key {
-            return Err(reply.error(ErrorClass::Garbled, "OtherKey"));
-        }
-        Ok(LastUsed { at: time(found.last_used_at), exists: true })
-    }
-
     fn revoke_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable> {
         Request::new(reqwest::Method::DELETE, accounts_url(account, Some(id.handle()), &[]))
             .bearer(account.credential())
@@ -179,6 +163,28 @@ impl Admin for OpenAIAdmin {
         } else {
             Err(reply.error(ErrorClass::Garbled, "NotDeleted"))
         }
+    }
+
+    fn last_use(&self) -> Option<&'static dyn LastUse> {
+        Some(&Self)
+    }
+}
+
+impl LastUse for OpenAIAdmin {
+    fn last_used_request(&self, account: &Account, key: &str) -> Result<Request, Unsendable> {
+        let path = ["organization", "projects", account.project(), "api_keys", key];
+        Request::get(account.endpoint().url(&path, &[])).bearer(account.credential())
+    }
+
+    fn read_last_used(&self, key: &str, reply: &Reply) -> Result<LastUsed, CallError> {
+        if reply.status == 404 && is_openai_error(reply) {
+            return Ok(LastUsed { at: None, exists: false });
+        }
+        let found: Key = read(reply)?;
+        if found.id != key {
+            return Err(reply.error(ErrorClass::Garbled, "OtherKey"));
+        }
+        Ok(LastUsed { at: time(found.last_used_at), exists: true })
     }
 }
 

@@ -137,7 +137,7 @@ fn only_openais_own_no_is_a_refused_mint() {
 
 #[test]
 fn pages_must_agree_with_themselves() {
-    let read = |body: &str| OpenAIAdmin.read_list(&reply(200, &[], body));
+    let read = |body: &str| OpenAIAdmin.read_list(&account(), None, &reply(200, &[], body));
     let accounts = r#"[{"id":"svc_acct_1","name":"lk1-a","role":"member","created_at":1711471533},{"id":"svc_acct_2","name":"someone's"}]"#;
     let page = read(&format!(
         r#"{{"object":"list","data":{accounts},"first_id":"svc_acct_1","last_id":"svc_acct_2","has_more":true}}"#
@@ -161,7 +161,10 @@ fn pages_must_agree_with_themselves() {
     ] {
         assert_eq!(read(body).err().unwrap().class, ErrorClass::Garbled, "{body}");
     }
-    let throttled = OpenAIAdmin.read_list(&reply(429, &[("retry-after", "3")], &error(None))).err().unwrap();
+    let throttled = OpenAIAdmin
+        .read_list(&account(), None, &reply(429, &[("retry-after", "3")], &error(None)))
+        .err()
+        .unwrap();
     assert_eq!(throttled.retry_after(), Some(std::time::Duration::from_secs(3)));
 }
 

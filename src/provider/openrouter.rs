@@ -5,9 +5,10 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    openrouter_admin::OpenRouterAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
@@ -24,7 +25,8 @@ impl Dialect for OpenRouter {
             200..300 => {
                 let data = body.get("data")?.as_object()?;
                 if flag("is_management_key") == Some(true) || flag("is_provisioning_key") == Some(true) {
-                    return Some(Finding::new(Verdict::RestrictedScope, "ManagementKey"));
+                    // It cannot be used for models, and it makes keys: no workload may get it.
+                    return Some(Finding::new(Verdict::Rejected, "ManagementKey"));
                 }
                 let left = data.get("limit_remaining").and_then(Value::as_f64);
                 if left.is_some_and(|left| left <= 0.0) {
@@ -37,5 +39,9 @@ impl Dialect for OpenRouter {
             402 => Some(Finding::out_of_credit()),
             _ => None,
         }
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&OpenRouterAdmin)
     }
 }

@@ -21,6 +21,8 @@ use super::{
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
     log::{CallerMark, Effect, Log, LogEntry},
+    openrouter,
+    operation::Dialect,
     wire::{self, ApiError},
     world::World,
 };
@@ -112,7 +114,7 @@ impl Backend {
             Credential::Missing => "",
             Credential::Bearer(presented) => presented.value.as_str(),
         };
-        let substitute = substitute(fault.answer, presented);
+        let substitute = substitute(fault.answer, call.operation.dialect(), presented);
         let status = substitute.as_ref().map(Response::status);
         let genuine = if fault.takes_effect() {
             self.commit(&call, &credential, subject, Some((&fault, status)))
@@ -146,7 +148,7 @@ impl Backend {
         drop(state);
         let mut response = match outcome.answer {
             Ok(None) => json_bytes(StatusCode::OK, self.models.clone()),
-            Ok(Some(body)) => json(StatusCode::OK, &body),
+            Ok(Some(body)) => json(call.operation.success(), &body),
             Err(error) => error_response(&error),
         };
         if let Ok(id) = HeaderValue::from_str(&format!("req_{sequence:024x}")) {
@@ -165,7 +167,7 @@ impl Backend {
         fault: Option<(&Fault, Option<StatusCode>)>,
     ) -> u64 {
         let genuine = outcome.map(|outcome| match &outcome.answer {
-            Ok(_) => StatusCode::OK,
+            Ok(_) => call.operation.success(),
             Err(error) => error.status,
         });
         let status = match fault {
@@ -211,12 +213,16 @@ impl Backend {
 }
 
 /// The answer that a fault puts in place of the genuine one.
-fn substitute(answer: Answer, presented: &str) -> Option<Response> {
+fn substitute(answer: Answer, dialect: Dialect, presented: &str) -> Option<Response> {
     if let Answer::Html { status } = answer {
         let status = wire::status_of(status);
         return Some(with_type(status, "text/html", Bytes::from(wire::html_page(status))));
     }
-    ApiError::of_fault(answer, presented).map(|error| error_response(&error))
+    let error = match dialect {
+        Dialect::OpenAI => ApiError::of_fault(answer, presented),
+        Dialect::OpenRouter => openrouter::of_fault(answer),
+    };
+    error.map(|error| error_response(&error))
 }
 
 /// A response that the listener turns into a reset.

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::{
     credential::Credential,
     log::Effect,
-    operation::Operation,
+    openrouter::{CreateRouterKey, RouterPage, UpdateRouterKey},
+    operation::{Dialect, Operation},
     settings::{KeyDelete, OwnerAccess},
     wire::{self, ApiError},
     world::{Account, Key, KeyPlace, NewKey, Owner, Project, Verdict, World, listed},
@@ -91,6 +92,12 @@ pub(super) enum Input {
     Account(CreateAccount),
     /// A key to create.
     Key(CreateKey),
+    /// OpenRouter: a list's query.
+    RouterPage(RouterPage),
+    /// OpenRouter: a key to create.
+    RouterKey(CreateRouterKey),
+    /// OpenRouter: what to change of a key.
+    RouterUpdate(UpdateRouterKey),
 }
 
 /// What a call is about, known before it takes effect.
@@ -117,11 +124,11 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn read(body: Value) -> Self {
+    pub(super) fn read(body: Value) -> Self {
         Self { effect: Effect::None, created: None, keys: Vec::new(), answer: Ok(Some(body)) }
     }
 
-    fn committed(body: Value, created: Option<String>, keys: Vec<String>) -> Self {
+    pub(super) fn committed(body: Value, created: Option<String>, keys: Vec<String>) -> Self {
         Self { effect: Effect::Committed, created, keys, answer: Ok(Some(body)) }
     }
 }
@@ -135,7 +142,7 @@ impl From<ApiError> for Outcome {
 impl World {
     /// What the call is about, for matching faults and for the log.
     pub(super) fn subject(&self, call: &Call, credential: &Credential) -> Subject {
-        if call.operation == Operation::ListModels {
+        if call.operation.is_data_call() {
             let place = credential.digest().and_then(|digest| self.place(digest));
             let Some(place) = place else {
                 return Subject { project: self.pattern_project(credential), ..Subject::default() };
@@ -147,6 +154,9 @@ impl World {
                 name: project.zip(key).map(|(project, key)| project.name_of(key).to_owned()),
                 object: key.map(|key| key.id.clone()),
             };
+        }
+        if call.operation.dialect() == Dialect::OpenRouter {
+            return self.router_subject(call);
         }
         let known = self.project_index_of(call).and_then(|index| self.projects().get(index));
         let name = match &call.input {
@@ -168,7 +178,7 @@ impl World {
     }
 
     fn project_index_of(&self, call: &Call) -> Option<usize> {
-        call.project.as_deref().and_then(|id| self.project_index(id))
+        call.project.as_deref().and_then(|id| self.index_in(Dialect::OpenAI, id))
     }
 
     /// Does what the call asks for, if the caller may.
@@ -177,18 +187,30 @@ impl World {
             return ApiError::missing_credential().into();
         };
         let verdict = self.judge(presented, now);
+        if call.operation.dialect() == Dialect::OpenRouter {
+            return self.execute_router(call, verdict, presented, now);
+        }
+        let verdict = match verdict {
+            Verdict::Key(KeyPlace { project, .. }) | Verdict::Pattern(project)
+                if !self.speaks(project, Dialect::OpenAI) =>
+            {
+                Verdict::Unknown
+            }
+            Verdict::Admin(Dialect::OpenRouter) => Verdict::Unknown,
+            verdict => verdict,
+        };
         if call.operation == Operation::ListModels {
             return match verdict {
                 Verdict::Key(place) => self.use_key(place, now),
                 Verdict::Pattern(_) => {
                     Outcome { effect: Effect::Committed, created: None, keys: Vec::new(), answer: Ok(None) }
                 }
-                Verdict::Admin => ApiError::missing_scopes(StatusCode::FORBIDDEN, "api.model.read").into(),
+                Verdict::Admin(_) => ApiError::missing_scopes(StatusCode::FORBIDDEN, "api.model.read").into(),
                 Verdict::Unknown => ApiError::invalid_key(&presented.value).into(),
             };
         }
         match verdict {
-            Verdict::Admin => self.administer(call, now).unwrap_or_else(Outcome::from),
+            Verdict::Admin(_) => self.administer(call, now).unwrap_or_else(Outcome::from),
             Verdict::Key(_) | Verdict::Pattern(_) => {
                 ApiError::missing_scopes(StatusCode::FORBIDDEN, "api.management.read").into()
             }
@@ -267,13 +289,14 @@ impl World {
     fn list_projects(&self, query: &PageQuery) -> Result<Value, ApiError> {
         let start = match &query.after {
             None => 0,
-            Some(id) => self.project_index(id).ok_or_else(|| unknown_cursor(id))? + 1,
+            Some(id) => self.index_in(Dialect::OpenAI, id).ok_or_else(|| unknown_cursor(id))? + 1,
         };
         let limit = limit(query, self.settings(None).max_page_size)?;
         let mut data: Vec<Value> = self
             .projects()
             .iter()
             .skip(start)
+            .filter(|project| project.dialect == Dialect::OpenAI)
             .filter(|project| query.include_archived || project.archived_at.is_none())
             .take(limit + 1)
             .map(wire::project)

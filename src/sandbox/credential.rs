@@ -112,6 +112,19 @@ impl Mint {
         format!("{prefix}{tail}")
     }
 
+    /// An id in the form of a UUID, for workspaces.
+    pub(super) fn uuid(&mut self) -> String {
+        let hex = HEXLOWER.encode(&self.block());
+        let (head, rest) = hex.split_at(8);
+        let parts = [rest.get(..4), rest.get(4..8), rest.get(8..12), rest.get(12..24)];
+        parts.into_iter().flatten().fold(head.to_owned(), |id, part| format!("{id}-{part}"))
+    }
+
+    /// A key with the shape of OpenRouter's: `sk-or-v1-` and 64 hexadecimal digits.
+    pub(super) fn router_key(&mut self) -> Zeroizing<String> {
+        Zeroizing::new(format!("sk-or-v1-{}", HEXLOWER.encode(&self.block())))
+    }
+
     /// A key with the shape of OpenAI's: `prefix`, 74 characters, the marker `T3BlbkFJ`, 74 characters.
     pub(super) fn key(&mut self, prefix: &str) -> Zeroizing<String> {
         let (head, tail) = (self.text(), self.text());
@@ -138,6 +151,10 @@ mod tests {
         assert!(key.contains("T3BlbkFJ"));
         assert!(key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
         assert_ne!(*key, *mint.key("sk-svcacct-"));
+        let router = mint.router_key();
+        assert_eq!((router.len(), router.starts_with("sk-or-v1-")), (9 + 64, true));
+        let lengths: Vec<usize> = mint.uuid().split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The sandbox provider: OpenAI's admin and data API for keys, with switchable faults.
+//! The sandbox provider: the admin and data APIs for keys of OpenAI and OpenRouter, with switchable faults.
 //!
 //! It exists for tests, the demo and the benchmark, and is never part of the operator's image. Clients talk to
-//! it with their ordinary OpenAI client over TLS; tests switch faults and read the truth through [`Sandbox`] in
+//! it with their ordinary client over TLS; tests switch faults and read the truth through [`Sandbox`] in
 //! the same process, or through the control API under `/sandbox/` from another one.
 //! `docs/sandbox-provider.md` is its manual.
 
@@ -12,6 +12,7 @@ mod credential;
 mod fault;
 mod listener;
 mod log;
+mod openrouter;
 mod operation;
 mod page;
 mod routes;
@@ -115,6 +116,7 @@ pub struct Sandbox {
     status_address: Option<SocketAddr>,
     ca_pem: String,
     admin_key: Zeroizing<String>,
+    management_key: Zeroizing<String>,
     control_token: Zeroizing<String>,
     project: String,
     tasks: Vec<JoinHandle<()>>,
@@ -132,12 +134,13 @@ impl Sandbox {
         getrandom::fill(seed.as_mut_slice())?;
         let mut mint = Mint::new(*seed);
         let (admin_key, control_token) = (mint.key("sk-admin-"), mint.key("sandbox-control-"));
+        let management_key = mint.router_key();
         let file = match &options.log_file {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
         let (ca_pem, tls) = server(options.http2)?;
-        let world = World::new(mint, &admin_key);
+        let world = World::new(mint, &admin_key, &management_key);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
         let project = handle.create_project(&options.project_name);
@@ -156,7 +159,17 @@ impl Sandbox {
             status_address = Some(listener.local_addr()?);
             tasks.push(tokio::spawn(serve(listener, None, answers(status))));
         }
-        Ok(Self { handle, address, status_address, ca_pem, admin_key, control_token, project, tasks })
+        Ok(Self {
+            handle,
+            address,
+            status_address,
+            ca_pem,
+            admin_key,
+            management_key,
+            control_token,
+            project,
+            tasks,
+        })
     }
 
     /// Address of the API.
@@ -167,6 +180,11 @@ impl Sandbox {
     /// Base URL of the API, as `https://api.openai.com/v1` is OpenAI's.
     pub fn base_url(&self) -> String {
         format!("https://{}/v1", self.address)
+    }
+
+    /// Base URL of OpenRouter's API, as `https://openrouter.ai/api/v1` is OpenRouter's.
+    pub fn router_url(&self) -> String {
+        format!("https://{}/api/v1", self.address)
     }
 
     /// Base URL of the control API; needs [`Sandbox::control_token`] as a bearer token.
@@ -189,6 +207,11 @@ impl Sandbox {
         &self.admin_key
     }
 
+    /// OpenRouter's management key.
+    pub fn management_key(&self) -> &str {
+        &self.management_key
+    }
+
     /// The control API's bearer token.
     pub fn control_token(&self) -> &str {
         &self.control_token
@@ -202,6 +225,11 @@ impl Sandbox {
     /// Makes a project and returns its id. Tests that run side by side take one each.
     pub fn create_project(&self, name: &str) -> String {
         self.handle.create_project(name)
+    }
+
+    /// Makes a workspace at OpenRouter and returns its id; wherever a project is asked for, it is one. The first is the default one.
+    pub fn create_workspace(&self, name: &str) -> String {
+        self.handle.create_workspace(name)
     }
 
     /// Archives a project: nothing can be created in it and its keys stop working. False: no such project.

@@ -1,5 +1,6 @@
 //! The operations of the API.
 
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 /// The operations of the API, as named in rules and in the log.
@@ -28,6 +29,29 @@ pub enum Operation {
     DeleteKey,
     /// `GET /v1/models`, the data call that validates a key.
     ListModels,
+    /// OpenRouter: `GET /api/v1/workspaces/{workspace}`
+    GetWorkspace,
+    /// OpenRouter: `POST /api/v1/keys`
+    CreateRouterKey,
+    /// OpenRouter: `GET /api/v1/keys`
+    ListRouterKeys,
+    /// OpenRouter: `GET /api/v1/keys/{hash}`
+    GetRouterKey,
+    /// OpenRouter: `PATCH /api/v1/keys/{hash}`
+    UpdateRouterKey,
+    /// OpenRouter: `DELETE /api/v1/keys/{hash}`
+    DeleteRouterKey,
+    /// OpenRouter: `GET /api/v1/key`, the data call that validates a key.
+    CheckRouterKey,
+}
+
+/// Whose API is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// OpenAI's: projects, service accounts and their keys.
+    OpenAI,
+    /// OpenRouter's: workspaces and keys.
+    OpenRouter,
 }
 
 impl Operation {
@@ -45,6 +69,37 @@ impl Operation {
             Self::GetKey => "GET api_key",
             Self::DeleteKey => "DELETE api_key",
             Self::ListModels => "GET models",
+            Self::GetWorkspace => "GET workspace",
+            Self::CreateRouterKey => "POST keys",
+            Self::ListRouterKeys => "GET keys",
+            Self::GetRouterKey => "GET keys/hash",
+            Self::UpdateRouterKey => "PATCH keys/hash",
+            Self::DeleteRouterKey => "DELETE keys/hash",
+            Self::CheckRouterKey => "GET key",
         }
+    }
+
+    /// Whether a key is used by the call, not administered.
+    pub(super) fn is_data_call(self) -> bool {
+        matches!(self, Self::ListModels | Self::CheckRouterKey)
+    }
+
+    /// Whose API it belongs to.
+    pub(super) fn dialect(self) -> Dialect {
+        match self {
+            Self::GetWorkspace
+            | Self::CreateRouterKey
+            | Self::ListRouterKeys
+            | Self::GetRouterKey
+            | Self::UpdateRouterKey
+            | Self::DeleteRouterKey
+            | Self::CheckRouterKey => Dialect::OpenRouter,
+            _ => Dialect::OpenAI,
+        }
+    }
+
+    /// The status of its success.
+    pub(super) fn success(self) -> StatusCode {
+        if self == Self::CreateRouterKey { StatusCode::CREATED } else { StatusCode::OK }
     }
 }

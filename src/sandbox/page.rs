@@ -15,7 +15,6 @@ use chrono::{DateTime, Utc};
 use super::{
     backend::with_type,
     log::{Effect, LogEntry},
-    operation::Operation,
     view::{Handle, KeyRecord, ProjectRecord},
 };
 
@@ -62,7 +61,7 @@ fn render(projects: &[ProjectRecord], log: &[LogEntry], now: DateTime<Utc>) -> S
     // Writing to a String cannot fail.
     let _ = write!(
         html,
-        "<h1>Sandbox provider</h1><p>A stand-in for OpenAI's key API, for demo and tests. {live} key{} in use. \
+        "<h1>Sandbox provider</h1><p>A stand-in for the key APIs of OpenAI and OpenRouter, for demo and tests. {live} key{} in use. \
          {} UTC</p>",
         if live == 1 { "" } else { "s" },
         now.format("%H:%M:%S"),
@@ -132,7 +131,7 @@ fn log_table(html: &mut String, log: &[LogEntry]) {
     );
     for entry in log {
         let (class, effect) = match (entry.effect, entry.operation) {
-            (Effect::Committed, Operation::ListModels) => ("good", "accepted"),
+            (Effect::Committed, operation) if operation.is_data_call() => ("good", "accepted"),
             (Effect::Committed, _) => ("good", "committed"),
             (Effect::Refused, _) => ("bad", "refused"),
             (Effect::None, _) => ("dim", "read"),
@@ -183,7 +182,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::view::KeyState;
+    use crate::sandbox::{operation::Operation, view::KeyState};
 
     #[test]
     fn names_cannot_break_out_of_the_page() {

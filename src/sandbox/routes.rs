@@ -1,4 +1,4 @@
-//! The routes of OpenAI's API.
+//! The routes of OpenAI's API, and of OpenRouter's.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use super::{
     backend::{Backend, error_response},
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
+    openrouter,
     operation::Operation,
     wire::ApiError,
 };
@@ -23,7 +24,7 @@ use super::{
 /// Greatest request body, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 
-type Shared = State<Arc<Backend>>;
+pub(super) type Shared = State<Arc<Backend>>;
 
 /// The API, with its own 404 and 405 bodies.
 pub(super) fn api() -> Router<Arc<Backend>> {
@@ -42,6 +43,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .route(&account_keys, axum::routing::post(create_key))
         .route(&keys, get(list_keys))
         .route(&key, get(get_key).delete(delete_key))
+        .merge(openrouter::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -69,7 +71,7 @@ struct ListQuery {
 }
 
 type ListInput = Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>;
-type BodyInput = Result<Bytes, BytesRejection>;
+pub(super) type BodyInput = Result<Bytes, BytesRejection>;
 
 fn page(query: ListInput) -> Result<Input, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::bad_request("", error.body_text()))?;
@@ -81,7 +83,7 @@ fn page(query: ListInput) -> Result<Input, ApiError> {
     }))
 }
 
-fn body<T: DeserializeOwned>(bytes: BodyInput, wrap: fn(T) -> Input) -> Result<Input, ApiError> {
+pub(super) fn body<T: DeserializeOwned>(bytes: BodyInput, wrap: fn(T) -> Input) -> Result<Input, ApiError> {
     let bytes = bytes.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(),
         _ => ApiError::bad_request("", "The request body could not be read."),
@@ -92,7 +94,7 @@ fn body<T: DeserializeOwned>(bytes: BodyInput, wrap: fn(T) -> Input) -> Result<I
     })
 }
 
-async fn send(
+pub(super) async fn send(
     backend: Arc<Backend>,
     headers: &HeaderMap,
     operation: Operation,

@@ -23,6 +23,8 @@ pub enum KeyState {
     Pending,
     /// Accepted.
     Live,
+    /// Switched off; OpenRouter only.
+    Disabled,
     /// Past its expiry.
     Expired,
     /// Deleted, still accepted: the lag of deleted keys.
@@ -32,9 +34,9 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    /// Whether nobody deleted the key and it has not expired. A pending key counts: it exists.
+    /// Whether nobody deleted the key and it has not expired. A pending key counts, and one that is switched off: it exists.
     pub fn exists(self) -> bool {
-        matches!(self, Self::Pending | Self::Live)
+        matches!(self, Self::Pending | Self::Live | Self::Disabled)
     }
 
     /// The word for people.
@@ -42,6 +44,7 @@ impl KeyState {
         match self {
             Self::Pending => "pending",
             Self::Live => "live",
+            Self::Disabled => "disabled",
             Self::Expired => "expired",
             Self::Lingering => "lingering",
             Self::Deleted => "deleted",
@@ -53,7 +56,7 @@ impl KeyState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRecord {
-    /// `key_…`
+    /// `key_…`; at OpenRouter the hash.
     pub id: String,
     /// Its own name; a service account's first key is named "Secret Key".
     pub name: String,
@@ -99,7 +102,7 @@ pub struct AccountRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectRecord {
-    /// `proj_…`
+    /// `proj_…`; of a workspace at OpenRouter, a UUID.
     pub id: String,
     /// Its name.
     pub name: String,
@@ -120,6 +123,11 @@ impl Handle {
     pub(super) fn create_project(&self, name: &str) -> String {
         let now = self.backend.now();
         self.backend.state().world.add_project(name, now)
+    }
+
+    pub(super) fn create_workspace(&self, name: &str) -> String {
+        let now = self.backend.now();
+        self.backend.state().world.add_workspace(name, now)
     }
 
     pub(super) fn archive_project(&self, id: &str) -> bool {
@@ -227,6 +235,7 @@ fn key_record(project: &Project, key: &Key, now: DateTime<Utc>) -> KeyRecord {
         Some(_) if key.accepted(now) => KeyState::Lingering,
         Some(_) => KeyState::Deleted,
         None if key.expires_at.is_some_and(|expiry| expiry <= now) => KeyState::Expired,
+        None if key.disabled => KeyState::Disabled,
         None if now < key.accepted_from => KeyState::Pending,
         None => KeyState::Live,
     };

@@ -1,4 +1,4 @@
-//! The JSON that goes over the wire: only fields that OpenAI documents, in OpenAI's envelopes.
+//! The JSON that goes over the wire: only fields that OpenAI documents, in OpenAI's envelopes. OpenRouter's is in `openrouter`.
 //!
 //! Shapes follow the `OpenAPI` description of OpenAI's API (`openai/openai-openapi`) and the types of the
 //! official Python client, `openai` 3.54.0, where that is newer.
@@ -10,12 +10,16 @@ use serde_json::{Value, json};
 use super::{
     credential,
     fault::Answer,
+    operation::Dialect,
     world::{Account, Key, Owner, Project},
 };
 
-/// A refusal with OpenAI's documented body `{"error": {message, type, param, code}}`.
+/// A refusal with OpenAI's documented body `{"error": {message, type, param, code}}`, or OpenRouter's
+/// `{"error": {code, message}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
+    /// Whose form the body has.
+    pub(super) dialect: Dialect,
     /// HTTP status.
     pub(super) status: StatusCode,
     /// Text for people.
@@ -32,7 +36,13 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), kind, param: None, code: None, retry_after: None }
+        let (dialect, message) = (Dialect::OpenAI, message.into());
+        Self { dialect, status, message, kind, param: None, code: None, retry_after: None }
+    }
+
+    /// A refusal in OpenRouter's form.
+    pub(super) fn router(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { dialect: Dialect::OpenRouter, ..Self::new(status, "", message) }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -161,6 +171,9 @@ impl ApiError {
 
     /// The documented body.
     pub(super) fn body(&self) -> Value {
+        if self.dialect == Dialect::OpenRouter {
+            return json!({"error": {"code": self.status.as_u16(), "message": self.message}});
+        }
         json!({"error": {
             "message": self.message,
             "type": self.kind,

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use data_encoding::HEXLOWER;
 
 use super::{
     credential::{self, Digest, Mint, Presented},
+    operation::Dialect,
     settings::{OwnerAccess, Settings},
 };
 
@@ -29,9 +31,10 @@ pub(super) struct Deletion {
     pub(super) listed_until: DateTime<Utc>,
 }
 
-/// A project of the organization.
+/// A project of the organization, or a workspace at OpenRouter.
 pub(super) struct Project {
     pub(super) id: String,
+    pub(super) dialect: Dialect,
     pub(super) name: String,
     pub(super) created_at: DateTime<Utc>,
     pub(super) archived_at: Option<DateTime<Utc>>,
@@ -95,6 +98,9 @@ pub(super) struct Key {
     pub(super) created_at: DateTime<Utc>,
     pub(super) expires_at: Option<DateTime<Utc>>,
     pub(super) last_used_at: Option<DateTime<Utc>>,
+    /// Switched off; OpenRouter only.
+    pub(super) disabled: bool,
+    pub(super) updated_at: Option<DateTime<Utc>>,
     pub(super) accepted_from: DateTime<Utc>,
     pub(super) listed_from: DateTime<Utc>,
     pub(super) deletion: Option<Deletion>,
@@ -104,6 +110,7 @@ impl Key {
     /// Whether the provider accepts the key at `now`.
     pub(super) fn accepted(&self, now: DateTime<Utc>) -> bool {
         self.accepted_from <= now
+            && !self.disabled
             && self.expires_at.is_none_or(|expiry| now < expiry)
             && self.deletion.is_none_or(|deletion| now < deletion.accepted_until)
     }
@@ -129,8 +136,8 @@ struct Pattern {
 
 /// What the provider thinks of a presented token.
 pub(super) enum Verdict {
-    /// The admin key.
-    Admin,
+    /// The admin key of OpenAI's dialect, or the management key of OpenRouter's.
+    Admin(Dialect),
     /// A key that is accepted.
     Key(KeyPlace),
     /// Accepted by a pattern, as a key of the project with this index.
@@ -157,6 +164,7 @@ pub(super) struct NewKey<'a> {
 pub(super) struct World {
     pub(super) mint: Mint,
     admin: Digest,
+    management: Digest,
     projects: Vec<Project>,
     by_id: HashMap<String, usize>,
     by_digest: HashMap<Digest, KeyPlace>,
@@ -168,10 +176,11 @@ pub(super) struct World {
 
 impl World {
     /// An organization without projects.
-    pub(super) fn new(mint: Mint, admin_key: &str) -> Self {
+    pub(super) fn new(mint: Mint, admin_key: &str, management_key: &str) -> Self {
         Self {
             mint,
             admin: credential::digest(admin_key),
+            management: credential::digest(management_key),
             projects: Vec::new(),
             by_id: HashMap::new(),
             by_digest: HashMap::new(),
@@ -190,6 +199,21 @@ impl World {
     /// The index of a project.
     pub(super) fn project_index(&self, id: &str) -> Option<usize> {
         self.by_id.get(id).copied()
+    }
+
+    /// The index of a project or workspace, if the API spoken knows it.
+    pub(super) fn index_in(&self, dialect: Dialect, id: &str) -> Option<usize> {
+        self.project_index(id).filter(|index| self.speaks(*index, dialect))
+    }
+
+    /// Whether what is there belongs to the API spoken.
+    pub(super) fn speaks(&self, index: usize, dialect: Dialect) -> bool {
+        self.projects.get(index).is_some_and(|project| project.dialect == dialect)
+    }
+
+    /// The key at a place, to be changed.
+    pub(super) fn key_mut(&mut self, place: KeyPlace) -> Option<&mut Key> {
+        self.projects.get_mut(place.project)?.keys.get_mut(&place.ordinal)
     }
 
     /// The key at a place.
@@ -221,9 +245,20 @@ impl World {
     /// Makes a project and returns its id.
     pub(super) fn add_project(&mut self, name: &str, now: DateTime<Utc>) -> String {
         let id = self.mint.id("proj_");
+        self.add(id, Dialect::OpenAI, name, now)
+    }
+
+    /// Makes a workspace and returns its id. The first one is the default one.
+    pub(super) fn add_workspace(&mut self, name: &str, now: DateTime<Utc>) -> String {
+        let id = self.mint.uuid();
+        self.add(id, Dialect::OpenRouter, name, now)
+    }
+
+    fn add(&mut self, id: String, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
         self.by_id.insert(id.clone(), self.projects.len());
         self.projects.push(Project {
             id: id.clone(),
+            dialect,
             name: name.to_owned(),
             created_at: now,
             archived_at: None,
@@ -247,7 +282,10 @@ impl World {
     /// What the provider thinks of a token at `now`.
     pub(super) fn judge(&self, presented: &Presented, now: DateTime<Utc>) -> Verdict {
         if presented.digest == self.admin {
-            return Verdict::Admin;
+            return Verdict::Admin(Dialect::OpenAI);
+        }
+        if presented.digest == self.management {
+            return Verdict::Admin(Dialect::OpenRouter);
         }
         if let Some(place) = self.by_digest.get(&presented.digest) {
             let archived =
@@ -312,8 +350,12 @@ impl World {
         let settings = self.settings(Some(project));
         let accepted_from = now + millis(settings.new_key_lag_millis);
         let listed_from = now + millis(settings.list_lag_millis);
-        let (id, ordinal) = (self.mint.id("key_"), self.next_ordinal());
         let digest = credential::digest(new.value);
+        let id = match self.projects.get(project)?.dialect {
+            Dialect::OpenAI => self.mint.id("key_"),
+            Dialect::OpenRouter => HEXLOWER.encode(&digest),
+        };
+        let ordinal = self.next_ordinal();
         let place = KeyPlace { project, ordinal };
         let project = self.projects.get_mut(project)?;
         project.ordinals.insert(id.clone(), ordinal);
@@ -330,6 +372,8 @@ impl World {
                 created_at: now,
                 expires_at: new.lifetime.and_then(|lifetime| now.checked_add_signed(lifetime)),
                 last_used_at: None,
+                disabled: false,
+                updated_at: None,
                 accepted_from,
                 listed_from,
                 deletion: None,
@@ -418,7 +462,7 @@ mod tests {
     const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
     fn world() -> (World, usize) {
-        let mut world = World::new(Mint::new([1; 32]), "sk-admin-test");
+        let mut world = World::new(Mint::new([1; 32]), "sk-admin-test", "sk-or-v1-test");
         world.add_project("test", START);
         (world, 0)
     }

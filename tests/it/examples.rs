@@ -95,9 +95,9 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
         match object["kind"].as_str().unwrap() {
             "Secret" if object["metadata"]["namespace"] == "llmkey-system" => {
                 object["metadata"]["name"] = json!(own(t, &name));
-                object["stringData"] = json!({
-                    "credential": t.sandbox().admin_key(), "host": t.sandbox().addr().to_string(),
-                });
+                let sandbox = t.sandbox();
+                let credential = if t.at_openrouter { sandbox.management_key() } else { sandbox.admin_key() };
+                object["stringData"] = json!({"credential": credential, "host": sandbox.addr().to_string()});
             }
             "Secret" => {
                 object["metadata"]["namespace"] = json!(t.namespace);
@@ -110,13 +110,16 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
             "LLMProvider" => {
                 object["metadata"]["name"] = json!(own(t, &name));
                 let spec = &mut object["spec"];
-                spec["baseURL"] = json!(t.sandbox().base_url());
+                let router = spec["type"] == "OpenRouter";
+                spec["baseURL"] =
+                    json!(if router { t.sandbox().router_url() } else { t.sandbox().base_url() });
                 spec["caBundle"] = json!(t.sandbox().ca_pem());
                 spec["addresses"] = json!("AllowPrivate");
                 spec["allowedNamespaces"] = json!([t.namespace]);
                 if let Some(reference) = spec.pointer_mut("/adminCredentialRef/name") {
                     *reference = json!(own(t, reference.as_str().unwrap()));
-                    spec["openAI"]["project"] = json!(t.project);
+                    let place = if router { "/openRouter/workspace" } else { "/openAI/project" };
+                    *spec.pointer_mut(place).unwrap() = json!(t.project);
                 }
             }
             "ClusterRotationPolicy" => object["metadata"]["name"] = json!(own(t, &name)),
@@ -185,6 +188,15 @@ async fn the_quickstart_mints_and_revoke_now_revokes() {
         .await;
     assert!(!t.sandbox().accepts(&value));
     assert!(t.sandbox().live_keys(&t.project).is_empty());
+}
+
+#[tokio::test]
+async fn a_key_is_made_at_openrouter() {
+    let t = Tenant::at_openrouter("openrouter-example").await;
+    ready(&t, "15-openrouter.yaml").await;
+    let value = t.delivered("router", "OPENROUTER_API_KEY").await.unwrap();
+    assert!(value.starts_with("sk-or-v1-") && t.sandbox().accepts(&value));
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
 }
 
 #[tokio::test]

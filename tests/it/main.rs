@@ -37,6 +37,7 @@ mod log;
 mod malformed;
 mod matrix;
 mod mutants;
+mod openrouter;
 mod pin;
 mod pool;
 mod provider;

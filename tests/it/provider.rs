@@ -62,6 +62,7 @@ fn endpoint(sandbox: &Sandbox, trusted: bool) -> Endpoint {
         ca_bundle: trusted.then(|| sandbox.ca_pem().to_owned()),
         addresses: Addresses::AllowPrivate,
         open_ai: None,
+        open_router: None,
         admin_credential_ref: None,
         limits: None,
         allowed_namespaces: vec![],

@@ -15,7 +15,7 @@ use super::account::{AccountError, told};
 use super::context::Ctx;
 use crate::api::{
     ACKNOWLEDGE, ConditionStatus, ConditionType, Conditions, FIELD_MANAGER, FrozenAccount, LLMProvider,
-    LLMProviderStatus, Reason, rfc3339,
+    LLMProviderStatus, ProviderType, Reason, rfc3339,
 };
 use crate::ledger::{AccountId, Freeze, LedgerError};
 use crate::provider::{Capabilities, Endpoint, ErrorClass, PRIVATE_ADDRESS};
@@ -132,13 +132,19 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
         Ok(()) => Finding::Reachable,
         Err(error) => {
             error.log();
-            let message = format!("project {}: {error}", account.project());
+            let r#type = provider.spec.r#type;
+            let message = format!("{} {}: {error}", r#type.place(), account.project());
             match error.class {
                 ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {
                     Finding::Stalled(Reason::AdminCredentialInvalid, message)
                 }
                 ErrorClass::NotFound => {
-                    let remedy = "set openAI.project to a project of the admin credential's organization";
+                    let remedy = match r#type {
+                        ProviderType::OpenRouter => {
+                            "set openRouter.workspace to the id of one that the management key reaches"
+                        }
+                        _ => "set openAI.project to a project of the admin credential's organization",
+                    };
                     Finding::Stalled(Reason::ProjectNotFound, format!("{message}; {remedy}"))
                 }
                 ErrorClass::BadRequest => Finding::Stalled(Reason::NotSupported, message),

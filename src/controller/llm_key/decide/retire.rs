@@ -192,9 +192,13 @@ pub(super) fn elsewhere(version: &Version) -> String {
         || format!("version {} has no account on record", version.version),
         |account| {
             format!(
-                "version {} was made at the account {} ({}, project {}), which is not the one at hand; restore that \
+                "version {} was made at the account {} ({}, {} {}), which is not the one at hand; restore that \
                  LLMProvider and its admin credential",
-                version.version, account.provider, account.host, account.project
+                version.version,
+                account.provider,
+                account.host,
+                account.r#type.place(),
+                account.project
             )
         },
     )
