@@ -58,7 +58,7 @@ fn basis(key: &LLMKey) -> String {
     version(key, 1).revocation_basis.clone().unwrap_or_default()
 }
 
-fn using(secrets: &[&str]) -> Value {
+pub(crate) fn using(secrets: &[&str]) -> Value {
     let from: Vec<Value> = secrets.iter().map(|name| json!({"secretRef": {"name": name}})).collect();
     json!({"containers": [{"name": "app", "image": "app", "envFrom": from}]})
 }
@@ -70,7 +70,7 @@ where
     Api::namespaced(t.client.clone(), &t.namespace)
 }
 
-async fn pod(t: &Tenant, annotations: Value, spec: Value) {
+pub(crate) async fn pod(t: &Tenant, annotations: Value, spec: Value) {
     let pod: Pod = serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "annotations": annotations}, "spec": spec,
     }))
@@ -79,7 +79,7 @@ async fn pod(t: &Tenant, annotations: Value, spec: Value) {
 }
 
 /// Deletes the pod and waits until it is gone.
-async fn remove_pod(t: &Tenant) {
+pub(crate) async fn remove_pod(t: &Tenant) {
     let pods: Api<Pod> = api(t);
     pods.delete("app", &DeleteParams::default().grace_period(0)).await.unwrap();
     wait("the pod goes", async || pods.get_opt("app").await.unwrap().is_none().then_some(())).await;

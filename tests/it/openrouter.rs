@@ -13,6 +13,7 @@ use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation, Sandbox, San
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::consumers::{pod, remove_pod, using};
 use super::stage::{Tenant, because, is, state, wait};
 use super::workload::{client, version};
 
@@ -170,10 +171,17 @@ async fn mints_delivers_rotates_revokes_and_sweeps() {
     let live = t.sandbox().live_keys(&t.project);
     assert_eq!(live.iter().map(|key| &key.name).collect::<Vec<_>>(), [made[1].name.as_ref().unwrap()]);
 
+    // No node runs: the pod keeps the key that it was made with.
+    pod(&t, json!({}), using(&["router"])).await;
     t.sandbox().set_settings(Some(&t.project), Settings { new_key_lag_millis: 300, ..lags });
     t.annotate("router", "llmkeys.dev/rotate", Some("now")).await;
     let key = t.until("router", "version 2", |k| state(k, 2).as_deref() == Some("Current")).await;
-    assert!(is(&key, "Ready", "True") && t.sandbox().accepts(&first), "both work during the overlap");
+    assert!(is(&key, "Ready", "True"));
+    t.until("router", "the pod holds the first", |k| because(k, "OverlapActive", "WaitingForConsumers"))
+        .await;
+    assert!(t.sandbox().accepts(&first), "both work during the overlap");
+    assert!(t.calls(Operation::DeleteRouterKey).iter().all(|call| call.name != made[1].name));
+    remove_pod(&t).await;
     let key = t.until("router", "the first is revoked", |k| state(k, 1).as_deref() == Some("Revoked")).await;
     // OpenRouter tells of no last use: the basis claims none.
     assert_eq!(version(&key, 1).revocation_basis.as_deref(), Some("MinimumElapsed"));
