@@ -5,6 +5,7 @@
 
 mod account;
 mod address;
+mod admin_reply;
 mod anthropic;
 mod capability;
 mod classification;

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{
     Account, Admin, CallError, Capabilities, Capability, ErrorClass, LastUse, LastUsed, ListedKey, MintError,
     Minted, Page, ProviderKeyId, Revocation,
+    admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
 };
@@ -105,7 +106,7 @@ impl Admin for OpenAIAdmin {
 
     fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
         if !reply.succeeded() {
-            return Err(failed_mint(reply));
+            return Err(failed_mint(reply, is_openai_error(reply), failure(reply)));
         }
         let created: CreatedAccount = reply.read().map_err(MintError::UnknownOutcome)?;
         let secret = SecretBytes::from_string(created.api_key.value);
@@ -206,29 +207,12 @@ fn is_openai_error(reply: &Reply) -> bool {
 /// What a reply other than 2xx means.
 fn failure(reply: &Reply) -> CallError {
     let body = reply.object().unwrap_or_default();
-    let code = text(&body, &["error", "code"]);
-    match reply.status {
-        300..400 => reply.error(ErrorClass::UnexpectedRedirect, "UnexpectedRedirect"),
-        429 => reply.error(ErrorClass::RateLimited { retry_after: reply.retry_after() }, "RateLimited"),
-        500.. => reply.error(ErrorClass::Server, "ServerError"),
-        _ if !is_openai_error(reply) => reply.error(ErrorClass::Garbled, "UnreadableReply"),
-        401 if code == Some("invalid_api_key") => {
-            reply.error(ErrorClass::CredentialInvalid, "CredentialRejected")
-        }
-        401 => reply.error(ErrorClass::Forbidden, "Unauthorized"),
-        403 => reply.error(ErrorClass::Forbidden, "Forbidden"),
-        404 => reply.error(ErrorClass::NotFound, "NotFound"),
-        400..500 => reply.error(ErrorClass::BadRequest, "BadRequest"),
-        _ => reply.error(ErrorClass::Garbled, "UnreadableReply"),
-    }
-}
-
-/// A mint counts as refused only if OpenAI itself says so: its own error object and a status that means "not done". Whatever
-/// a middlebox could have written after the key was made leaves the outcome unknown.
-fn failed_mint(reply: &Reply) -> MintError {
-    let error = failure(reply);
-    let not_done = matches!(reply.status, 400..=407 | 409..=451) && is_openai_error(reply);
-    if not_done { MintError::Refused(error) } else { MintError::UnknownOutcome(error) }
+    let unauthorized = if text(&body, &["error", "code"]) == Some("invalid_api_key") {
+        (ErrorClass::CredentialInvalid, "CredentialRejected")
+    } else {
+        (ErrorClass::Forbidden, "Unauthorized")
+    };
+    admin_reply::failure(reply, is_openai_error(reply), unauthorized)
 }
 
 #[cfg(test)]

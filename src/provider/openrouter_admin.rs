@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Account, Admin, CallError, Capabilities, Capability, ErrorClass, ListedKey, MintError, Minted, Page,
     ProviderKeyId, Revocation,
+    admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
 };
@@ -100,7 +101,7 @@ impl Admin for OpenRouterAdmin {
 
     fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
         if !reply.succeeded() {
-            return Err(failed_mint(reply));
+            return Err(failed_mint(reply, is_openrouter_error(reply), failure(reply)));
         }
         let garbled = |code| MintError::UnknownOutcome(reply.error(ErrorClass::Garbled, code));
         let Created { data, key } = reply.read().map_err(MintError::UnknownOutcome)?;
@@ -196,24 +197,8 @@ fn is_openrouter_error(reply: &Reply) -> bool {
 
 /// What a reply other than 2xx means.
 fn failure(reply: &Reply) -> CallError {
-    match reply.status {
-        300..400 => reply.error(ErrorClass::UnexpectedRedirect, "UnexpectedRedirect"),
-        429 => reply.error(ErrorClass::RateLimited { retry_after: reply.retry_after() }, "RateLimited"),
-        500.. => reply.error(ErrorClass::Server, "ServerError"),
-        _ if !is_openrouter_error(reply) => reply.error(ErrorClass::Garbled, "UnreadableReply"),
-        401 => reply.error(ErrorClass::CredentialInvalid, "CredentialRejected"),
-        403 => reply.error(ErrorClass::Forbidden, "Forbidden"),
-        404 => reply.error(ErrorClass::NotFound, "NotFound"),
-        400..500 => reply.error(ErrorClass::BadRequest, "BadRequest"),
-        _ => reply.error(ErrorClass::Garbled, "UnreadableReply"),
-    }
-}
-
-/// A mint counts as refused only if OpenRouter itself says so, as at OpenAI.
-fn failed_mint(reply: &Reply) -> MintError {
-    let error = failure(reply);
-    let not_done = matches!(reply.status, 400..=407 | 409..=451) && is_openrouter_error(reply);
-    if not_done { MintError::Refused(error) } else { MintError::UnknownOutcome(error) }
+    let unauthorized = (ErrorClass::CredentialInvalid, "CredentialRejected");
+    admin_reply::failure(reply, is_openrouter_error(reply), unauthorized)
 }
 
 #[cfg(test)]
