@@ -163,8 +163,7 @@ impl Cell {
         }
         let begin = state.armed.filter(|_| self.name.scenario.counts(effect.kind))?;
         let placed = placed(effect, state.effects.last())?;
-        let searches = placed.kind == Kind::List && placed.detail.contains("Intent");
-        if self.name.scenario.repeats() && (searches || state.effects.last() == Some(&placed)) {
+        if self.name.scenario.repeats() && (placed.searches() || state.effects.last() == Some(&placed)) {
             return None;
         }
         state.effects.push(placed);
@@ -324,11 +323,13 @@ impl Cell {
         self.state().watched = on;
     }
 
-    /// Notes that the target carries the key with this fingerprint, by a write that was sent at a time. A key that another one has replaced must not come back.
-    pub fn publishes(&self, fingerprint: String, sent: DateTime<Utc>) {
+    /// Notes that the target carries the key with this fingerprint, by a write that was sent at a time. A key that another one has
+    /// replaced must not come back. Whether a workload can use it: one that was lost at the provider is no better for being
+    /// delivered again.
+    pub fn publishes(&self, fingerprint: String, sent: DateTime<Utc>) -> bool {
         let mut state = self.state();
         if state.published.last().is_some_and(|(last, _)| *last == fingerprint) {
-            return;
+            return self.name.scenario != Scenario::LoseKey;
         }
         let again = state.published.iter().any(|(earlier, _)| *earlier == fingerprint);
         state.published.push((fingerprint, sent));
@@ -336,6 +337,7 @@ impl Cell {
         if again {
             self.violates("I7: a key that was replaced is published again".to_owned());
         }
+        true
     }
 
     /// The wall clock.

@@ -87,6 +87,12 @@ impl Effect {
             _ => false,
         }
     }
+
+    /// A list of the provider's keys after an intent. An undisturbed run searches for no lost key: there it is a sweep that came at
+    /// this moment by the operator's own clock.
+    pub fn searches(&self) -> bool {
+        self.kind == Kind::List && self.detail.contains("Intent")
+    }
 }
 
 impl fmt::Display for Effect {

@@ -227,8 +227,9 @@ impl Proxy {
         let done = matches!(&answer, Answer::Reply(response) if response.status().is_success());
         match effect.kind {
             Kind::TargetCreate | Kind::TargetUpdate if done => {
-                if let Some(key) = delivered(&asked.body, ENTRY) {
-                    cell.publishes(fingerprint(&key), sent);
+                if let Some(key) = delivered(&asked.body, ENTRY)
+                    && cell.publishes(fingerprint(&key), sent)
+                {
                     cell.watch(true);
                     story::published(self.prober.admin(), cell).await;
                 }

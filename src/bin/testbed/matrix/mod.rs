@@ -196,7 +196,8 @@ async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Ti
             let difference = world::difference(&first.state, &other.state);
             return Err(format!("undisturbed runs of {code} end differently: {difference}").into());
         }
-        let everywhere = |effect: &Effect| others.iter().all(|ran| ran.effects.contains(effect));
+        let everywhere =
+            |effect: &Effect| !effect.searches() && others.iter().all(|ran| ran.effects.contains(effect));
         let kept = first.effects.iter().zip(&first.times).filter(|(effect, _)| everywhere(effect));
         let (effects, after) = kept.map(|(effect, time)| (effect.clone(), *time)).unzip();
         times.insert(*scenario, after);
