@@ -42,6 +42,9 @@ const fn budget(crash: u8, lost: u8, twice: u8, stale: u8, edit: u8) -> Budget {
     Budget { crash, lost, twice, stale, edit }
 }
 
+/// How deep the whole budget is searched: its states up to 41 actions do not fit into 23 GB.
+const DEEP: Option<u32> = Some(36);
+
 /// What a person may do once.
 const EDITS: &[Edit] = &[Edit::Rotate, Edit::DeleteTarget, Edit::DeleteKey, Edit::Revoke];
 
@@ -50,12 +53,12 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     one("one-created-2-crashes-2-lost-1-twice", Beginning::Created, budget(2, 2, 1, 0, 0), true),
     one("one-created-1-crash-1-lost-1-edit", Beginning::Created, budget(1, 1, 0, 0, 1), true),
     one("one-created-2-stale-1-edit", Beginning::Created, budget(0, 0, 0, 2, 1), true),
-    prompt("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1)),
-    prompt("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1)),
+    prompt("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), None),
+    prompt("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1), DEEP),
     one("one-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), true),
     one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
-    prompt("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1)),
-    prompt("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1)),
+    prompt("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), None),
+    prompt("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), DEEP),
     spare("spare-created-1-crash-1-lost", Beginning::Created, budget(1, 1, 0, 0, 0), true),
     spare("spare-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
     spare("spare-rotating-1-crash-1-lost", Beginning::Rotating, budget(1, 1, 0, 0, 0), true),
@@ -95,8 +98,13 @@ const fn one(name: &'static str, beginning: Beginning, budget: Budget, quick: bo
 }
 
 /// One replica, and the clock stands still while a reconcile works.
-const fn prompt(name: &'static str, beginning: Beginning, budget: Budget) -> Configuration {
-    Configuration { held_up: 0, ..one(name, beginning, budget, false) }
+const fn prompt(
+    name: &'static str,
+    beginning: Beginning,
+    budget: Budget,
+    depth: Option<u32>,
+) -> Configuration {
+    Configuration { held_up: 0, depth, ..one(name, beginning, budget, false) }
 }
 
 /// One replica, under a policy that asks for a spare.

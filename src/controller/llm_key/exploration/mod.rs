@@ -108,7 +108,7 @@ fn run(configuration: &Configuration) -> Report {
     for property in Property::ALL {
         let breach = found.breaches.iter().find(|(broken, _)| *broken == property).map(|(_, breach)| breach);
         // A bound that was to be exhausted and was not is no proof.
-        let cut = configuration.depth.is_none() && !found.exhausted;
+        let cut = !reached(configuration, &found);
         let verdict = if breach.is_some() || cut { "FAILED" } else { "passed" };
         text.extend(["  ", verdict, "  ", property.meaning(), "\n"]);
         if let Some(breach) = breach {
@@ -116,19 +116,20 @@ fn run(configuration: &Configuration) -> Report {
             text.push('\n');
         }
     }
-    let failed = if configuration.depth.is_none() && !found.exhausted {
-        Property::ALL.len()
-    } else {
-        found.breaches.len()
-    };
+    let failed = if reached(configuration, &found) { found.breaches.len() } else { Property::ALL.len() };
     Report { text, failed }
 }
 
+/// Whether the search came as far as it was to come.
+fn reached(configuration: &Configuration, found: &Found) -> bool {
+    found.exhausted || configuration.depth.is_some_and(|depth| found.depth >= depth)
+}
+
 fn summary(configuration: &Configuration, machine: &Machine, found: &Found, seconds: f64) -> String {
-    let bound = match (found.exhausted, configuration.depth) {
-        (true, _) => "exhausted".to_owned(),
-        (false, Some(depth)) => format!("all of the first {depth} actions"),
-        (false, None) => "NOT exhausted: too many states".to_owned(),
+    let bound = match configuration.depth {
+        _ if found.exhausted => "exhausted".to_owned(),
+        Some(depth) if reached(configuration, found) => format!("all of the first {depth} actions"),
+        _ => "NOT exhausted: too many states".to_owned(),
     };
     format!(
         "{}: {}\n  {} states, {} transitions, depth {}, {bound}; {} places, {} replicas; {seconds:.1} s\n  \
