@@ -17,6 +17,10 @@ help: ## List the targets
 tools: ## Build etcd, kube-apiserver, kube-controller-manager, kubectl and helm (minutes the first time)
 	$(call stage,tools,hack/build-tools.sh all >/dev/null)
 
+.PHONY: test-tools
+test-tools: tools ## Build what only the tests need as well: promtool and Prometheus
+	$(call stage,test tools,hack/build-tools.sh promtool prometheus >/dev/null)
+
 .PHONY: build
 build: ## Compile everything
 	$(call stage,build,$(CARGO) build --all-targets --features testbed --locked)
@@ -32,7 +36,7 @@ lint: ## Formatting, clippy with warnings as errors, and licences and advisories
 	else echo 'cargo-deny is not installed: licences and advisories are not checked'; fi
 
 .PHONY: test
-test: tools lint ## Everything that must hold: lints, unit tests, and tests against a real API server
+test: test-tools lint ## Everything that must hold: lints, unit tests, and tests against a real API server
 	$(call stage,tests,$(CARGO) test --features testbed --locked)
 
 .PHONY: crds
@@ -82,4 +86,4 @@ mutants: tools ## Apply each deliberate fault of tests/mutants and see that a te
 
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory
-	cd '$(CACHE)' && rm -rf -- control-plane-* helm-* ./*.lock ./*.build.log target
+	cd '$(CACHE)' && rm -rf -- control-plane-* helm-* promtool-* prometheus-* ./*.lock ./*.build.log target

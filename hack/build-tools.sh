@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds the Go tools that tests, demo and benchmark need, once, into a cache outside of the checkout.
 #
-#   hack/build-tools.sh control-plane|helm|all
+#   hack/build-tools.sh control-plane|helm|promtool|prometheus|all
 #
 # Standard output: the directory of each, one a line. It holds the binaries under their usual names
-# (etcd, kube-apiserver, kube-controller-manager, kubectl; helm). Standard error: progress.
+# (etcd, kube-apiserver, kube-controller-manager, kubectl; helm; promtool; prometheus). Standard error: progress.
 #
 # Cache: ${LLMKEY_CACHE:-${XDG_CACHE_HOME:-~/.cache}/llmkey-operator}/<tool>-<hash of its sources>/.
 # The hash leaves out the version of Go, so that a machine with a filled cache needs no Go at all.
@@ -17,8 +17,9 @@ progress_every=15
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# package, ldflags and the names that the binary is known by; the first is the binary itself.
+# Directory of the module, package, tags, ldflags and the names that the binary is known by; the first is the binary itself.
 describe() {
+  module=$1 tags=
   case $1 in
     control-plane)
       package=.
@@ -35,25 +36,33 @@ describe() {
       ldflags='-s -w'
       names=(helm)
       ;;
-    *) die "no such tool: $1 (control-plane, helm, all)" ;;
+    promtool | prometheus)
+      module=prometheus
+      package=github.com/prometheus/prometheus/cmd/$1
+      # Clouds whose machines it could find are of no use here.
+      tags=remove_all_sd
+      ldflags='-s -w'
+      names=("$1")
+      ;;
+    *) die "no such tool: $1 (control-plane, helm, promtool, prometheus, all)" ;;
   esac
 }
 
 hash_of() {
   local sum='sha256sum'
   command -v sha256sum >/dev/null || sum='shasum -a 256'
-  { uname -sm; echo "$ldflags"; cd "$here/$1"; find . -name '*.go' -o -name 'go.mod' -o -name 'go.sum' | LC_ALL=C sort | xargs cat; } |
+  { uname -sm; echo "$ldflags"; cd "$here/$module"; find . -name '*.go' -o -name 'go.mod' -o -name 'go.sum' | LC_ALL=C sort | xargs cat; } |
     $sum | cut -c1-16
 }
 
 require_go() {
   local want
-  want=$(sed -n 's/^go //p' "$here/$1/go.mod")
+  want=$(sed -n 's/^go //p' "$here/$module/go.mod")
   command -v go >/dev/null || die "Go $want or newer is needed to build $1, and no 'go' is on the PATH: https://go.dev/dl"
   # Inside the module: go may fetch the version that go.mod asks for, unless GOTOOLCHAIN forbids it.
-  (cd "$here/$1" && go list -m >/dev/null 2>&1) ||
+  (cd "$here/$module" && go list -m >/dev/null 2>&1) ||
     die "Go $want or newer is needed to build $1, and $(GOTOOLCHAIN=local go env GOVERSION) is older: https://go.dev/dl, or unset GOTOOLCHAIN so that go fetches it"
-  say "$1: building with $(cd "$here/$1" && go env GOVERSION); the first build takes some minutes, later runs use $cache"
+  say "$1: building with $(cd "$here/$module" && go env GOVERSION); the first build takes some minutes, later runs use $cache"
 }
 
 # One line every few seconds with what the build is doing, until it ends.
@@ -72,7 +81,7 @@ report() {
 }
 
 build() {
-  local tool=$1 package ldflags names
+  local tool=$1 module package tags ldflags names
   describe "$tool"
   local dir
   dir=$cache/$tool-$(hash_of "$tool")
@@ -98,7 +107,7 @@ compile() {
   staging=$(mktemp -d "$cache/$tool.XXXXXX")
   trap 'rm -rf "$staging"' EXIT
   # No cgo: no C compiler needed and one static file.
-  (cd "$here/$tool" && CGO_ENABLED=0 GOFLAGS=-buildvcs=false exec go build -v -mod=readonly -trimpath \
+  (cd "$here/$module" && CGO_ENABLED=0 GOFLAGS=-buildvcs=false exec go build -v -mod=readonly -trimpath -tags "$tags" \
     -ldflags "$ldflags" -o "$staging/${names[0]}" "$package") >"$log" 2>&1 9>&- &
   pid=$!
   report "$tool" "$log" "$pid"
@@ -123,7 +132,7 @@ assets_complete() {
   [[ -n $dir && -x $dir/etcd && -x $dir/kube-apiserver && -x $dir/kube-controller-manager ]]
 }
 
-[[ $# -gt 0 ]] || die "usage: $0 control-plane|helm|all"
+[[ $# -gt 0 ]] || die "usage: $0 control-plane|helm|promtool|prometheus|all"
 for tool in "$@"; do
   if [[ $tool == all ]]; then
     if assets_complete; then say "control-plane: using KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS"; else build control-plane; fi

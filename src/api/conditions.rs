@@ -132,6 +132,11 @@ macro_rules! reasons {
             /// Every reason.
             pub const ALL: &'static [Self] = &[$(Self::$name),+];
 
+            /// The reason that the API spells like this.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().find(|reason| reason.as_str() == name).copied()
+            }
+
             /// The reason as the API spells it.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name)),+ }

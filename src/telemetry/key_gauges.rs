@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+
+use crate::api::{ConditionStatus, ConditionType, Reason};
 
 /// What the metrics say of one key. Times are seconds since 1970; `None` leaves the series out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,23 @@ pub struct KeyGauges {
     pub published: Option<i64>,
     /// Whether a spare is ready; `None` where the policy asks for none.
     pub spare: Option<bool>,
+    /// What is not in order, in the order of [`PROBLEMS`].
+    pub problems: [Option<Reason>; PROBLEMS.len()],
+}
+
+/// Conditions, and the status in which each is a problem.
+pub const PROBLEMS: [(ConditionType, ConditionStatus); 3] = [
+    (ConditionType::Ready, ConditionStatus::False),
+    (ConditionType::Stalled, ConditionStatus::True),
+    (ConditionType::ConsumersCurrent, ConditionStatus::False),
+];
+
+/// The reasons of the conditions that are a problem.
+pub fn problems(conditions: &[Condition]) -> [Option<Reason>; PROBLEMS.len()] {
+    PROBLEMS.map(|(kind, status)| {
+        let wrong = |c: &&Condition| c.type_ == kind.as_str() && c.status == status.as_str();
+        conditions.iter().find(wrong).and_then(|c| Reason::named(&c.reason))
+    })
 }
 
 /// Namespace and name → gauges.
@@ -99,6 +119,21 @@ impl Collector for KeyTable {
                 if let Some(value) = value(gauges) {
                     let labels = [("namespace", &**namespace), ("name", &**name)];
                     family.encode_family(&labels)?.encode_gauge(&value)?;
+                }
+            }
+        }
+        let help = "1 for the reason of a condition that is not as it should be; others do not exist.";
+        let mut family = encoder.encode_descriptor("key_problem", help, None, MetricType::Gauge)?;
+        for ((namespace, name), gauges) in keys.iter() {
+            for ((condition, _), reason) in PROBLEMS.iter().zip(gauges.problems) {
+                if let Some(reason) = reason {
+                    let labels = [
+                        ("namespace", &**namespace),
+                        ("name", &**name),
+                        ("condition", condition.as_str()),
+                        ("reason", reason.as_str()),
+                    ];
+                    family.encode_family(&labels)?.encode_gauge(&1_i64)?;
                 }
             }
         }

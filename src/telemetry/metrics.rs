@@ -24,9 +24,6 @@ use crate::api::{ProviderType, Reason};
 use crate::domain::health::Verdict;
 use crate::kube_ext::clock::Clock;
 
-/// Content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Upper bounds for a reconcile pass: a converged key takes well below 5 ms, one write to the API server
 /// 5 to 50 ms, a pass that asks a provider seconds.
 const RECONCILE_SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -169,6 +166,7 @@ struct Families {
     sweeps: Counters<1>,
     orphans_revoked: Counter,
     frozen_accounts: Family<Labels<1>, Gauge>,
+    provider_problems: Family<Labels<1>, Gauge>,
     leader: Gauge,
     released_waiting: Family<Labels<1>, Gauge>,
     keyring_unusable: Gauge,
@@ -217,6 +215,11 @@ impl Metrics {
                 r,
                 "frozen_accounts",
                 "Provider accounts at which nothing is made or revoked until a person acknowledges; alert on any",
+            ),
+            provider_problems: added(
+                r,
+                "provider_problems",
+                "LLMProviders whose condition Ready is False, by its reason; alert on any",
             ),
             leader: added(r, "leader", "1 if this process leads; alert if no process does"),
             released_waiting: added(
@@ -310,12 +313,12 @@ impl Metrics {
 
     /// Replaces what the gauge says of frozen accounts, by the freeze's reason. A reason that holds none has no series.
     pub fn set_frozen(&self, counts: &[(Reason, usize)]) {
-        let frozen = &self.families.frozen_accounts;
-        frozen.clear();
-        for (reason, count) in counts {
-            let labels = [("reason", reason.as_str())];
-            frozen.get_or_create(&labels).set(i64::try_from(*count).unwrap_or(i64::MAX));
-        }
+        replace(&self.families.frozen_accounts, counts);
+    }
+
+    /// Replaces what the gauge says of `LLMProvider`s that are not ready, by the reason of that.
+    pub fn set_provider_problems(&self, counts: &[(Reason, usize)]) {
+        replace(&self.families.provider_problems, counts);
     }
 
     /// Says whether this process leads.
@@ -363,7 +366,7 @@ impl Metrics {
         }
     }
 
-    /// Everything as text of the type [`CONTENT_TYPE`]. Fails only if writing to memory fails.
+    /// Everything as `OpenMetrics` text. Fails only if writing to memory fails.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -392,6 +395,14 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let duration = self.clock.monotonic().saturating_sub(self.begun);
         self.metrics.reconciled(self.controller, self.outcome, duration);
+    }
+}
+
+/// These series, and no others.
+fn replace(gauge: &Family<Labels<1>, Gauge>, counts: &[(Reason, usize)]) {
+    gauge.clear();
+    for (reason, count) in counts {
+        gauge.get_or_create(&[("reason", reason.as_str())]).set(i64::try_from(*count).unwrap_or(i64::MAX));
     }
 }
 

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::exposition;
 use super::health::Health;
 use super::log::LogHandle;
-use super::metrics::{CONTENT_TYPE, Metrics};
+use super::metrics::Metrics;
 
 /// How long connections may go on after the process was told to stop.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -65,9 +66,13 @@ fn router(endpoints: Endpoints) -> Router {
         .with_state(endpoints)
 }
 
-async fn metrics(State(endpoints): State<Endpoints>) -> Response {
+async fn metrics(State(endpoints): State<Endpoints>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     match endpoints.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(text) if exposition::wants_open_metrics(accept) => {
+            ([(header::CONTENT_TYPE, exposition::OPEN_METRICS)], text).into_response()
+        }
+        Ok(text) => ([(header::CONTENT_TYPE, exposition::PLAIN)], exposition::plain(&text)).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -143,15 +148,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn serves_metrics_as_openmetrics() {
+    async fn serves_metrics_as_openmetrics_to_whom_asks_for_it() {
         let served = served().await;
-        let answer = reqwest::get(format!("{}/metrics", served.url)).await.unwrap();
-        assert_eq!(answer.headers()["content-type"], CONTENT_TYPE);
-        let text = answer.text().await.unwrap();
-        assert!(
-            text.contains(r#"llmkey_build_info{version="1.2.3"} 1"#) && text.ends_with("# EOF\n"),
-            "{text}"
-        );
+        let url = format!("{}/metrics", served.url);
+        let ask = |accept: &'static str| reqwest::Client::new().get(&url).header("accept", accept).send();
+        for (accept, content_type, ends) in [
+            ("application/openmetrics-text;version=1.0.0,*/*;q=0.1", exposition::OPEN_METRICS, true),
+            ("*/*", exposition::PLAIN, false),
+        ] {
+            let answer = ask(accept).await.unwrap();
+            assert_eq!(answer.headers()["content-type"], content_type);
+            let text = answer.text().await.unwrap();
+            assert!(text.contains(r#"llmkey_build_info{version="1.2.3"} 1"#), "{text}");
+            assert_eq!(text.ends_with("# EOF\n"), ends, "{text}");
+        }
     }
 
     #[tokio::test]

@@ -37,6 +37,16 @@ pub fn helm() -> Result<PathBuf, Error> {
     Ok(build("helm")?.join("helm"))
 }
 
+/// The pinned promtool, built by us. Blocks.
+pub fn promtool() -> Result<PathBuf, Error> {
+    Ok(build("promtool")?.join("promtool"))
+}
+
+/// The pinned Prometheus, built by us. Blocks.
+pub fn prometheus() -> Result<PathBuf, Error> {
+    Ok(build("prometheus")?.join("prometheus"))
+}
+
 fn from_build(dir: &Path) -> Binaries {
     Binaries {
         etcd: dir.join("etcd"),

@@ -126,6 +126,48 @@ fn odd_values_are_rendered_whole() {
     }
 }
 
+/// What is not there unless asked for, and is not left out by mistake then.
+#[test]
+fn what_can_be_switched_on_and_off_is_there_when_it_should_be() {
+    let on = json!({"enabled": true});
+    let objects = json!([
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}},
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {{ .Release.Name }}-text\n",
+    ]);
+    let all = render(&json!({
+        "serviceMonitor": on, "prometheusRule": on, "grafanaDashboard": on, "networkPolicy": on, "extraObjects": objects,
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": true}],
+    }))
+    .unwrap();
+    let few =
+        render(&json!({"podDisruptionBudget": {"enabled": false}, "spreadAcrossNodes": false})).unwrap();
+    let count = |manifests: &[Value], kind: &str| manifests.iter().filter(|m| m["kind"] == kind).count();
+    let kinds =
+        ["PodDisruptionBudget", "ServiceMonitor", "PrometheusRule", "NetworkPolicy", "ConfigMap", "Secret"];
+    assert_eq!(kinds.map(|kind| count(&all, kind)), [1, 1, 1, 1, 2, 1]);
+    assert_eq!(kinds.map(|kind| count(&few, kind)), [0; 6]);
+    let named = |name: &str| all.iter().any(|manifest| manifest["metadata"]["name"] == name);
+    assert!(named("llmkey-operator-more") && named("llmkey-operator-text"));
+    assert_eq!(pod(&all)["volumes"][0]["name"], "ca");
+    assert_eq!(pod(&all)["containers"][0]["volumeMounts"][0]["mountPath"], "/etc/ca");
+    assert_eq!(pod(&all)["topologySpreadConstraints"][0]["whenUnsatisfiable"], "ScheduleAnyway");
+    assert!(pod(&few).get("topologySpreadConstraints").is_none());
+
+    // What the Service and the ServiceMonitor look for is what the pod has.
+    let labels = &only(&all, "Deployment")["spec"]["template"]["metadata"]["labels"];
+    for (kind, selector) in [
+        ("PodDisruptionBudget", "/spec/selector/matchLabels"),
+        ("NetworkPolicy", "/spec/podSelector/matchLabels"),
+    ] {
+        let wanted = only(&all, kind).pointer(selector).and_then(Value::as_object).unwrap();
+        assert!(!wanted.is_empty() && wanted.iter().all(|(name, value)| labels[name] == *value), "{kind}");
+    }
+    let service = &only(&all, "Service")["metadata"]["labels"];
+    let wanted = only(&all, "ServiceMonitor")["spec"]["selector"]["matchLabels"].as_object().unwrap();
+    assert!(wanted.iter().all(|(name, value)| service[name] == *value));
+}
+
 /// Every flag of the chart is one that the operator knows, whatever the values.
 #[test]
 fn the_operator_understands_the_charts_arguments() {
@@ -161,6 +203,9 @@ fn the_values_schema_refuses_what_it_should() {
         (json!({"extraArgs": ["--$(FLAG)=100"]}), "/extraArgs/0"),
         (json!({"extraArgs": ["--", "x"]}), "/extraArgs/0"),
         (json!({"extraEnv": [{"name": "LLMKEY_TEST_TIME_DIVISOR", "value": "100"}]}), "/extraEnv/0/name"),
+        (json!({"serviceMonitor": {"interval": "often"}}), "/serviceMonitor/interval"),
+        (json!({"prometheusRule": {"disabled": ["invalid"]}}), "/prometheusRule/disabled/0"),
+        (json!({"networkPolicy": {"egressPorts": []}}), "/networkPolicy/egressPorts"),
     ] {
         let error = render(&values).err().unwrap_or_else(|| panic!("accepted: {values}"));
         assert!(error.contains(part), "{values}: {error}");
@@ -170,7 +215,9 @@ fn the_values_schema_refuses_what_it_should() {
 /// Leaves of a values file, `a.b.c`; lists and empty maps are leaves.
 fn leaves(prefix: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value {
-        Value::Object(map) if !map.is_empty() && prefix != "resources" => {
+        Value::Object(map)
+            if !map.is_empty() && !["resources", "grafanaDashboard.labels"].contains(&prefix) =>
+        {
             for (name, value) in map {
                 let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 leaves(&path, value, found);

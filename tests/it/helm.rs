@@ -63,7 +63,9 @@ async fn a_release_comes_goes_and_comes_back_while_the_keys_stay() {
     restricted_namespace(&client).await;
     let kubeconfig = cluster.admin_kubeconfig();
     let chart = testbed::source_dir().join("charts/llmkey-operator").display().to_string();
-    helm(&kubeconfig, &["install", "llmkey-operator", &chart]);
+    // What the server knows without other products' CRDs, it accepts.
+    let further = ["--set", "networkPolicy.enabled=true,grafanaDashboard.enabled=true"];
+    helm(&kubeconfig, &[&["install", "llmkey-operator", &chart], &further[..]].concat());
     pod_is_admitted(&client).await;
 
     let keys: Api<LLMKey> = Api::namespaced(client.clone(), "default");
@@ -74,7 +76,7 @@ async fn a_release_comes_goes_and_comes_back_while_the_keys_stay() {
     .unwrap();
     keys.create(&PostParams::default(), &key).await.unwrap();
 
-    helm(&kubeconfig, &["upgrade", "llmkey-operator", &chart, "--set", "replicaCount=2"]);
+    helm(&kubeconfig, &["upgrade", "llmkey-operator", &chart, "--set", "replicaCount=3"]);
     helm(&kubeconfig, &["uninstall", "llmkey-operator"]);
     assert_eq!(crds(&client).await, api::crds().len());
     helm(&kubeconfig, &["install", "llmkey-operator", &chart]);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accounts;
+mod alerts;
 mod architecture;
 mod audit;
 mod bad_account;
@@ -19,6 +20,7 @@ mod common;
 mod consumers;
 mod control_plane;
 mod crds;
+mod dashboard;
 mod deletion;
 mod docs;
 mod events;

@@ -44,7 +44,7 @@ use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, Targe
 use crate::controller::{ReconcileError, brief, malformed, retry_after};
 use crate::domain::health::Health;
 use crate::domain::lifecycle::VersionState;
-use crate::telemetry::key_gauges::KeyGauges;
+use crate::telemetry::key_gauges::{KeyGauges, problems};
 use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Steps of one reconcile at most; what is left is done in the next.
@@ -406,6 +406,8 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
             published: published.and_then(seconds),
             spare: (o.policy.spares > 0 && o.key.minted && !o.key.revoke_all)
                 .then(|| status.versions.iter().any(|v| v.state == VersionState::Spare.as_str())),
+            // All keys were revoked as asked: nothing is wrong.
+            problems: if ended { Default::default() } else { problems(&status.conditions) },
         },
     );
 }

@@ -37,8 +37,8 @@ pub fn news<'a>(before: &LLMKeyStatus, after: &'a LLMKeyStatus) -> Vec<(EventKin
     let begun = after.conditions.iter().filter(|c| !told(c));
     begun
         .filter_map(|c| {
-            let reason = Reason::ALL.iter().find(|r| r.as_str() == c.reason)?;
-            Some((kind(c)?, *reason, c.message.as_str()))
+            let reason = Reason::named(&c.reason)?;
+            Some((kind(c)?, reason, c.message.as_str()))
         })
         .chain(pool::news(before, after))
         .collect()

@@ -142,7 +142,7 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
 fn pool_told(status: &LLMKeyStatus) -> Option<PoolTold> {
     let pool = status.pool.as_ref()?;
     let due = status.conditions.iter().find(|c| c.type_ == ConditionType::RotationDue.as_str())?;
-    let reason = *Reason::ALL.iter().find(|r| due.status == "True" && r.as_str() == due.reason)?;
+    let reason = (due.status == "True").then(|| Reason::named(&due.reason)).flatten()?;
     let settled = pool.skipped.iter().all(|s| s.reason != Reason::RejectedNotPublished.as_str());
     Some(PoolTold { reason, message: due.message.clone(), settled })
 }

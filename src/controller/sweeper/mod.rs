@@ -20,9 +20,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::context::Ctx;
 use super::{ReconcileError, llm_key};
-use crate::api::{ConditionStatus, ConditionType, LLMProvider};
+use crate::api::{ConditionStatus, ConditionType, LLMProvider, Reason};
 use crate::ledger::{AccountId, LedgerError};
 use crate::provider::{Account, Capabilities, Capability, Endpoint};
+use crate::telemetry::key_gauges::problems;
 use crate::telemetry::metrics::{Controller, Outcome, SweepResult};
 use observe::Memory;
 
@@ -51,6 +52,7 @@ pub async fn run(ctx: Arc<Ctx>) {
                         }
                     }
                     tell_frozen(&ctx);
+                    tell_problems(&ctx);
                 }
             }
         }
@@ -61,6 +63,19 @@ fn tell_frozen(ctx: &Ctx) {
     let frozen: Vec<_> =
         ctx.account_states.frozen().into_iter().map(|(reason, count)| (reason.reason(), count)).collect();
     ctx.metrics.set_frozen(&frozen);
+}
+
+/// Counts the LLMProviders that say that they are not ready.
+fn tell_problems(ctx: &Ctx) {
+    let mut counts: BTreeMap<Reason, usize> = BTreeMap::new();
+    for provider in ctx.stores.providers.state() {
+        let status = provider.0.as_ref().ok().and_then(|provider| provider.status.as_ref());
+        let [reason, ..] = status.map_or_else(Default::default, |status| problems(&status.conditions));
+        if let Some(reason) = reason {
+            *counts.entry(reason).or_default() += 1;
+        }
+    }
+    ctx.metrics.set_provider_problems(&counts.into_iter().collect::<Vec<_>>());
 }
 
 /// An account that can be swept, with the LLMProviders that name it.

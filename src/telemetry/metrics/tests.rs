@@ -11,6 +11,7 @@ const KEY: KeyGauges = KeyGauges {
     last_probe: Some(1_700_000_000),
     published: Some(1_600_000_000),
     spare: Some(true),
+    problems: [None, Some(Reason::RotationFailed), None],
 };
 
 /// Every metric, with at least one series each.
@@ -27,6 +28,7 @@ fn all() -> Metrics {
     metrics.swept(SweepResult::Clean);
     metrics.orphans_revoked(1);
     metrics.set_frozen(&[(Reason::ClonedCluster, 1)]);
+    metrics.set_provider_problems(&[(Reason::AdminCredentialInvalid, 1)]);
     metrics.released_waits(None, Some(Reason::KeyShared));
     metrics.set_ledgers(&BTreeMap::from([("k2u5xq7a".to_owned(), 2)]), 0);
     metrics.set_key("team-a", "chat", KEY);
@@ -91,7 +93,7 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 24);
+    assert_eq!(read(&all().encode().unwrap()).len(), 26);
     assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 4);
 }
 

@@ -35,8 +35,8 @@ pub(super) fn news<'a>(
         before.pool.iter().flat_map(|p| &p.skipped).map(|s| (s.name.clone(), s.reason.clone())).collect();
     let skipped = after.pool.iter().flat_map(|pool| &pool.skipped);
     skipped.filter_map(move |s| {
-        let reason = Reason::ALL.iter().find(|r| r.as_str() == s.reason)?;
+        let reason = Reason::named(&s.reason)?;
         let new = !told.iter().any(|(name, reason)| *name == s.name && *reason == s.reason);
-        new.then_some((EventKind::Warning, *reason, s.message.as_str()))
+        new.then_some((EventKind::Warning, reason, s.message.as_str()))
     })
 }
