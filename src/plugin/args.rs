@@ -1,11 +1,13 @@
 //! Arguments of `kubectl llmkey`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::Styles;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use super::Output;
+use super::{Output, WideOutput};
 use crate::cli::VerifyArgs;
 
 /// Each is run by a test.
@@ -17,8 +19,72 @@ Examples:
   # Which pods still have an older key of the LLMKey chat
   kubectl llmkey who chat
 
+  # All keys of this namespace: what works, what does not, and what is next
+  kubectl llmkey status
+
+  # What the LLMKey chat waits for, who has which version, and what happened when
+  kubectl llmkey describe chat
+
+  # Another key now, and a line for each step until it is delivered
+  kubectl llmkey rotate chat --wait
+
   # Whether the operator's audit trail is whole
   kubectl logs -n llmkey-system deploy/llmkey-operator | kubectl llmkey audit verify
+";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  # This namespace
+  kubectl llmkey status
+
+  # All namespaces, with providers, policies and Secrets
+  kubectl llmkey status -A -o wide
+";
+
+const DESCRIBE_EXAMPLES: &str = "\
+Examples:
+  # What the LLMKey chat waits for, who has which version, and what happened when
+  kubectl llmkey describe chat
+";
+
+const ROTATE_EXAMPLES: &str = "\
+Examples:
+  # Another key for the LLMKey chat
+  kubectl llmkey rotate chat
+
+  # The same, and a line for each step until it is delivered, or an hour has passed
+  kubectl llmkey rotate chat --wait --timeout 1h
+";
+
+const APPROVE_EXAMPLES: &str = "\
+Examples:
+  # The older key of the LLMKey chat may be revoked (the policy says approval: Manual)
+  kubectl llmkey approve chat
+";
+
+const BURN_EXAMPLES: &str = "\
+Examples:
+  # The key in use has leaked: it is replaced and revoked, without an overlap
+  kubectl llmkey burn chat
+
+  # Two older versions, without being asked, until they are revoked
+  kubectl llmkey burn chat 3 4 --yes --wait
+";
+
+const PIN_EXAMPLES: &str = "\
+Examples:
+  # Back to the key of version 3, and no rotation
+  kubectl llmkey pin chat 3
+
+  # Rotations go on
+  kubectl llmkey pin chat --off
+";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  # Names of commands, flags and LLMKeys after the tabulator, wherever kubectl completes
+  kubectl llmkey completion > ~/.local/bin/kubectl_complete-llmkey
+  chmod +x ~/.local/bin/kubectl_complete-llmkey
 ";
 
 const PLAN_EXAMPLES: &str = "\
@@ -55,9 +121,10 @@ Examples:
 ";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 answered; 1 the audit trail is not whole; 2 there is no answer (wrong arguments, an unreadable file, no access).";
+Exit codes: 0 answered or done; 1 it was not done in time, or what was checked is not as it should be; 2 there is no answer (wrong arguments, an unreadable file, no access).";
 
-/// Asks about LLM provider keys in a cluster. Nothing is ever written.
+/// Asks about LLM provider keys in a cluster, and asks for what a person decides. `rotate`, `approve`, `burn` and `pin` change an `LLMKey`; nothing
+/// else writes.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl llmkey",
@@ -78,15 +145,39 @@ pub struct Cli {
 /// What is asked.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// All keys: what works, what does not, and what is next.
+    #[command(before_help = STATUS_EXAMPLES)]
+    Status(StatusArgs),
+    /// One key: what it waits for, who has which version, and what happened when.
+    #[command(before_help = DESCRIBE_EXAMPLES)]
+    Describe(KeyArgs),
+    /// Asks for another key now.
+    #[command(before_help = ROTATE_EXAMPLES)]
+    Rotate(RotateArgs),
+    /// Approves the revocation that waits for it.
+    #[command(before_help = APPROVE_EXAMPLES)]
+    Approve(RotateArgs),
+    /// Break-glass: revokes versions now, without an overlap; the one in use is replaced first.
+    #[command(before_help = BURN_EXAMPLES)]
+    Burn(BurnArgs),
+    /// Keeps the key of one version.
+    #[command(before_help = PIN_EXAMPLES)]
+    Pin(PinArgs),
     /// The rotations to come: when, by whom, why, and what stands in their way.
     #[command(before_help = PLAN_EXAMPLES)]
     Plan(PlanArgs),
     /// Which workloads and pods have which version of a key.
     #[command(before_help = WHO_EXAMPLES)]
-    Who(WhoArgs),
+    Who(KeyArgs),
     /// The operator's audit trail.
     #[command(subcommand)]
     Audit(AuditCommands),
+    /// Prints the program by which kubectl completes this command.
+    #[command(before_help = COMPLETION_EXAMPLES)]
+    Completion,
+    /// For the program that `completion` prints.
+    #[command(name = "__complete", hide = true, disable_help_flag = true)]
+    Complete(CompleteArgs),
 }
 
 /// Of the audit trail.
@@ -141,9 +232,101 @@ impl PlanArgs {
     }
 }
 
-/// Of `who`.
+/// Of `status`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
-pub struct WhoArgs {
+pub struct StatusArgs {
+    /// All namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// How the answer looks.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: WideOutput,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Of `rotate` and `approve`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct RotateArgs {
+    /// The LLMKey.
+    pub name: String,
+    /// Whether it is waited for.
+    #[command(flatten)]
+    pub waiting: WaitArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Of `burn`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct BurnArgs {
+    /// The LLMKey.
+    pub name: String,
+    /// Versions [default: the one in use].
+    pub versions: Vec<i32>,
+    /// Does not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Whether it is waited for.
+    #[command(flatten)]
+    pub waiting: WaitArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Of `pin`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct PinArgs {
+    /// The LLMKey.
+    pub name: String,
+    /// The version whose key is kept.
+    #[arg(required_unless_present = "off")]
+    pub version: Option<i32>,
+    /// Keeps none any more.
+    #[arg(long, conflicts_with = "version")]
+    pub off: bool,
+    /// Whether it is waited for.
+    #[command(flatten)]
+    pub waiting: WaitArgs,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Whether what was asked for is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct WaitArgs {
+    /// Waits until it is done, with a line for each change.
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How long, as kubectl has it: 90s, 15m, 1h30m.
+    #[arg(long, default_value = "15m", requires = "wait", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a duration like 90s, 15m or 1h30m".to_owned();
+    kube::core::Duration::from_str(text)
+        .ok()
+        .filter(|d| !d.is_negative())
+        .map(Duration::from)
+        .ok_or_else(wrong)
+}
+
+/// Of `__complete`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct CompleteArgs {
+    /// The words after `kubectl llmkey`, the last one to be completed.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
+}
+
+/// Of `who` and `describe`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct KeyArgs {
     /// The LLMKey.
     pub name: String,
     /// How the answer looks.
@@ -159,11 +342,23 @@ pub struct WhoArgs {
 
 /// The commands of all help texts, each as its words after `kubectl llmkey`.
 pub fn examples() -> Vec<Vec<&'static str>> {
-    let texts = [EXAMPLES, PLAN_EXAMPLES, WHO_EXAMPLES, VERIFY_EXAMPLES];
+    let texts = [
+        EXAMPLES,
+        STATUS_EXAMPLES,
+        DESCRIBE_EXAMPLES,
+        ROTATE_EXAMPLES,
+        APPROVE_EXAMPLES,
+        BURN_EXAMPLES,
+        PIN_EXAMPLES,
+        PLAN_EXAMPLES,
+        WHO_EXAMPLES,
+        VERIFY_EXAMPLES,
+        COMPLETION_EXAMPLES,
+    ];
     let lines = texts.into_iter().flat_map(str::lines);
     lines
         .filter_map(|line| line.split_once("kubectl llmkey "))
-        .map(|(_, words)| words.split_whitespace().collect())
+        .map(|(_, words)| words.split_whitespace().take_while(|word| *word != ">").collect())
         .collect()
 }
 
@@ -181,7 +376,7 @@ mod tests {
     fn the_definition_is_sound_and_every_example_can_be_typed() {
         Cli::command().debug_assert();
         let examples = examples();
-        assert_eq!(examples.len(), 11, "{examples:?}");
+        assert_eq!(examples.len(), 25, "{examples:?}");
         for example in examples {
             assert!(parse(&example).is_ok(), "{example:?}: {}", parse(&example).unwrap_err());
         }
@@ -201,8 +396,18 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused_with_exit_code_2() {
-        for words in [&["plan", "-A", "-n", "team"][..], &["who"], &["plan", "--days", "0"], &["rotate"], &[]]
-        {
+        for words in [
+            &["plan", "-A", "-n", "team"][..],
+            &["who"],
+            &["plan", "--days", "0"],
+            &["rotate"],
+            &["rotate", "chat", "--timeout", "1m"],
+            &["rotate", "chat", "--wait", "--timeout", "-1m"],
+            &["pin", "chat"],
+            &["pin", "chat", "3", "--off"],
+            &["burn", "chat", "three"],
+            &[],
+        ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");
         }
     }

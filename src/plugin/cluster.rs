@@ -50,16 +50,39 @@ pub fn refused(what: &str, error: &kube::Error) -> PluginError {
     PluginError::Cluster { what: what.to_owned(), why }
 }
 
+/// One `LLMKey`.
+pub async fn key(api: &Api<LLMKey>, namespace: &str, name: &str) -> Result<LLMKey, PluginError> {
+    let what = format!("LLMKey {name} of namespace {namespace}");
+    let found = api.get_opt(name).await.map_err(|error| refused(&what, &error))?;
+    found.ok_or_else(|| PluginError::NotFound { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+/// LLMKeys of one namespace, or of all, by namespace and name.
+pub async fn keys(args: &ClusterArgs, all: bool) -> Result<Objects, PluginError> {
+    let (client, namespace) = connect(args).await?;
+    read_keys(&client, &namespace, all).await
+}
+
+async fn read_keys(client: &Client, namespace: &str, all: bool) -> Result<Objects, PluginError> {
+    let mut keys: Vec<LLMKey> = if all {
+        list(&Api::all(client.clone()), "LLMKeys of all namespaces").await?
+    } else {
+        list(&Api::namespaced(client.clone(), namespace), &format!("LLMKeys of namespace {namespace}"))
+            .await?
+    };
+    keys.sort_by_cached_key(|key| (key.namespace(), key.name_any()));
+    let mut objects = Objects { keys, live: true, ..Objects::default() };
+    if objects.keys.is_empty() {
+        let place = if all { "any namespace".to_owned() } else { format!("namespace {namespace}") };
+        objects.notes.push(format!("there is no LLMKey in {place}"));
+    }
+    Ok(objects)
+}
+
 /// LLMKeys and policies of one namespace, or of all.
 pub async fn objects(args: &ClusterArgs, all: bool) -> Result<Objects, PluginError> {
     let (client, namespace) = connect(args).await?;
-    let keys: Vec<LLMKey> = if all {
-        list(&Api::all(client.clone()), "LLMKeys of all namespaces").await?
-    } else {
-        list(&Api::namespaced(client.clone(), &namespace), &format!("LLMKeys of namespace {namespace}"))
-            .await?
-    };
-    let mut objects = Objects { keys, live: true, ..Objects::default() };
+    let mut objects = read_keys(&client, &namespace, all).await?;
     let of_the_namespace = |key: &LLMKey| {
         key.spec.rotation_policy_ref.as_ref().is_some_and(|r| r.kind == PolicyKind::RotationPolicy)
     };
@@ -81,11 +104,6 @@ pub async fn objects(args: &ClusterArgs, all: bool) -> Result<Objects, PluginErr
             Err(error) => return Err(refused("ClusterRotationPolicies", &error)),
         }
     }
-    if objects.keys.is_empty() {
-        let place = if all { "any namespace".to_owned() } else { format!("namespace {namespace}") };
-        objects.notes.push(format!("there is no LLMKey in {place}"));
-    }
-    objects.keys.sort_by_cached_key(|key| (key.namespace(), key.name_any()));
     Ok(objects)
 }
 

@@ -1,18 +1,30 @@
 //! `kubectl llmkey`: what the operator knows and does, asked from a desk, with the user's own rights.
 //!
-//! It answers by the operator's own pure functions, and never writes.
+//! It answers by the operator's own pure functions. What it writes is what a person may write by hand: an annotation or a field of an
+//! `LLMKey`.
 
 pub mod args;
+mod change;
 mod cluster;
+mod complete;
+mod describe;
 mod objects;
 mod plan;
+mod status;
+mod story;
 mod table;
+mod wait;
 mod who;
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
-use args::{AuditCommands, Command};
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
 
+use args::{AuditCommands, ClusterArgs, Command, WaitArgs};
+use change::Change;
+
+use crate::api::{LLMKey, rfc3339};
 use crate::audit::{self, AuditError};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
@@ -26,6 +38,21 @@ pub enum Output {
     /// For programs: one JSON object.
     Json,
 }
+
+/// How a table looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum WideOutput {
+    /// For people.
+    #[default]
+    Table,
+    /// With more columns.
+    Wide,
+    /// For programs: one JSON object.
+    Json,
+}
+
+/// Who writes, as managed fields and the history of rotations show it.
+const MANAGER: &str = "kubectl-llmkey";
 
 /// Why there is no answer; one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +84,9 @@ pub enum PluginError {
         /// Its name.
         name: String,
     },
+    /// It is not asked for, because it could not be done.
+    #[error("{0}")]
+    Refused(String),
     /// The trail cannot be checked.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -91,7 +121,99 @@ pub async fn run(command: Command) -> Result<bool, PluginError> {
             Ok(true)
         }
         Command::Audit(AuditCommands::Verify(args)) => Ok(audit::check(&args).await?),
+        Command::Status(args) => {
+            let objects = cluster::keys(&args.cluster, args.all_namespaces).await?;
+            let report = status::report(&objects, clock.now());
+            let output = if args.output == WideOutput::Json { Output::Json } else { Output::Table };
+            print(output, &report, || status::text(&report, args.output == WideOutput::Wide))?;
+            Ok(true)
+        }
+        Command::Describe(args) => {
+            let timings = Timings::divided_by(args.test_time_divisor);
+            let (client, namespace) = cluster::connect(&args.cluster).await?;
+            let key =
+                cluster::key(&Api::namespaced(client.clone(), &namespace), &namespace, &args.name).await?;
+            let holders = who::holders(&client, &key, clock, &timings).await;
+            let mut report = describe::report(&key, holders.as_ref().ok(), clock.now());
+            report.notes.extend(match &holders {
+                Ok(holders) => holders.notes.clone(),
+                Err(error) => vec![format!("who has which version is not known: {error}")],
+            });
+            print(args.output, &report, || describe::text(&report))?;
+            Ok(true)
+        }
+        Command::Rotate(args) => {
+            let token = rfc3339(clock.now());
+            change(&args.cluster, &args.name, args.waiting, None, |key| Ok(change::rotate(key, &token))).await
+        }
+        Command::Approve(args) => {
+            change(&args.cluster, &args.name, args.waiting, None, change::approve).await
+        }
+        Command::Burn(args) => {
+            let ask = (!args.yes).then_some("burn");
+            change(&args.cluster, &args.name, args.waiting, ask, |key| change::burn(key, &args.versions))
+                .await
+        }
+        Command::Pin(args) => {
+            change(&args.cluster, &args.name, args.waiting, None, |key| change::pin(key, args.version)).await
+        }
+        Command::Completion => {
+            write(complete::PROGRAM)?;
+            Ok(true)
+        }
+        Command::Complete(args) => {
+            write(&complete::complete(&args.words).await)?;
+            Ok(true)
+        }
     }
+}
+
+/// Asks for a change of an `LLMKey`, and waits for it if it should. `ask`: what a person at a terminal must confirm first.
+async fn change(
+    args: &ClusterArgs,
+    name: &str,
+    waiting: WaitArgs,
+    ask: Option<&str>,
+    change: impl Fn(&LLMKey) -> Result<Change, PluginError>,
+) -> Result<bool, PluginError> {
+    let (client, namespace) = cluster::connect(args).await?;
+    let api: Api<LLMKey> = Api::namespaced(client, &namespace);
+    let key = cluster::key(&api, &namespace, name).await?;
+    let Change { patch, asks, goal, notes } = change(&key)?;
+    let mut out = io::stdout();
+    writeln!(out, "LLMKey {name} of namespace {namespace}: {asks}.")?;
+    if let Some(notes) = table::notes(&notes) {
+        write!(out, "{notes}")?;
+    }
+    if let Some(what) = ask {
+        confirm(what, &key, &mut out)?;
+    }
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(name, &params, &Patch::Merge(&patch)).await.map_err(|error| match &error {
+        kube::Error::Api(status) if status.code == 409 => PluginError::Refused(format!(
+            "LLMKey {name} was changed by somebody else meanwhile; look at it, and ask again"
+        )),
+        _ => cluster::refused(&format!("LLMKey {name} of namespace {namespace}"), &error),
+    })?;
+    if waiting.wait {
+        return wait::wait(api, name, &goal, waiting.timeout, &mut out).await;
+    }
+    writeln!(out, "Asked for. How it goes: kubectl llmkey describe {name} -n {namespace}")?;
+    Ok(true)
+}
+
+/// A person types the name, or nothing is done.
+fn confirm(what: &str, key: &LLMKey, out: &mut impl Write) -> Result<(), PluginError> {
+    let name = key.name_any();
+    if !io::stdin().is_terminal() {
+        let why = format!("nobody is there to be asked: use --yes to {what} without a question");
+        return Err(PluginError::Refused(why));
+    }
+    write!(out, "This cannot be undone. Type {name} to {what} it: ")?;
+    out.flush()?;
+    let mut typed = String::new();
+    io::stdin().lock().read_line(&mut typed)?;
+    if typed.trim() == name { Ok(()) } else { Err(PluginError::Refused("nothing was done".to_owned())) }
 }
 
 fn print<T: serde::Serialize>(
@@ -103,6 +225,10 @@ fn print<T: serde::Serialize>(
         Output::Table => text(),
         Output::Json => serde_json::to_string_pretty(report)? + "\n",
     };
+    write(&text)
+}
+
+fn write(text: &str) -> Result<(), PluginError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough.

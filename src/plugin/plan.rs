@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 
 use super::objects::Objects;
+use super::story::condition;
 use super::table::{notes, span, table};
 use crate::api::{
     ConditionType, DesiredState, LLMKey, PAUSED, PolicyKind, RotationMode, RotationPolicySpec, parse_rfc3339,
@@ -306,9 +307,7 @@ fn published(key: &LLMKey) -> Option<DateTime<Utc>> {
 
 /// Reason and message of a condition that is True.
 fn holds(key: &LLMKey, kind: ConditionType) -> Option<(&str, &str)> {
-    let conditions = &key.status.as_ref()?.conditions;
-    let condition = conditions.iter().find(|c| c.type_ == kind.as_str() && c.status == "True")?;
-    Some((&condition.reason, &condition.message))
+    condition(key, kind, "True").map(|condition| (&*condition.reason, &*condition.message))
 }
 
 fn policy_of(objects: &Objects, key: &LLMKey, timings: &Timings) -> Found {

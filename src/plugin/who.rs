@@ -10,8 +10,8 @@ use kube::{Client, ResourceExt};
 use serde::Serialize;
 
 use super::PluginError;
-use super::args::WhoArgs;
-use super::cluster::{connect, refused};
+use super::args::KeyArgs;
+use super::cluster::{connect, key, refused};
 use super::table::{notes, table};
 use crate::api::{LLMKey, LLMKeyStatus, TargetRollout, VersionStatus, parse_rfc3339, rfc3339};
 use crate::controller::consumers::{Holder, Roster, list};
@@ -68,16 +68,23 @@ pub struct Row {
 }
 
 /// Asks the cluster.
-pub async fn who(args: &WhoArgs, clock: Clock, timings: &Timings) -> Result<Report, PluginError> {
+pub async fn who(args: &KeyArgs, clock: Clock, timings: &Timings) -> Result<Report, PluginError> {
     let (client, namespace) = connect(&args.cluster).await?;
-    let keys: Api<LLMKey> = Api::namespaced(client.clone(), &namespace);
-    let what = format!("LLMKey {} of namespace {namespace}", args.name);
-    let found = keys.get_opt(&args.name).await.map_err(|error| refused(&what, &error))?;
-    let key = found
-        .ok_or_else(|| PluginError::NotFound { namespace: namespace.clone(), name: args.name.clone() })?;
+    let key = key(&Api::namespaced(client.clone(), &namespace), &namespace, &args.name).await?;
+    holders(&client, &key, clock, timings).await
+}
+
+/// The same of an `LLMKey` that was read.
+pub async fn holders(
+    client: &Client,
+    key: &LLMKey,
+    clock: Clock,
+    timings: &Timings,
+) -> Result<Report, PluginError> {
+    let namespace = key.namespace().unwrap_or_default();
     let mut notes = Vec::new();
     let at = clock.now();
-    let roster = list(&client, &namespace, at).await.map_err(|error| {
+    let roster = list(client, &namespace, at).await.map_err(|error| {
         refused(
             &format!(
                 "pods, Deployments, StatefulSets, DaemonSets, ReplicaSets and Jobs of namespace {namespace}"
@@ -85,17 +92,17 @@ pub async fn who(args: &WhoArgs, clock: Clock, timings: &Timings) -> Result<Repo
             &error,
         )
     })?;
-    let written = match secret_written(&client, &namespace, &secret_of(&key)).await {
+    let written = match secret_written(client, &namespace, &secret_of(key)).await {
         Ok(written) => written,
         Err(kube::Error::Api(status)) if status.code == 403 => {
             notes.push("you may not read the Secret, so its time is that of the publishing; after a repair it is later".to_owned());
             None
         }
         Err(error) => {
-            return Err(refused(&format!("Secret {} of namespace {namespace}", secret_of(&key)), &error));
+            return Err(refused(&format!("Secret {} of namespace {namespace}", secret_of(key)), &error));
         }
     };
-    Ok(report(&key, &roster, written, at, timings, notes))
+    Ok(report(key, &roster, written, at, timings, notes))
 }
 
 fn secret_of(key: &LLMKey) -> String {

@@ -8,11 +8,12 @@ use std::process::{Command, Stdio};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, PostParams};
+use llmkey_operator::api::LLMKey;
 use llmkey_operator::plugin::args::examples;
 use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
-use super::stage::{DIVISOR, Tenant, now, state, wait};
+use super::stage::{DIVISOR, Tenant, because, now, state, wait};
 use super::workload::time;
 
 /// What a command answered.
@@ -226,7 +227,7 @@ async fn every_example_of_the_help_runs() {
     }
     let list =
         json!({"apiVersion": "v1", "kind": "List", "items": [serde_json::from_str::<Value>(&keys).unwrap()]});
-    for example in examples() {
+    for example in examples().into_iter().filter(|example| !CHANGES.contains(&example[0])) {
         let mut words = example.clone();
         for word in &mut words {
             if *word == "team-a" {
@@ -234,7 +235,9 @@ async fn every_example_of_the_help_runs() {
             }
         }
         // The context of a person names a namespace.
-        if words[0] != "audit" && !words.iter().any(|word| ["-n", "-A", "-f"].contains(word)) {
+        if !["audit", "completion"].contains(&words[0])
+            && !words.iter().any(|word| ["-n", "-A", "-f"].contains(word))
+        {
             words.extend(["-n", &t.namespace]);
         }
         let audit = words[0] == "audit";
@@ -244,6 +247,82 @@ async fn every_example_of_the_help_runs() {
         let codes = if audit { &[0, 1][..] } else { &[0] };
         assert!(codes.contains(&said.code) && !said.out.is_empty(), "{words:?}: {} {}", said.out, said.err);
     }
+}
+
+/// Commands that change something.
+const CHANGES: [&str; 4] = ["rotate", "approve", "burn", "pin"];
+
+/// Every example that changes something, in an order in which each has something to do.
+#[tokio::test]
+async fn a_key_is_rotated_approved_pinned_and_burnt_from_a_desk() {
+    let t = Tenant::new("desk").await;
+    let overlap = json!({"minimum": "15m", "evidence": {"quietFor": "0s"}, "approval": "Manual"});
+    t.policy("careful", json!({"overlap": overlap})).await;
+    t.minted("chat", json!({"rotationPolicyRef": {"name": "careful"}})).await;
+    t.ready("chat").await;
+    let mut typed: Vec<String> = Vec::new();
+    let mut desk = |words: &str| {
+        typed.push(words.to_owned());
+        let args: Vec<&str> = words.split(' ').chain(["-n", &t.namespace]).collect();
+        run(&t, &args, "")
+    };
+    let current = |number: i32| move |key: &LLMKey| state(key, number).as_deref() == Some("Current");
+    let revoked = |number: i32| move |key: &LLMKey| state(key, number).as_deref() == Some("Revoked");
+
+    let said = desk("rotate chat");
+    assert!(said.code == 0 && said.out.contains("the key of version 1 is to be replaced"), "{}", said.out);
+    t.until("chat", "rotated", current(2)).await;
+    t.until("chat", "asks", |key| because(key, "OverlapActive", "WaitingForApproval")).await;
+    let said = desk("describe chat");
+    for part in ["is Working: version 1 is kept", "WaitingForApproval", "kubectl-llmkey", "version 2 (..."] {
+        assert!(said.code == 0 && said.out.contains(part), "{part}: {} {}", said.out, said.err);
+    }
+    let said = desk("approve chat");
+    assert!(said.code == 0 && said.out.contains("version 1 (..."), "{} {}", said.out, said.err);
+    t.until("chat", "approved", revoked(1)).await;
+    assert_eq!(desk("approve chat").code, 2, "nothing waits any more");
+
+    let said = desk("rotate chat --wait");
+    assert!(said.code == 0 && said.out.contains("version 3 (..."), "{} {}", said.out, said.err);
+    let said = desk("pin chat 2 --wait");
+    assert!(said.code == 0 && said.out.trim_end().ends_with("is delivered"), "{} {}", said.out, said.err);
+    t.until("chat", "pinned", current(4)).await;
+    let said = desk("pin chat 1");
+    assert!(
+        said.code == 2 && said.err.contains("version 1 cannot be pinned: its key is revoked"),
+        "{}",
+        said.err
+    );
+    assert_eq!(desk("pin chat 3").code, 0);
+    assert_eq!(desk("pin chat --off").code, 0);
+    t.until("chat", "seen", |key| {
+        key.status.as_ref().unwrap().observed_generation == key.metadata.generation
+    })
+    .await;
+
+    let said = desk("burn chat");
+    assert!(said.code == 2 && said.err.contains("use --yes"), "{} {}", said.out, said.err);
+    assert_eq!(t.get("chat").await.spec.revoked_versions, Vec::<i32>::new());
+    let newest = t.get("chat").await.status.unwrap().current_version.unwrap();
+    let said = desk("burn chat 3 4 --yes --wait");
+    assert!(said.code == 0 && said.out.contains("revoked: version 3, 4"), "{} {}", said.out, said.err);
+    let status = t.get("chat").await.status.unwrap();
+    assert!(status.current_version.unwrap() > newest);
+    // Of all keys that were made, the one in use is left.
+    wait("one key lives", async || (t.sandbox().live_keys(&t.project).len() == 1).then_some(())).await;
+    let said = desk("rotate chat --wait --timeout 1h");
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+
+    let report = desk("status -o json").json();
+    assert_eq!((&report["keys"][0]["name"], &report["keys"][0]["health"]), (&json!("chat"), &json!("Valid")));
+    let completed = |words: &[&str]| run(&t, &[&["__complete", "--"], words].concat(), "").out;
+    assert_eq!(completed(&["desc"]), "describe\n:4\n");
+    assert_eq!(completed(&["who", "-n", &t.namespace, "ch"]), "chat\n:4\n");
+    let told = examples().into_iter().filter(|example| CHANGES.contains(&example[0]));
+    for example in told.map(|words| words.join(" ")) {
+        assert!(typed.contains(&example), "nobody tried {example}");
+    }
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 2, "the older one waits for an approval");
 }
 
 #[tokio::test]
