@@ -80,6 +80,15 @@ Examples:
   kubectl llmkey pin chat --off
 ";
 
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  # Whether the installation works, and the keys of all namespaces
+  kubectl llmkey doctor -A
+
+  # An operator in a namespace of another name
+  kubectl llmkey doctor --operator-namespace keys
+";
+
 const COMPLETION_EXAMPLES: &str = "\
 Examples:
   # Names of commands, flags and LLMKeys after the tabulator, wherever kubectl completes
@@ -172,6 +181,9 @@ pub enum Command {
     /// The operator's audit trail.
     #[command(subcommand)]
     Audit(AuditCommands),
+    /// Whether the installation works, and what to do where it does not.
+    #[command(before_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
     /// Prints the program by which kubectl completes this command.
     #[command(before_help = COMPLETION_EXAMPLES)]
     Completion,
@@ -241,6 +253,23 @@ pub struct StatusArgs {
     /// How the answer looks.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: WideOutput,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Of `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct DoctorArgs {
+    /// The operator's namespace.
+    #[arg(long, default_value = "llmkey-system")]
+    pub operator_namespace: String,
+    /// LLMKeys of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// How the answer looks.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
     /// Which cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -353,6 +382,7 @@ pub fn examples() -> Vec<Vec<&'static str>> {
         PLAN_EXAMPLES,
         WHO_EXAMPLES,
         VERIFY_EXAMPLES,
+        DOCTOR_EXAMPLES,
         COMPLETION_EXAMPLES,
     ];
     let lines = texts.into_iter().flat_map(str::lines);
@@ -376,7 +406,7 @@ mod tests {
     fn the_definition_is_sound_and_every_example_can_be_typed() {
         Cli::command().debug_assert();
         let examples = examples();
-        assert_eq!(examples.len(), 25, "{examples:?}");
+        assert_eq!(examples.len(), 27, "{examples:?}");
         for example in examples {
             assert!(parse(&example).is_ok(), "{example:?}: {}", parse(&example).unwrap_err());
         }

@@ -63,7 +63,8 @@ pub async fn keys(args: &ClusterArgs, all: bool) -> Result<Objects, PluginError>
     read_keys(&client, &namespace, all).await
 }
 
-async fn read_keys(client: &Client, namespace: &str, all: bool) -> Result<Objects, PluginError> {
+/// The same with a client.
+pub async fn read_keys(client: &Client, namespace: &str, all: bool) -> Result<Objects, PluginError> {
     let mut keys: Vec<LLMKey> = if all {
         list(&Api::all(client.clone()), "LLMKeys of all namespaces").await?
     } else {
@@ -107,7 +108,8 @@ pub async fn objects(args: &ClusterArgs, all: bool) -> Result<Objects, PluginErr
     Ok(objects)
 }
 
-async fn list<K>(api: &Api<K>, what: &str) -> Result<Vec<K>, PluginError>
+/// All objects of a kind.
+pub async fn list<K>(api: &Api<K>, what: &str) -> Result<Vec<K>, PluginError>
 where
     K: Resource + Clone + Debug + DeserializeOwned,
 {

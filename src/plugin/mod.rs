@@ -8,6 +8,7 @@ mod change;
 mod cluster;
 mod complete;
 mod describe;
+mod doctor;
 mod objects;
 mod plan;
 mod status;
@@ -141,6 +142,11 @@ pub async fn run(command: Command) -> Result<bool, PluginError> {
             });
             print(args.output, &report, || describe::text(&report))?;
             Ok(true)
+        }
+        Command::Doctor(args) => {
+            let report = doctor::doctor(&args, clock).await?;
+            print(args.output, &report, || doctor::text(&report))?;
+            Ok(report.is_well())
         }
         Command::Rotate(args) => {
             let token = rfc3339(clock.now());
