@@ -184,6 +184,13 @@ impl Rules {
         Some((after, broken))
     }
 
+    /// The only copy of a request to mint arrives, late.
+    pub fn deliver(&self, place: &Place, name: &str) -> Place {
+        let mut world = self.world(place);
+        world.make(name, 1);
+        Self::place(world, place).0
+    }
+
     /// The place a while later.
     pub fn later(place: &Place, by: Duration) -> Place {
         let mut place = place.clone();

@@ -87,6 +87,15 @@ impl Rules {
         Self { base }
     }
 
+    /// The same as the stories of the crash matrix have it: no quiet time is asked for, and keys go without grace.
+    pub fn of_the_stories(mut self) -> Self {
+        self.base.policy.quiet_for = Duration::ZERO;
+        if let Some(key) = &mut self.base.key {
+            key.spec.deletion_grace_period = Some(GoDuration::from_secs(0));
+        }
+        self
+    }
+
     /// Keys that are to be kept ready.
     pub fn spares(&self) -> u8 {
         u8::try_from(self.base.policy.spares).unwrap_or_default()

@@ -1,0 +1,305 @@
+//! Which runs of the model show what a trace shows: the set of all states that the model may be in after each entry. What a trace
+//! cannot show is free: time, when a replica begins and how old the `LLMKey` is that it sees, and reads in the cluster.
+
+use std::collections::HashSet;
+
+use super::visible::{Visible, confirms, named, next, question};
+use crate::controller::llm_key::exploration::actions::{Action, Calm, Machine, Next};
+use crate::controller::llm_key::exploration::fate::Fate;
+use crate::controller::llm_key::exploration::parts::{Fresh, Replica};
+use crate::controller::llm_key::exploration::place::Edit;
+use crate::controller::llm_key::exploration::space::{Budget, NONE, State};
+use crate::controller::llm_key::fold::Learned;
+use crate::trace::{Entry, Event, Request, is_success};
+
+/// What may go wrong: as much as the trace says, so that no budget tells states apart.
+pub const FREE: Budget = Budget { crash: 7, lost: 7, twice: 7, stale: 7, edit: 7 };
+
+/// One state that the model may be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Guess {
+    /// The state.
+    pub state: State,
+    /// Which replicas have seen the list of a confirmation, and ask about the key next.
+    asking: [bool; 2],
+}
+
+/// States at one time at most; more are as good as a failure.
+const MOST: usize = 200_000;
+
+/// How far a trace could be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// To its end, where the model rests as well.
+    ToItsEnd,
+    /// So many entries; the next one has no counterpart.
+    Until(usize),
+    /// All entries, but the model would go on.
+    Beyond,
+    /// So many entries; the model may be in too many states by then.
+    Lost(usize),
+}
+
+impl Guess {
+    /// The beginning.
+    pub fn begin(state: State) -> Self {
+        Self { state: State { left: FREE, ..state }, asking: [false; 2] }
+    }
+
+    fn after(self, next: &Next) -> Self {
+        let mut asking = self.asking;
+        if next.swapped {
+            asking.swap(0, 1);
+        }
+        Self { state: State { left: FREE, ..next.state }, asking }
+    }
+}
+
+/// What a request says of its effect, against what the model has for it.
+struct Seen<'a> {
+    request: &'a Request,
+    /// A call that changes nothing.
+    reads: bool,
+}
+
+impl Seen<'_> {
+    /// The fates that look like this.
+    fn fates(&self) -> &'static [Fate] {
+        let Request { server, heard, .. } = self.request;
+        let mints = self.request.effect == "provider:mint";
+        let answered = heard.is_some() && server.last() == heard.as_ref();
+        if self.reads {
+            let word = self.request.effect == "provider:validate" && matches!(heard, Some(401 | 403));
+            return if answered && (self.request.told() || word) { &[Fate::Told] } else { &[Fate::NotDone] };
+        }
+        let absent = matches!(heard, Some(404));
+        match (self.request.done(), *heard) {
+            (true, _) if absent && self.ends_something() => &[Fate::Told],
+            (true, Some(heard)) if is_success(heard) && server.len() > 1 => &[Fate::Told, Fate::Twice],
+            (true, Some(heard)) if is_success(heard) => &[Fate::Told],
+            (true, Some(404 | 409 | 422)) => &[Fate::Twice],
+            (true, _) => &[Fate::ReplyLost],
+            // The server's own word: nothing was changed.
+            (false, Some(_)) if answered => &[Fate::Told, Fate::NotDone],
+            (false, Some(409)) if !mints => &[Fate::Refused],
+            (false, Some(400..=499)) if mints => &[Fate::Refused],
+            (false, _) => &[Fate::NotDone],
+        }
+    }
+
+    fn ends_something(&self) -> bool {
+        matches!(self.request.effect.as_str(), "provider:revoke" | "target:delete" | "finalizer")
+    }
+}
+
+impl Machine {
+    /// Follows the entries from the beginning.
+    pub fn follow(&mut self, begin: Guess, entries: &[Entry]) -> Followed {
+        let mut now = HashSet::from([begin]);
+        for (place, entry) in entries.iter().enumerate() {
+            let Some(all) = self.silently(&now) else { return Followed::Lost(place) };
+            now = all.iter().flat_map(|guess| self.shown(*guess, entry)).collect();
+            if now.is_empty() {
+                return Followed::Until(place);
+            }
+        }
+        let Some(all) = self.silently(&now) else { return Followed::Lost(entries.len()) };
+        let rests = |machine: &mut Self, guess: &Guess| {
+            machine.calm(&guess.state) == Calm::Rests && machine.rests_well(&guess.state).is_ok()
+        };
+        if all.iter().any(|guess| rests(self, guess)) { Followed::ToItsEnd } else { Followed::Beyond }
+    }
+
+    /// All that may have happened unseen. None: too much to tell.
+    fn silently(&mut self, from: &HashSet<Guess>) -> Option<HashSet<Guess>> {
+        let mut all = from.clone();
+        let mut open: Vec<Guess> = from.iter().copied().collect();
+        while let Some(guess) = open.pop() {
+            for next in self.unseen(guess) {
+                if all.insert(next) {
+                    open.push(next);
+                }
+            }
+            if all.len() > MOST {
+                return None;
+            }
+        }
+        Some(all)
+    }
+
+    fn unseen(&mut self, guess: Guess) -> Vec<Guess> {
+        let mut actions = vec![Action::Garbage, Action::Time];
+        for who in 0..2 {
+            actions.extend([Action::Begin(who), Action::BeginStale(who)]);
+            let hidden = self.next_of(&guess, who).is_some_and(|seen| seen.is_none());
+            if !guess.asking[who] {
+                actions.push(Action::DecideLate(who));
+                actions.extend(hidden.then_some(Action::Step(who, Fate::Told)));
+            }
+        }
+        let mut found = Vec::new();
+        for action in actions {
+            if let Some(next) = self.apply(&guess.state, action) {
+                self.take(guess, next, &mut found);
+            }
+        }
+        found
+    }
+
+    /// What a replica's next step shows; none if it does not work.
+    fn next_of(&self, guess: &Guess, who: usize) -> Option<Option<Visible>> {
+        let replica = Some(guess.state.replicas[who]).filter(|replica| *replica != NONE)?;
+        match &*self.space.replicas.get(replica) {
+            Replica::Working(work) => Some(next(&self.space.places.get(guess.state.place), work)),
+            Replica::Idle { .. } => None,
+        }
+    }
+
+    fn take(&mut self, guess: Guess, next: Next, found: &mut Vec<Guess>) {
+        found.push(guess.after(&next));
+        if let Some(next) = self.linger(&guess.state, next) {
+            found.push(guess.after(&next));
+        }
+    }
+
+    /// Where the entry leads from a state.
+    fn shown(&mut self, guess: Guess, entry: &Entry) -> Vec<Guess> {
+        match entry {
+            Entry::Event { event } => self.befallen(guess, *event),
+            Entry::Request(request) if request.late => self.late(guess, request),
+            Entry::Request(request) => {
+                let mut found: Vec<Guess> =
+                    (0..2).flat_map(|who| self.requested(guess, who, request)).collect();
+                let idle = |who: usize| {
+                    let replica = guess.state.replicas[who];
+                    replica != NONE && !self.space.postures[replica as usize].working
+                };
+                // Sweeps list an account's keys at any time, and status tells more than the model has.
+                let beside = match request.effect.as_str() {
+                    "provider:list" => true,
+                    "status" => idle(0) || idle(1),
+                    _ => false,
+                };
+                found.extend(beside.then_some(guess));
+                found
+            }
+        }
+    }
+
+    /// A replica makes the request.
+    fn requested(&mut self, guess: Guess, who: usize, request: &Request) -> Vec<Guess> {
+        let Some(Some(visible)) = self.next_of(&guess, who) else { return Vec::new() };
+        let replica = self.space.replicas.get(guess.state.replicas[who]);
+        let Replica::Working(work) = &*replica else { return Vec::new() };
+        let place = self.space.places.get(guess.state.place);
+        let confirms = confirms(work);
+        let visible = match confirms.filter(|_| guess.asking[who]) {
+            Some(version) => question(work, version),
+            None => visible,
+        };
+        let same = visible.effect == request.effect
+            && visible.says == request.says
+            && (visible.key.is_none() || visible.key == request.key);
+        if !same {
+            return Vec::new();
+        }
+        let reads = matches!(visible.effect, "provider:list" | "provider:validate" | "provider:last-use");
+        let seen = Seen { request, reads };
+        let answer = self.rules.answer(&place, work, guess.state.fresh[who]);
+        if let (Some(_), Some(Learned::Confirmed { gone, .. })) = (confirms, &answer) {
+            let gone = *gone;
+            if guess.asking[who] {
+                // Only a refusal confirms; whatever else is heard, the key may still work.
+                let refused = matches!(request.heard, Some(401 | 403));
+                let mut asked = guess;
+                asked.asking[who] = false;
+                return if refused == gone { self.carried(asked, who, Fate::Told, None) } else { Vec::new() };
+            }
+            if request.told() {
+                let mut asking = guess;
+                asking.asking[who] = true;
+                let mut found = vec![asking];
+                // Still listed: nothing more is asked.
+                if !gone {
+                    found.extend(self.carried(guess, who, Fate::Told, None));
+                }
+                return found;
+            }
+        }
+        if let Some(Learned::Answer { verdict, .. }) = answer
+            && seen.fates() == [Fate::Told]
+            && verdict.accepts() != request.told()
+        {
+            return Vec::new();
+        }
+        let writes = !reads && !matches!(visible.effect, "provider:mint" | "provider:revoke");
+        let done = writes.then(|| request.done());
+        seen.fates().iter().flat_map(|fate| self.carried(guess, who, *fate, done)).collect()
+    }
+
+    /// A step with this fate; only if it is done or not, as was seen.
+    fn carried(&mut self, guess: Guess, who: usize, fate: Fate, done: Option<bool>) -> Vec<Guess> {
+        let mut found = Vec::new();
+        let Some(next) = self.carry_out(&guess.state, who, fate) else { return found };
+        if done.is_none_or(|done| done == (next.written != 0)) {
+            self.take(guess, next, &mut found);
+        }
+        found
+    }
+
+    /// A request that nobody waits for any more reaches the server.
+    fn late(&mut self, guess: Guess, request: &Request) -> Vec<Guess> {
+        if !request.done() {
+            return vec![guess];
+        }
+        let place = self.space.places.get(guess.state.place);
+        let name = place.names.iter().find(|name| named(name) == request.key);
+        match name.filter(|_| request.effect == "provider:mint").map(|name| self.rules.deliver(&place, name))
+        {
+            Some(after) => {
+                vec![Guess { state: State { place: self.space.place(after), ..guess.state }, ..guess }]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn befallen(&mut self, guess: Guess, event: Event) -> Vec<Guess> {
+        let State { replicas, .. } = guess.state;
+        let there = |who: &usize| replicas[*who] != NONE;
+        let mut found = Vec::new();
+        match event {
+            Event::Killed => {
+                for who in (0..2).filter(there) {
+                    let mut after = guess;
+                    after.asking[who] = false;
+                    match self.apply(&guess.state, Action::Crash(who)) {
+                        Some(next) => self.take(after, next, &mut found),
+                        None => found.push(after),
+                    }
+                }
+            }
+            Event::SecondWorks => {
+                let mut state = guess.state;
+                (state.replicas[1], state.fresh[1]) = (self.started(), Fresh::NONE);
+                let (state, swapped) = state.ordered();
+                let asking = if swapped { [false, guess.asking[0]] } else { [guess.asking[0], false] };
+                found.push(Guess { state, asking });
+            }
+            Event::Ended => {
+                for who in (0..2).filter(there) {
+                    let (mut after, other) = (guess, 1 - who);
+                    after.state.replicas = [replicas[other], NONE];
+                    after.state.fresh = [guess.state.fresh[other], Fresh::NONE];
+                    after.asking = [guess.asking[other], false];
+                    found.push(after);
+                }
+            }
+            Event::TargetDeleted => match self.apply(&guess.state, Action::Edit(Edit::DeleteTarget)) {
+                Some(next) => self.take(guess, next, &mut found),
+                None => found.push(guess),
+            },
+            Event::TargetOverwritten => {}
+        }
+        found
+    }
+}
