@@ -175,16 +175,7 @@ impl Machine {
                     rules.collect_garbage(place).map(|(place, written)| (place, written, None))
                 })?;
             }
-            Action::Time => {
-                let by = self.wait(state)?;
-                next.place = self.place_later(state.place, by);
-                if state.snapshot != NONE {
-                    next.snapshot = self.place_later(state.snapshot, by);
-                }
-                for replica in next.replicas.iter_mut().filter(|r| **r != NONE) {
-                    *replica = self.replica_later(*replica, by);
-                }
-            }
+            Action::Time => next = self.later(state, self.wait(state)?),
         }
         Self::next(state, next, written, broken)
     }
@@ -352,14 +343,40 @@ impl Machine {
         })
     }
 
+    /// A second goes by, whether or not anything waits for it. None if somebody cannot be held up for so long.
+    pub fn tick(&mut self, state: &State) -> Option<State> {
+        let patience = self.patience(state);
+        let next = self.later(state, 1);
+        (patience > 0 && next != *state).then_some(next)
+    }
+
+    fn later(&mut self, state: &State, by: u8) -> State {
+        let mut next = *state;
+        next.place = self.place_later(state.place, by);
+        if state.snapshot != NONE {
+            next.snapshot = self.place_later(state.snapshot, by);
+        }
+        for replica in next.replicas.iter_mut().filter(|r| **r != NONE) {
+            *replica = self.replica_later(*replica, by);
+        }
+        next
+    }
+
+    /// Seconds for which everybody who is held up can be held up still.
+    fn patience(&self, state: &State) -> u8 {
+        let replicas = state.replicas.iter().filter(|r| **r != NONE);
+        let postures = replicas.map(|r| self.space.postures[*r as usize].patience);
+        let outline = self.space.outlines[state.place as usize];
+        postures.chain([outline.patience]).min().unwrap_or_default()
+    }
+
     /// Seconds to the next moment, if everybody who is held up can be held up so long.
     fn wait(&self, state: &State) -> Option<u8> {
         let outline = self.space.outlines[state.place as usize];
         let postures =
             state.replicas.iter().filter(|r| **r != NONE).map(|r| self.space.postures[*r as usize]);
-        let by = postures.clone().map(|p| p.next).chain([outline.next]).filter(|n| *n > 0).min()?;
-        let patience = postures.map(|p| p.patience).chain([outline.patience]).min()?;
-        (by <= patience).then_some(by)
+        let by = postures.map(|p| p.next).chain([outline.next]).filter(|n| *n > 0).min()?;
+        (by <= self.patience(state)).then_some(by)
     }
 
     fn place_later(&mut self, place: u32, by: u8) -> u32 {

@@ -31,12 +31,21 @@ pub enum Edit {
     Activate,
     /// Creates an LLMKey of the same name.
     CreateAgain,
+    /// Writes another value into the target Secret.
+    OverwriteTarget,
 }
 
 impl Edit {
     /// All.
-    pub const ALL: [Self; 6] =
-        [Self::Rotate, Self::DeleteTarget, Self::DeleteKey, Self::Revoke, Self::Activate, Self::CreateAgain];
+    pub const ALL: [Self; 7] = [
+        Self::Rotate,
+        Self::DeleteTarget,
+        Self::DeleteKey,
+        Self::Revoke,
+        Self::Activate,
+        Self::CreateAgain,
+        Self::OverwriteTarget,
+    ];
 
     /// As a sentence.
     pub const fn sentence(self) -> &'static str {
@@ -47,6 +56,7 @@ impl Edit {
             Self::Revoke => "A person sets desiredState: Revoked.",
             Self::Activate => "A person sets desiredState: Active again.",
             Self::CreateAgain => "A person creates an LLMKey of the same name.",
+            Self::OverwriteTarget => "A person overwrites the target Secret.",
         }
     }
 }
@@ -160,6 +170,12 @@ impl Rules {
                 let spec = serde_json::to_value(&self.base().key?.spec).ok()?;
                 world.create(&spec);
             }
+            Edit::OverwriteTarget => {
+                let version = world.next();
+                let target = world.target.as_mut()?;
+                target.resource_version = version;
+                "overwritten".clone_into(&mut target.bytes);
+            }
             _ => return None,
         }
         Some(Self::place(world, place))
@@ -188,6 +204,16 @@ impl Rules {
     pub fn deliver(&self, place: &Place, name: &str) -> Place {
         let mut world = self.world(place);
         world.make(name, 1);
+        Self::place(world, place).0
+    }
+
+    /// A sweep revokes a key.
+    pub fn sweep(&self, place: &Place, id: &str) -> Place {
+        let mut world = self.world(place);
+        let now = world.now;
+        for key in world.provider.keys.iter_mut().filter(|key| key.id == id) {
+            key.revoked.get_or_insert(now);
+        }
         Self::place(world, place).0
     }
 

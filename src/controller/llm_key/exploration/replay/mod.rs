@@ -66,15 +66,16 @@ impl Stage {
             return Verdict::Failed(format!("the model has no beginning for {}", trace.scenario));
         };
         let entry = |at: usize| trace.entries.get(at).map(in_words).unwrap_or_default();
-        match machine.follow(begin, &trace.entries) {
+        match machine.follow(begin, &trace.entries, free(&trace.scenario)) {
             Followed::ToItsEnd => Verdict::Passed,
-            Followed::Until(at) => {
+            Followed::Until(at, instead) => {
                 let before: Vec<String> = (at.saturating_sub(4)..at).map(entry).collect();
                 Verdict::Failed(format!(
-                    "no run of the model goes on after {at} of {} entries (… {}) with: {}",
+                    "no run of the model goes on after {at} of {} entries (… {}) with: {}; it has: {}",
                     trace.entries.len(),
                     before.join("; "),
-                    entry(at)
+                    entry(at),
+                    Vec::from_iter(instead).join(", ")
                 ))
             }
             Followed::Beyond => Verdict::Failed(format!(
@@ -97,25 +98,33 @@ impl Stage {
 /// A model of the story, where a person has just begun it. The process that delivered its first key works on.
 fn beginning(scenario: &str) -> Option<(Machine, Guess)> {
     let edit = match scenario {
-        "S1" => None,
+        "S1" | "S6" => None,
         "S2" | "S14" => Some(Edit::Rotate),
         "S4" => Some(Edit::Revoke),
-        "S5" | "S6" => Some(Edit::DeleteKey),
+        "S5" => Some(Edit::DeleteKey),
         "S8" => Some(Edit::DeleteTarget),
+        "S8e" => Some(Edit::OverwriteTarget),
         _ => return None,
     };
     let mut machine = Machine::new(&Configuration::of_the_stories());
     machine.rules = machine.rules.of_the_stories();
     let place = machine.rules.empty_place();
     let mut state = machine.start(place, 1, FREE);
-    if let Some(edit) = edit {
+    if scenario != "S1" {
         while let Calm::Does(action) = machine.calm(&state) {
             state = machine.apply(&state, action)?.state;
         }
         state.left = FREE;
+    }
+    if let Some(edit) = edit {
         state = machine.apply(&state, Action::Edit(edit))?.state;
     }
     Some((machine, Guess::begin(state)))
+}
+
+/// What Kubernetes does at any moment: of a namespace that ends, it deletes everything in an order of its own.
+fn free(scenario: &str) -> &'static [Edit] {
+    if scenario == "S6" { &[Edit::DeleteKey, Edit::DeleteTarget] } else { &[] }
 }
 
 /// An entry as a trace has it, for a person.

@@ -23,16 +23,6 @@ pub const RULES: &[Rule] = &[
         reason: "edits of target.data and of the LLMProvider are no part of the model",
     },
     Rule {
-        scenarios: &["S8e"],
-        faults: &[],
-        reason: "the model's people delete the target, they do not overwrite it",
-    },
-    Rule {
-        scenarios: &[],
-        faults: &["EDIT"],
-        reason: "the model's people delete the target, they do not overwrite it",
-    },
-    Rule {
         scenarios: &["S9"],
         faults: &[],
         reason: "the model's provider loses no key, and its policy has no trigger Invalid",

@@ -1,15 +1,18 @@
 //! Which runs of the model show what a trace shows: the set of all states that the model may be in after each entry. What a trace
 //! cannot show is free: time, when a replica begins and how old the `LLMKey` is that it sees, and reads in the cluster.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use super::visible::{Visible, confirms, named, next, question};
+use super::visible::{Visible, confirms, named, next, question, states};
 use crate::controller::llm_key::exploration::actions::{Action, Calm, Machine, Next};
 use crate::controller::llm_key::exploration::fate::Fate;
 use crate::controller::llm_key::exploration::parts::{Fresh, Replica};
 use crate::controller::llm_key::exploration::place::Edit;
 use crate::controller::llm_key::exploration::space::{Budget, NONE, State};
 use crate::controller::llm_key::fold::Learned;
+use crate::controller::llm_key::world::ProviderKey;
+use crate::controller::sweeper::decide::{Verdict as Judged, judge};
+use crate::domain::names::MintName;
 use crate::trace::{Entry, Event, Request, is_success};
 
 /// What may go wrong: as much as the trace says, so that no budget tells states apart.
@@ -22,6 +25,8 @@ pub struct Guess {
     pub state: State,
     /// Which replicas have seen the list of a confirmation, and ask about the key next.
     asking: [bool; 2],
+    /// A sweep has written the ledger anew as it is, and nobody wrote it since: what it judges by stands.
+    fenced: bool,
 }
 
 /// States at one time at most; more are as good as a failure.
@@ -32,8 +37,8 @@ const MOST: usize = 200_000;
 pub enum Followed {
     /// To its end, where the model rests as well.
     ToItsEnd,
-    /// So many entries; the next one has no counterpart.
-    Until(usize),
+    /// So many entries; the next one has no counterpart. What the model has in its place.
+    Until(usize, BTreeSet<String>),
     /// All entries, but the model would go on.
     Beyond,
     /// So many entries; the model may be in too many states by then.
@@ -43,7 +48,7 @@ pub enum Followed {
 impl Guess {
     /// The beginning.
     pub fn begin(state: State) -> Self {
-        Self { state: State { left: FREE, ..state }, asking: [false; 2] }
+        Self { state: State { left: FREE, ..state }, asking: [false; 2], fenced: false }
     }
 
     fn after(self, next: &Next) -> Self {
@@ -51,7 +56,8 @@ impl Guess {
         if next.swapped {
             asking.swap(0, 1);
         }
-        Self { state: State { left: FREE, ..next.state }, asking }
+        let fenced = self.fenced && next.written & Fresh::LEDGER == 0;
+        Self { state: State { left: FREE, ..next.state }, asking, fenced }
     }
 }
 
@@ -72,12 +78,16 @@ impl Seen<'_> {
             let word = self.request.effect == "provider:validate" && matches!(heard, Some(401 | 403));
             return if answered && (self.request.told() || word) { &[Fate::Told] } else { &[Fate::NotDone] };
         }
+        let writes_a_ledger = matches!(self.request.effect.as_str(), "ledger:create" | "ledger:swap");
         let absent = matches!(heard, Some(404));
         match (self.request.done(), *heard) {
             (true, _) if absent && self.ends_something() => &[Fate::Told],
             (true, Some(heard)) if is_success(heard) && server.len() > 1 => &[Fate::Told, Fate::Twice],
             (true, Some(heard)) if is_success(heard) => &[Fate::Told],
+            (true, Some(404 | 409 | 422)) if writes_a_ledger => &[Fate::Twice, Fate::Told],
             (true, Some(404 | 409 | 422)) => &[Fate::Twice],
+            // A ledger tells whose write it was the last: without an answer it is read, and the mark found.
+            (true, _) if writes_a_ledger => &[Fate::ReplyLost, Fate::Told],
             (true, _) => &[Fate::ReplyLost],
             // The server's own word: nothing was changed.
             (false, Some(_)) if answered => &[Fate::Told, Fate::NotDone],
@@ -87,23 +97,33 @@ impl Seen<'_> {
         }
     }
 
+    /// Whether the client of the API server makes it once more by itself: nobody hears of the first time.
+    fn is_repeated(&self) -> bool {
+        let to_provider = self.request.effect.starts_with("provider:");
+        !to_provider && self.request.server.is_empty() && matches!(self.request.heard, Some(429 | 503 | 504))
+    }
+
     fn ends_something(&self) -> bool {
         matches!(self.request.effect.as_str(), "provider:revoke" | "target:delete" | "finalizer")
     }
 }
 
 impl Machine {
-    /// Follows the entries from the beginning.
-    pub fn follow(&mut self, begin: Guess, entries: &[Entry]) -> Followed {
+    /// Follows the entries from the beginning. What is free happens at any moment.
+    pub fn follow(&mut self, begin: Guess, entries: &[Entry], free: &[Edit]) -> Followed {
         let mut now = HashSet::from([begin]);
         for (place, entry) in entries.iter().enumerate() {
-            let Some(all) = self.silently(&now) else { return Followed::Lost(place) };
+            let Some(all) = self.silently(&now, free) else { return Followed::Lost(place) };
             now = all.iter().flat_map(|guess| self.shown(*guess, entry)).collect();
             if now.is_empty() {
-                return Followed::Until(place);
+                let ahead = all.iter().flat_map(|guess| [self.next_of(guess, 0), self.next_of(guess, 1)]);
+                return Followed::Until(
+                    place,
+                    ahead.flatten().flatten().map(|next| next.to_string()).collect(),
+                );
             }
         }
-        let Some(all) = self.silently(&now) else { return Followed::Lost(entries.len()) };
+        let Some(all) = self.silently(&now, free) else { return Followed::Lost(entries.len()) };
         let rests = |machine: &mut Self, guess: &Guess| {
             machine.calm(&guess.state) == Calm::Rests && machine.rests_well(&guess.state).is_ok()
         };
@@ -111,11 +131,11 @@ impl Machine {
     }
 
     /// All that may have happened unseen. None: too much to tell.
-    fn silently(&mut self, from: &HashSet<Guess>) -> Option<HashSet<Guess>> {
+    fn silently(&mut self, from: &HashSet<Guess>, free: &[Edit]) -> Option<HashSet<Guess>> {
         let mut all = from.clone();
         let mut open: Vec<Guess> = from.iter().copied().collect();
         while let Some(guess) = open.pop() {
-            for next in self.unseen(guess) {
+            for next in self.unseen(guess, free) {
                 if all.insert(next) {
                     open.push(next);
                 }
@@ -127,8 +147,9 @@ impl Machine {
         Some(all)
     }
 
-    fn unseen(&mut self, guess: Guess) -> Vec<Guess> {
-        let mut actions = vec![Action::Garbage, Action::Time];
+    fn unseen(&mut self, guess: Guess, free: &[Edit]) -> Vec<Guess> {
+        let mut actions = vec![Action::Garbage];
+        actions.extend(free.iter().map(|edit| Action::Edit(*edit)));
         for who in 0..2 {
             actions.extend([Action::Begin(who), Action::BeginStale(who)]);
             let hidden = self.next_of(&guess, who).is_some_and(|seen| seen.is_none());
@@ -137,7 +158,8 @@ impl Machine {
                 actions.extend(hidden.then_some(Action::Step(who, Fate::Told)));
             }
         }
-        let mut found = Vec::new();
+        let later = self.tick(&guess.state).map(|state| Guess { state, ..guess });
+        let mut found = Vec::from_iter(later);
         for action in actions {
             if let Some(next) = self.apply(&guess.state, action) {
                 self.take(guess, next, &mut found);
@@ -155,7 +177,11 @@ impl Machine {
         }
     }
 
+    /// Nothing is explained by a run that breaks a property.
     fn take(&mut self, guess: Guess, next: Next, found: &mut Vec<Guess>) {
+        if next.broken != NONE {
+            return;
+        }
         found.push(guess.after(&next));
         if let Some(next) = self.linger(&guess.state, next) {
             found.push(guess.after(&next));
@@ -174,16 +200,28 @@ impl Machine {
                     let replica = guess.state.replicas[who];
                     replica != NONE && !self.space.postures[replica as usize].working
                 };
-                // Sweeps list an account's keys at any time, and status tells more than the model has.
                 let beside = match request.effect.as_str() {
+                    // A sweep lists an account's keys at any time.
                     "provider:list" => true,
-                    "status" => idle(0) || idle(1),
-                    _ => false,
+                    // Status tells more than the model has.
+                    "status" if idle(0) || idle(1) => true,
+                    // A good key is checked at its slots.
+                    "provider:validate" if idle(0) || idle(1) => {
+                        request.told() && self.delivered(&guess) == request.key
+                    }
+                    _ => Seen { request, reads: false }.is_repeated(),
                 };
                 found.extend(beside.then_some(guess));
+                found.extend(self.swept(guess, request));
                 found
             }
         }
+    }
+
+    /// The key that the ledger calls delivered.
+    fn delivered(&self, guess: &Guess) -> Option<String> {
+        let place = self.space.places.get(guess.state.place);
+        place.ledger.as_ref()?.record.delivered()?.mint_name.as_deref().and_then(named)
     }
 
     /// A replica makes the request.
@@ -247,6 +285,40 @@ impl Machine {
         found
     }
 
+    /// A sweep makes the request: it writes the ledger anew as it is, and then revokes what is nobody's by its own judgement.
+    fn swept(&mut self, guess: Guess, request: &Request) -> Vec<Guess> {
+        let place = self.space.places.get(guess.state.place);
+        let Some(record) = place.ledger.as_ref().map(|ledger| &ledger.record) else { return Vec::new() };
+        match request.effect.as_str() {
+            "ledger:swap" if states(record) == request.says => {
+                let mut after = guess;
+                if request.done() {
+                    after.state.outdate(Fresh::LEDGER, None);
+                    after.fenced = true;
+                }
+                vec![after]
+            }
+            "provider:revoke" if guess.fenced => {
+                let nobodys = place.keys.iter().filter(|key| {
+                    let name = key.name.parse::<MintName>();
+                    key.revoked.is_none()
+                        && named(&key.name) == request.key
+                        && name.is_ok_and(|name| judge(&key.id, &name, record) == Judged::Orphan)
+                });
+                let after = |key: &ProviderKey| match request.done() {
+                    true => self.space.place(self.rules.sweep(&place, &key.id)),
+                    false => guess.state.place,
+                };
+                let after: Vec<u32> = nobodys.map(after).collect();
+                after
+                    .into_iter()
+                    .map(|place| Guess { state: State { place, ..guess.state }, ..guess })
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// A request that nobody waits for any more reaches the server.
     fn late(&mut self, guess: Guess, request: &Request) -> Vec<Guess> {
         if !request.done() {
@@ -283,7 +355,7 @@ impl Machine {
                 (state.replicas[1], state.fresh[1]) = (self.started(), Fresh::NONE);
                 let (state, swapped) = state.ordered();
                 let asking = if swapped { [false, guess.asking[0]] } else { [guess.asking[0], false] };
-                found.push(Guess { state, asking });
+                found.push(Guess { state, asking, ..guess });
             }
             Event::Ended => {
                 for who in (0..2).filter(there) {
@@ -294,11 +366,14 @@ impl Machine {
                     found.push(after);
                 }
             }
-            Event::TargetDeleted => match self.apply(&guess.state, Action::Edit(Edit::DeleteTarget)) {
-                Some(next) => self.take(guess, next, &mut found),
-                None => found.push(guess),
-            },
-            Event::TargetOverwritten => {}
+            Event::TargetDeleted | Event::TargetOverwritten => {
+                let edit =
+                    if event == Event::TargetDeleted { Edit::DeleteTarget } else { Edit::OverwriteTarget };
+                match self.apply(&guess.state, Action::Edit(edit)) {
+                    Some(next) => self.take(guess, next, &mut found),
+                    None => found.push(guess),
+                }
+            }
         }
         found
     }

@@ -1,5 +1,7 @@
 //! What of a model's step can be seen from outside, as the proxy of the crash matrix tells it.
 
+use std::fmt;
+
 use crate::controller::llm_key::exploration::local::record;
 use crate::controller::llm_key::exploration::parts::{Place, Work};
 use crate::controller::llm_key::model::{Effect, Subject};
@@ -16,6 +18,14 @@ pub struct Visible {
     pub says: String,
     /// The key that it is about, by version and attempt.
     pub key: Option<String>,
+}
+
+impl fmt::Display for Visible {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.effect)?;
+        let says = Some(&self.says).filter(|says| !says.is_empty());
+        says.into_iter().chain(&self.key).try_for_each(|word| write!(f, " {word}"))
+    }
 }
 
 fn plain(effect: &'static str) -> Visible {
@@ -99,7 +109,7 @@ pub fn named(name: &str) -> Option<String> {
 }
 
 /// The states of a ledger's versions, for example `1:Overlap 2:Current`; `released` once the LLMKey is gone.
-fn states(record: &Record) -> String {
+pub fn states(record: &Record) -> String {
     let states = record.versions.iter().map(|v| format!("{}:{:?}", v.version, v.state));
     states.chain(record.released.iter().map(|_| "released".to_owned())).collect::<Vec<_>>().join(" ")
 }
