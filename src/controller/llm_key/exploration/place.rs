@@ -207,6 +207,13 @@ impl Rules {
         Self::place(world, place).0
     }
 
+    /// An hour has gone by, as far as the budget of one goes: what was made before does not count any more.
+    pub fn an_hour_later(place: &Place) -> Option<Place> {
+        let mut ledger = place.ledger.clone().filter(|ledger| !ledger.record.mints.is_empty())?;
+        Arc::make_mut(&mut ledger).record.mints.clear();
+        Some(Place { ledger: Some(ledger), ..place.clone() })
+    }
+
     /// A sweep revokes a key.
     pub fn sweep(&self, place: &Place, id: &str) -> Place {
         let mut world = self.world(place);

@@ -4,6 +4,8 @@
 
 mod rule;
 mod search;
+#[cfg(test)]
+mod tests;
 mod visible;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,7 @@ use super::configurations::Configuration;
 use super::place::Edit;
 use crate::trace::{Entry, Trace};
 use rule::not_applicable;
-use search::{FREE, Followed, Guess};
+use search::{FREE, Followed, Free, Guess};
 
 /// What came of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Stage {
             return Verdict::Failed(format!("the model has no beginning for {}", trace.scenario));
         };
         let entry = |at: usize| trace.entries.get(at).map(in_words).unwrap_or_default();
-        match machine.follow(begin, &trace.entries, free(&trace.scenario)) {
+        match machine.follow(begin, &trace.entries, free(trace)) {
             Followed::ToItsEnd => Verdict::Passed,
             Followed::Until(at, instead) => {
                 let before: Vec<String> = (at.saturating_sub(4)..at).map(entry).collect();
@@ -122,9 +124,13 @@ fn beginning(scenario: &str) -> Option<(Machine, Guess)> {
     Some((machine, Guess::begin(state)))
 }
 
-/// What Kubernetes does at any moment: of a namespace that ends, it deletes everything in an order of its own.
-fn free(scenario: &str) -> &'static [Edit] {
-    if scenario == "S6" { &[Edit::DeleteKey, Edit::DeleteTarget] } else { &[] }
+/// What happens at any moment of a trace.
+fn free(trace: &Trace) -> Free {
+    // Of a namespace that ends, Kubernetes deletes everything in an order of its own.
+    let ends: &[Edit] = if trace.scenario == "S6" { &[Edit::DeleteKey, Edit::DeleteTarget] } else { &[] };
+    // An hour is 12 s in a run of the matrix, and what is slow takes longer.
+    let slow = trace.faults.iter().any(|fault| ["SLOW", "LATE"].contains(&fault.as_str()));
+    Free { edits: ends, hour: slow }
 }
 
 /// An entry as a trace has it, for a person.

@@ -8,6 +8,7 @@ use crate::controller::llm_key::exploration::actions::{Action, Calm, Machine, Ne
 use crate::controller::llm_key::exploration::fate::Fate;
 use crate::controller::llm_key::exploration::parts::{Fresh, Replica};
 use crate::controller::llm_key::exploration::place::Edit;
+use crate::controller::llm_key::exploration::rules::Rules;
 use crate::controller::llm_key::exploration::space::{Budget, NONE, State};
 use crate::controller::llm_key::fold::Learned;
 use crate::controller::llm_key::world::ProviderKey;
@@ -43,6 +44,15 @@ pub enum Followed {
     Beyond,
     /// So many entries; the model may be in too many states by then.
     Lost(usize),
+}
+
+/// What else may happen at any moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Free {
+    /// What people do, or Kubernetes.
+    pub edits: &'static [Edit],
+    /// The budget of an hour begins anew.
+    pub hour: bool,
 }
 
 impl Guess {
@@ -110,7 +120,7 @@ impl Seen<'_> {
 
 impl Machine {
     /// Follows the entries from the beginning. What is free happens at any moment.
-    pub fn follow(&mut self, begin: Guess, entries: &[Entry], free: &[Edit]) -> Followed {
+    pub fn follow(&mut self, begin: Guess, entries: &[Entry], free: Free) -> Followed {
         let mut now = HashSet::from([begin]);
         for (place, entry) in entries.iter().enumerate() {
             let Some(all) = self.silently(&now, free) else { return Followed::Lost(place) };
@@ -131,7 +141,7 @@ impl Machine {
     }
 
     /// All that may have happened unseen. None: too much to tell.
-    fn silently(&mut self, from: &HashSet<Guess>, free: &[Edit]) -> Option<HashSet<Guess>> {
+    fn silently(&mut self, from: &HashSet<Guess>, free: Free) -> Option<HashSet<Guess>> {
         let mut all = from.clone();
         let mut open: Vec<Guess> = from.iter().copied().collect();
         while let Some(guess) = open.pop() {
@@ -147,9 +157,9 @@ impl Machine {
         Some(all)
     }
 
-    fn unseen(&mut self, guess: Guess, free: &[Edit]) -> Vec<Guess> {
+    fn unseen(&mut self, guess: Guess, free: Free) -> Vec<Guess> {
         let mut actions = vec![Action::Garbage];
-        actions.extend(free.iter().map(|edit| Action::Edit(*edit)));
+        actions.extend(free.edits.iter().map(|edit| Action::Edit(*edit)));
         for who in 0..2 {
             actions.extend([Action::Begin(who), Action::BeginStale(who)]);
             let hidden = self.next_of(&guess, who).is_some_and(|seen| seen.is_none());
@@ -160,6 +170,13 @@ impl Machine {
         }
         let later = self.tick(&guess.state).map(|state| Guess { state, ..guess });
         let mut found = Vec::from_iter(later);
+        if free.hour {
+            let place = Rules::an_hour_later(&self.space.places.get(guess.state.place));
+            found.extend(place.map(|place| Guess {
+                state: State { place: self.space.place(place), ..guess.state },
+                ..guess
+            }));
+        }
         for action in actions {
             if let Some(next) = self.apply(&guess.state, action) {
                 self.take(guess, next, &mut found);
