@@ -215,13 +215,13 @@ impl Rules {
     }
 
     /// A sweep revokes a key.
-    pub fn sweep(&self, place: &Place, id: &str) -> Place {
-        let mut world = self.world(place);
-        let now = world.now;
-        for key in world.provider.keys.iter_mut().filter(|key| key.id == id) {
-            key.revoked.get_or_insert(now);
+    pub fn sweep(place: &Place, id: &str) -> Place {
+        let mut place = place.clone();
+        for key in place.keys.iter_mut().filter(|key| key.id == id) {
+            key.revoked.get_or_insert(now());
         }
-        Self::place(world, place).0
+        place.keys.sort();
+        place
     }
 
     /// The place a while later.

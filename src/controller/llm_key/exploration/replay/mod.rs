@@ -2,6 +2,7 @@
 //!
 //! docs/evidence/model.md says what that proves and what it leaves out.
 
+mod beside;
 mod rule;
 mod search;
 #[cfg(test)]
@@ -139,10 +140,13 @@ fn in_words(entry: &Entry) -> String {
         Entry::Event { event } => format!("{event:?}"),
         Entry::Request(request) => {
             let says = Some(request.says.clone()).filter(|says| !says.is_empty());
-            let about: String = says.iter().chain(&request.key).map(|word| format!(" {word}")).collect();
+            let about: Vec<&str> = [request.effect.as_str()]
+                .into_iter()
+                .chain(says.iter().chain(&request.key).map(String::as_str))
+                .collect();
             let heard = request.heard.map_or_else(|| "nothing".to_owned(), |status| status.to_string());
             let late = if request.late { "late " } else { "" };
-            format!("{late}{}{about} [{:?}, heard {heard}]", request.effect, request.server)
+            format!("{late}{} [{:?}, heard {heard}]", about.join(" "), request.server)
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::visible::{Visible, confirms, named, next, question, states};
+use super::visible::{Visible, confirms, next, question};
 use crate::controller::llm_key::exploration::actions::{Action, Calm, Machine, Next};
 use crate::controller::llm_key::exploration::fate::Fate;
 use crate::controller::llm_key::exploration::parts::{Fresh, Replica};
@@ -11,10 +11,7 @@ use crate::controller::llm_key::exploration::place::Edit;
 use crate::controller::llm_key::exploration::rules::Rules;
 use crate::controller::llm_key::exploration::space::{Budget, NONE, State};
 use crate::controller::llm_key::fold::Learned;
-use crate::controller::llm_key::world::ProviderKey;
-use crate::controller::sweeper::decide::{Verdict as Judged, judge};
-use crate::domain::names::MintName;
-use crate::trace::{Entry, Event, Request, is_success};
+use crate::trace::{Entry, Request, is_success};
 
 /// What may go wrong: as much as the trace says, so that no budget tells states apart.
 pub const FREE: Budget = Budget { crash: 7, lost: 7, twice: 7, stale: 7, edit: 7 };
@@ -25,9 +22,9 @@ pub struct Guess {
     /// The state.
     pub state: State,
     /// Which replicas have seen the list of a confirmation, and ask about the key next.
-    asking: [bool; 2],
+    pub asking: [bool; 2],
     /// A sweep has written the ledger anew as it is, and nobody wrote it since: what it judges by stands.
-    fenced: bool,
+    pub fenced: bool,
 }
 
 /// States at one time at most; more are as good as a failure.
@@ -107,12 +104,6 @@ impl Seen<'_> {
         }
     }
 
-    /// Whether the client of the API server makes it once more by itself: nobody hears of the first time.
-    fn is_repeated(&self) -> bool {
-        let to_provider = self.request.effect.starts_with("provider:");
-        !to_provider && self.request.server.is_empty() && matches!(self.request.heard, Some(429 | 503 | 504))
-    }
-
     fn ends_something(&self) -> bool {
         matches!(self.request.effect.as_str(), "provider:revoke" | "target:delete" | "finalizer")
     }
@@ -127,10 +118,7 @@ impl Machine {
             now = all.iter().flat_map(|guess| self.shown(*guess, entry)).collect();
             if now.is_empty() {
                 let ahead = all.iter().flat_map(|guess| [self.next_of(guess, 0), self.next_of(guess, 1)]);
-                return Followed::Until(
-                    place,
-                    ahead.flatten().flatten().map(|next| next.to_string()).collect(),
-                );
+                return Followed::Until(place, ahead.flatten().map(|next| next.to_string()).collect());
             }
         }
         let Some(all) = self.silently(&now, free) else { return Followed::Lost(entries.len()) };
@@ -162,9 +150,9 @@ impl Machine {
         actions.extend(free.edits.iter().map(|edit| Action::Edit(*edit)));
         for who in 0..2 {
             actions.extend([Action::Begin(who), Action::BeginStale(who)]);
-            let hidden = self.next_of(&guess, who).is_some_and(|seen| seen.is_none());
             if !guess.asking[who] {
                 actions.push(Action::DecideLate(who));
+                let hidden = self.next_of(&guess, who).is_none();
                 actions.extend(hidden.then_some(Action::Step(who, Fate::Told)));
             }
         }
@@ -185,17 +173,17 @@ impl Machine {
         found
     }
 
-    /// What a replica's next step shows; none if it does not work.
-    fn next_of(&self, guess: &Guess, who: usize) -> Option<Option<Visible>> {
+    /// What a replica's next step shows; none if it does not work, or its step cannot be seen.
+    fn next_of(&self, guess: &Guess, who: usize) -> Option<Visible> {
         let replica = Some(guess.state.replicas[who]).filter(|replica| *replica != NONE)?;
         match &*self.space.replicas.get(replica) {
-            Replica::Working(work) => Some(next(&self.space.places.get(guess.state.place), work)),
+            Replica::Working(work) => next(&self.space.places.get(guess.state.place), work),
             Replica::Idle { .. } => None,
         }
     }
 
     /// Nothing is explained by a run that breaks a property.
-    fn take(&mut self, guess: Guess, next: Next, found: &mut Vec<Guess>) {
+    pub fn take(&mut self, guess: Guess, next: Next, found: &mut Vec<Guess>) {
         if next.broken != NONE {
             return;
         }
@@ -213,37 +201,16 @@ impl Machine {
             Entry::Request(request) => {
                 let mut found: Vec<Guess> =
                     (0..2).flat_map(|who| self.requested(guess, who, request)).collect();
-                let idle = |who: usize| {
-                    let replica = guess.state.replicas[who];
-                    replica != NONE && !self.space.postures[replica as usize].working
-                };
-                let beside = match request.effect.as_str() {
-                    // A sweep lists an account's keys at any time.
-                    "provider:list" => true,
-                    // Status tells more than the model has.
-                    "status" if idle(0) || idle(1) => true,
-                    // A good key is checked at its slots.
-                    "provider:validate" if idle(0) || idle(1) => {
-                        request.told() && self.delivered(&guess) == request.key
-                    }
-                    _ => Seen { request, reads: false }.is_repeated(),
-                };
-                found.extend(beside.then_some(guess));
+                found.extend(self.is_beside(&guess, request).then_some(guess));
                 found.extend(self.swept(guess, request));
                 found
             }
         }
     }
 
-    /// The key that the ledger calls delivered.
-    fn delivered(&self, guess: &Guess) -> Option<String> {
-        let place = self.space.places.get(guess.state.place);
-        place.ledger.as_ref()?.record.delivered()?.mint_name.as_deref().and_then(named)
-    }
-
     /// A replica makes the request.
     fn requested(&mut self, guess: Guess, who: usize, request: &Request) -> Vec<Guess> {
-        let Some(Some(visible)) = self.next_of(&guess, who) else { return Vec::new() };
+        let Some(visible) = self.next_of(&guess, who) else { return Vec::new() };
         let replica = self.space.replicas.get(guess.state.replicas[who]);
         let Replica::Working(work) = &*replica else { return Vec::new() };
         let place = self.space.places.get(guess.state.place);
@@ -298,99 +265,6 @@ impl Machine {
         let Some(next) = self.carry_out(&guess.state, who, fate) else { return found };
         if done.is_none_or(|done| done == (next.written != 0)) {
             self.take(guess, next, &mut found);
-        }
-        found
-    }
-
-    /// A sweep makes the request: it writes the ledger anew as it is, and then revokes what is nobody's by its own judgement.
-    fn swept(&mut self, guess: Guess, request: &Request) -> Vec<Guess> {
-        let place = self.space.places.get(guess.state.place);
-        let Some(record) = place.ledger.as_ref().map(|ledger| &ledger.record) else { return Vec::new() };
-        match request.effect.as_str() {
-            "ledger:swap" if states(record) == request.says => {
-                let mut after = guess;
-                if request.done() {
-                    after.state.outdate(Fresh::LEDGER, None);
-                    after.fenced = true;
-                }
-                vec![after]
-            }
-            "provider:revoke" if guess.fenced => {
-                let nobodys = place.keys.iter().filter(|key| {
-                    let name = key.name.parse::<MintName>();
-                    key.revoked.is_none()
-                        && named(&key.name) == request.key
-                        && name.is_ok_and(|name| judge(&key.id, &name, record) == Judged::Orphan)
-                });
-                let after = |key: &ProviderKey| match request.done() {
-                    true => self.space.place(self.rules.sweep(&place, &key.id)),
-                    false => guess.state.place,
-                };
-                let after: Vec<u32> = nobodys.map(after).collect();
-                after
-                    .into_iter()
-                    .map(|place| Guess { state: State { place, ..guess.state }, ..guess })
-                    .collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// A request that nobody waits for any more reaches the server.
-    fn late(&mut self, guess: Guess, request: &Request) -> Vec<Guess> {
-        if !request.done() {
-            return vec![guess];
-        }
-        let place = self.space.places.get(guess.state.place);
-        let name = place.names.iter().find(|name| named(name) == request.key);
-        match name.filter(|_| request.effect == "provider:mint").map(|name| self.rules.deliver(&place, name))
-        {
-            Some(after) => {
-                vec![Guess { state: State { place: self.space.place(after), ..guess.state }, ..guess }]
-            }
-            None => Vec::new(),
-        }
-    }
-
-    fn befallen(&mut self, guess: Guess, event: Event) -> Vec<Guess> {
-        let State { replicas, .. } = guess.state;
-        let there = |who: &usize| replicas[*who] != NONE;
-        let mut found = Vec::new();
-        match event {
-            Event::Killed => {
-                for who in (0..2).filter(there) {
-                    let mut after = guess;
-                    after.asking[who] = false;
-                    match self.apply(&guess.state, Action::Crash(who)) {
-                        Some(next) => self.take(after, next, &mut found),
-                        None => found.push(after),
-                    }
-                }
-            }
-            Event::SecondWorks => {
-                let mut state = guess.state;
-                (state.replicas[1], state.fresh[1]) = (self.started(), Fresh::NONE);
-                let (state, swapped) = state.ordered();
-                let asking = if swapped { [false, guess.asking[0]] } else { [guess.asking[0], false] };
-                found.push(Guess { state, asking, ..guess });
-            }
-            Event::Ended => {
-                for who in (0..2).filter(there) {
-                    let (mut after, other) = (guess, 1 - who);
-                    after.state.replicas = [replicas[other], NONE];
-                    after.state.fresh = [guess.state.fresh[other], Fresh::NONE];
-                    after.asking = [guess.asking[other], false];
-                    found.push(after);
-                }
-            }
-            Event::TargetDeleted | Event::TargetOverwritten => {
-                let edit =
-                    if event == Event::TargetDeleted { Edit::DeleteTarget } else { Edit::OverwriteTarget };
-                match self.apply(&guess.state, Action::Edit(edit)) {
-                    Some(next) => self.take(guess, next, &mut found),
-                    None => found.push(guess),
-                }
-            }
         }
         found
     }
