@@ -170,3 +170,61 @@ impl<'a> Noted<'a> {
         self.change(|request| request.heard = status);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use http::{HeaderMap, HeaderValue, Method, StatusCode};
+    use llmkey_operator::domain::names::AttemptId;
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: &str = "sk-svcacct-secret";
+
+    fn asked(method: Method, path: &str, body: &Value) -> Asked {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {KEY}")).unwrap());
+        Asked { method, target: path.to_owned(), headers, body: Bytes::from(body.to_string()) }
+    }
+
+    fn effect(kind: Kind) -> Effect {
+        Effect { kind, detail: String::new() }
+    }
+
+    #[test]
+    fn keys_are_told_by_version_and_attempt_and_by_nothing_else() {
+        let notes = Arc::new(Notes::default());
+        let name = MintName::new("install", "lineage", 2, AttemptId::new(3, 7).unwrap()).unwrap();
+        let mint = asked(
+            Method::POST,
+            "/v1/organization/projects/p/service_accounts",
+            &json!({"name": name.to_string()}),
+        );
+        let body = json!({"id": "svc_1", "api_key": {"value": KEY, "id": "key_1"}}).to_string();
+        // Before the story begins, names are learned and nothing is noted.
+        Noted::new(&notes, &effect(Kind::Mint), &mint).heard(Some(200));
+        notes.learn(
+            &mint,
+            &Got { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::from(body) },
+        );
+        notes.begin();
+        let ask = asked(Method::GET, "/v1/models", &Value::Null);
+        let noted = Noted::new(&notes, &effect(Kind::Validate), &ask);
+        noted.takes_place();
+        notes.happens(Event::Killed);
+        noted.answered(200);
+        noted.heard(None);
+        let revoke =
+            asked(Method::DELETE, "/v1/organization/projects/p/service_accounts/svc_1", &Value::Null);
+        Noted::late(&notes, &effect(Kind::Revoke), &revoke).heard(Some(404));
+        let told = serde_json::to_string(&notes.entries()).unwrap();
+        assert_eq!(
+            told,
+            concat!(
+                r#"[{"effect":"provider:validate","key":"2/3","server":[200],"heard":null},{"event":"killed"},"#,
+                r#"{"effect":"provider:revoke","key":"2/3","server":[],"heard":404,"late":true}]"#
+            )
+        );
+    }
+}

@@ -44,6 +44,10 @@ impl Machine {
             "status" if anybody_idle => true,
             // A good key is checked at its slots.
             "provider:validate" => anybody_idle && request.told() && self.delivered(guess) == request.key,
+            // The LLMKey went after it was read for this.
+            "finalizer" if request.heard == Some(404) && !request.done() => {
+                self.space.places.get(guess.state.place).key.is_none()
+            }
             _ => is_repeated(request),
         }
     }

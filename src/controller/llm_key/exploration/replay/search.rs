@@ -97,7 +97,8 @@ impl Seen<'_> {
             (true, _) if writes_a_ledger => &[Fate::ReplyLost, Fate::Told],
             (true, _) => &[Fate::ReplyLost],
             // The server's own word: nothing was changed.
-            (false, Some(_)) if answered => &[Fate::Told, Fate::NotDone],
+            // A finalizer is read and then written: between the two another hand may write.
+            (false, Some(_)) if answered => &[Fate::Told, Fate::NotDone, Fate::Refused],
             (false, Some(409)) if !mints => &[Fate::Refused],
             (false, Some(400..=499)) if mints => &[Fate::Refused],
             (false, _) => &[Fate::NotDone],
@@ -254,7 +255,9 @@ impl Machine {
         {
             return Vec::new();
         }
-        let writes = !reads && !matches!(visible.effect, "provider:mint" | "provider:revoke");
+        // A status goes through with the version that the replica's own write of the finalizer gave; in the model it is a conflict.
+        let stale = visible.effect == "status" && request.done() && !guess.state.fresh[who].has(Fresh::KEY);
+        let writes = !reads && !stale && !matches!(visible.effect, "provider:mint" | "provider:revoke");
         let done = writes.then(|| request.done());
         seen.fates().iter().flat_map(|fate| self.carried(guess, who, *fate, done)).collect()
     }
