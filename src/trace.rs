@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One run of one cell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trace {
     /// The cell's name, for example `S2:7:CA`; a scenario's name alone if nothing struck.

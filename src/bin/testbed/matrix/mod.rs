@@ -289,12 +289,7 @@ mod tests {
             name: Name { scenario: Scenario::Rotate, aim: None, then: None },
             effects,
             times: Vec::new(),
-            trace: Trace {
-                cell: String::new(),
-                scenario: String::new(),
-                faults: Vec::new(),
-                entries: Vec::new(),
-            },
+            trace: Trace::default(),
             struck_at: None,
             state: serde_json::Value::Null,
             valid: true,

@@ -129,9 +129,9 @@ impl<'a> Noted<'a> {
 
     /// The same request, which arrives when nobody waits for it any more.
     pub fn late(notes: &'a Arc<Notes>, effect: &Effect, asked: &Asked) -> Self {
-        let noted = Self::new(notes, effect, asked);
-        noted.change(|request| request.late = true);
-        noted
+        let late = Self::new(notes, effect, asked);
+        late.change(|request| request.late = true);
+        late
     }
 
     /// It has its place now, if it had none.
@@ -210,11 +210,11 @@ mod tests {
         );
         notes.begin();
         let ask = asked(Method::GET, "/v1/models", &Value::Null);
-        let noted = Noted::new(&notes, &effect(Kind::Validate), &ask);
-        noted.takes_place();
+        let question = Noted::new(&notes, &effect(Kind::Validate), &ask);
+        question.takes_place();
         notes.happens(Event::Killed);
-        noted.answered(200);
-        noted.heard(None);
+        question.answered(200);
+        question.heard(None);
         let revoke =
             asked(Method::DELETE, "/v1/organization/projects/p/service_accounts/svc_1", &Value::Null);
         Noted::late(&notes, &effect(Kind::Revoke), &revoke).heard(Some(404));
