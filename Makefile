@@ -3,6 +3,8 @@
 
 CARGO ?= cargo
 CACHE := $(or $(LLMKEY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmkey-operator)
+# What the last `make evidence` saw of each of its runs.
+SEEN := target/traces.jsonl
 TESTBED := $(CARGO) run --quiet --features testbed --bin testbed --
 # Says how long a stage took: $(call stage,name,command)
 stage = @echo "==> $(1)"; start=$$(date +%s); $(2) && echo "==> $(1): $$(($$(date +%s) - start)) s"
@@ -58,21 +60,26 @@ bench: tools ## Measure the operator against a real API server, into benches/ (N
 	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench $(if $(N),--keys=$(N),--out benches)
 
 .PHONY: crash-matrix
-crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; PAIRS=1: by two, SAMPLE=20: one of 20; OPERATOR=program)
+crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; PAIRS=1: by two, SAMPLE=20: one of 20; TRACES=file: for make replay; OPERATOR=program)
 	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
 	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- crash-matrix \
 	  $(if $(PAIRS),--pairs $(addprefix --sample=,$(SAMPLE))) \
-	  $(addprefix --only=,$(ONLY)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
+	  $(addprefix --only=,$(ONLY)) $(addprefix --traces=,$(TRACES)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
 	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix$(if $(PAIRS),-pairs).md)
 
 .PHONY: evidence
 evidence: tools ## The quick part of the evidence: S1, S2, S5 and S6 of the crash matrix, with a debug build
 	$(call stage,build,$(CARGO) build --features testbed --locked --bin llmkey-operator --bin testbed)
-	$(call stage,crash matrix,$(TESTBED) crash-matrix $(addprefix --only=,S1 S2 S5 S6))
+	@mkdir -p $(dir $(SEEN))
+	$(call stage,crash matrix,$(TESTBED) crash-matrix $(addprefix --only=,S1 S2 S5 S6) --traces=$(SEEN))
 
 .PHONY: model
 model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
 	$(CARGO) run --quiet --release --locked --features testbed,model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)')
+
+.PHONY: replay
+replay: $(if $(FILE),,evidence) ## Replay runs of the operator through the model: those of make evidence, or FILE=, as --traces wrote it
+	$(call stage,replay,$(CARGO) run --quiet --release --locked --features testbed --features model --bin model -- --replay '$(or $(FILE),$(SEEN))')
 
 .PHONY: herd
 herd: tools ## Halve the interval of 5,000 keys at once (KEYS=500: fewer)

@@ -28,3 +28,5 @@ pub mod telemetry;
 pub mod sandbox;
 #[cfg(feature = "testbed")]
 pub mod testbed;
+#[cfg(any(test, feature = "testbed", feature = "model"))]
+pub mod trace;

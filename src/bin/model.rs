@@ -1,10 +1,12 @@
 //! Explores the model of the planner: see docs/evidence/model.md.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use llmkey_operator::controller::llm_key::exploration::{Selection, explore};
+use llmkey_operator::controller::llm_key::exploration::{Selection, explore, replay};
 
 /// Explores every interleaving of replicas, faults and people within stated bounds, on the production planner.
 #[derive(Parser)]
@@ -22,10 +24,17 @@ struct Arguments {
     /// List the configurations.
     #[arg(long)]
     list: bool,
+    /// Replay the traces in this file instead, as `testbed crash-matrix --traces` writes them.
+    #[arg(long, conflicts_with_all = ["full", "only", "list"])]
+    replay: Option<PathBuf>,
 }
 
 fn main() -> io::Result<ExitCode> {
-    let Arguments { full, only, threads, list } = Arguments::parse();
-    let held = explore(&Selection { full, only, threads, list }, &mut io::stdout())?;
+    let Arguments { full, only, threads, list, replay: traces } = Arguments::parse();
+    let mut out = io::stdout();
+    let held = match traces {
+        Some(path) => replay(&mut BufReader::new(File::open(path)?), &mut out)?,
+        None => explore(&Selection { full, only, threads, list }, &mut out)?,
+    };
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -10,6 +10,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use llmkey_operator::api::{ClusterRotationPolicy, LLMKey, LLMProvider};
 use llmkey_operator::sandbox::LogEntry;
 use llmkey_operator::testbed::apply;
+use llmkey_operator::trace::Trace;
 use serde_json::Value;
 
 use super::Failure;
@@ -19,6 +20,7 @@ use super::cell::{Cell, Name};
 use super::effect::{Effect, Kind};
 use super::fault::Fault;
 use super::history::{Audit, History, Write};
+use super::notes::Traces;
 use super::scenario::Scenario;
 use super::story;
 use super::world::{World, difference};
@@ -55,6 +57,8 @@ pub struct Ran {
     pub effects: Vec<Effect>,
     /// When each came, after the story's beginning.
     pub times: Vec<Duration>,
+    /// All that was seen of it.
+    pub trace: Trace,
     /// How many there were when the first fault struck.
     pub struck_at: Option<usize>,
     /// Its state at the end.
@@ -85,6 +89,8 @@ pub struct Stage {
     pub operator: Option<Operator>,
     /// The audit log.
     pub audit: Audit,
+    /// Where traces are kept, if they are.
+    pub traces: Option<Traces>,
 }
 
 impl Stage {
@@ -163,6 +169,7 @@ impl Stage {
                 name: cell.name.clone(),
                 effects: cell.effects(),
                 times: cell.times(),
+                trace: trace(cell),
                 struck_at: cell.struck_at(),
                 valid: cell.fired()
                     && struck[index]
@@ -180,6 +187,14 @@ impl Stage {
             }
         });
         Ok(ran)
+    }
+
+    /// Keeps a run's trace, if its fault struck.
+    pub fn keep_trace(&mut self, ran: &Ran) -> Result<(), Failure> {
+        match &mut self.traces {
+            Some(traces) if ran.valid => traces.keep(&ran.trace),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until every cell is at its end; tells which are.
@@ -240,6 +255,16 @@ fn log_of(bed: &Bed, cell: &Cell) -> Vec<LogEntry> {
         cell.projects.iter().flat_map(|project| bed.sandbox.log_of(project)).collect();
     log.sort_by_key(|entry| entry.sequence);
     log
+}
+
+fn trace(cell: &Cell) -> Trace {
+    let Name { scenario, .. } = &cell.name;
+    Trace {
+        cell: cell.name.to_string(),
+        scenario: scenario.code().to_owned(),
+        faults: cell.name.faults().map(|fault| fault.code().to_owned()).collect(),
+        entries: cell.notes.entries(),
+    }
 }
 
 fn history(bed: &Bed, cell: &Cell, provider: &[LogEntry], writes: &[Write], struck: &Name) -> Vec<String> {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use llmkey_operator::trace::Event;
+
 use super::Failure;
 use super::bed::{Bed, Operator};
 use super::cell::Cell;
@@ -43,6 +45,7 @@ pub async fn strike(
 ) -> Result<After, Failure> {
     let awaited = cells.iter().zip(in_play).filter(|(_, in_play)| **in_play).map(|(cell, _)| cell);
     gather(bed, &awaited.collect::<Vec<_>>()).await;
+    let note = |event| cells.iter().for_each(|cell| cell.notes.happens(event));
     let go = || cells.iter().for_each(|cell| cell.let_go());
     let held = |cell: &Arc<Cell>| {
         let since = cell.held_since();
@@ -53,6 +56,7 @@ pub async fn strike(
     match fault {
         Fault::Two => {
             let mut second = bed.spawn(false).await?;
+            note(Event::SecondWorks);
             bed.leads(&mut second).await?;
             tokio::time::sleep(WORKS_ALONE).await;
             let struck = struck();
@@ -63,6 +67,7 @@ pub async fn strike(
             let mut paused = operator;
             let mut next = standby.ok_or("no standby runs")?;
             let struck = struck();
+            note(Event::SecondWorks);
             if fault == Fault::Pause {
                 paused.signal("STOP")?;
             } else {
@@ -84,11 +89,13 @@ pub async fn strike(
                     cell.violates("the operator that lost its Lease did not end".to_owned());
                 }
             }
+            note(Event::Ended);
             Ok(After { operator: next, second: None, struck })
         }
         _ => {
             let struck = struck();
             bed.kill(operator).await?;
+            note(Event::Killed);
             // Before another one starts, whose requests may have to be held as well.
             go();
             let next = bed.start().await?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::effect::{Effect, Kind};
 use super::fault::Fault;
+use super::notes::Notes;
 use super::scenario::Scenario;
 
 /// How long the watches of a cell show nothing after [`Fault::Stale`] and [`Fault::Missed`].
@@ -92,6 +93,8 @@ pub struct Cell {
     pub policy: Option<String>,
     /// Others whose keys follow the same policy. They are never armed.
     pub others: Vec<Arc<Self>>,
+    /// What its trace will say.
+    pub notes: Arc<Notes>,
     clock: Clock,
     state: Mutex<State>,
     blows: watch::Sender<usize>,
@@ -121,8 +124,8 @@ impl Cell {
     /// A cell that is not armed yet: nothing is counted and nothing strikes.
     pub fn new(name: Name, namespace: String, ledger: String, projects: [String; 2], clock: Clock) -> Self {
         let blows = watch::Sender::new(0);
-        let (policy, others, state) = (None, Vec::new(), Mutex::default());
-        Self { name, namespace, ledger, projects, policy, others, clock, state, blows }
+        let (policy, others, state, notes) = (None, Vec::new(), Mutex::default(), Arc::default());
+        Self { name, namespace, ledger, projects, policy, others, notes, clock, state, blows }
     }
 
     /// Itself and those that follow the same policy.
@@ -150,6 +153,7 @@ impl Cell {
         let mut state = self.state();
         state.armed = Some(now);
         state.last_effect = now;
+        self.notes.begin();
     }
 
     /// Notes an effect on its way; the fault that strikes it, if it is the one that was waited for.

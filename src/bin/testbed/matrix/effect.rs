@@ -48,7 +48,8 @@ impl Kind {
         matches!(self, Self::Mint | Self::Revoke) || self.only_reads()
     }
 
-    const fn as_str(self) -> &'static str {
+    /// As effects are told.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Finalizer => "finalizer",
             Self::LedgerCreate => "ledger:create",

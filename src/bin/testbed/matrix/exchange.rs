@@ -11,11 +11,13 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
+use llmkey_operator::trace::Event;
 use serde_json::json;
 
 use super::cell::Cell;
 use super::effect::{Effect, Kind, Whose, delivered, of_cluster, of_provider};
 use super::fault::Fault;
+use super::notes::Noted;
 use super::probe::{ENTRY, Prober, fingerprint};
 use super::story;
 use super::stream::pump;
@@ -178,28 +180,42 @@ impl Proxy {
         };
         let provider = matches!(leg, Leg::Provider(_));
         if let Some(cell) = &cell {
+            let noted = recognised.as_ref().map(|(cell, effect)| Noted::new(&cell.notes, effect, &asked));
             if provider && cell.is_out() {
+                noted.inspect(|noted| noted.heard(Some(StatusCode::SERVICE_UNAVAILABLE.as_u16())));
                 return refusal(&leg, StatusCode::SERVICE_UNAVAILABLE);
             }
             if cell.is_parted(provider) {
+                noted.inspect(|noted| noted.heard(None));
                 return Answer::Reset;
             }
         }
         let Some((cell, effect)) = recognised else {
             return self.pass(&leg, cell.as_deref(), &asked).await;
         };
-        match cell.arrives(&effect) {
-            None => self.take_effect(&leg, &cell, &effect, &asked).await,
+        let noted = Noted::new(&cell.notes, &effect, &asked);
+        let answer = match cell.arrives(&effect) {
+            None => self.take_effect(&leg, &cell, &effect, &asked, &noted).await,
             Some(fault) => {
                 tracing::debug!(cell = %cell.name, %effect, "strikes");
                 if fault.skew() != 0 {
                     self.skew.store(fault.skew(), Ordering::Relaxed);
                 }
-                let answer = self.strike(fault, &leg, &cell, &effect, &asked).await;
+                let answer = self.strike(fault, &leg, &cell, &effect, &asked, &noted).await;
                 cell.ends_strike();
-                answer
+                if fault.is_heard_of() {
+                    answer
+                } else {
+                    noted.heard(None);
+                    return answer;
+                }
             }
-        }
+        };
+        noted.heard(match &answer {
+            Answer::Reply(response) if !leg.is_cut() => Some(response.status().as_u16()),
+            _ => None,
+        });
+        answer
     }
 
     async fn pass(&self, leg: &Leg, cell: Option<&Cell>, asked: &Asked) -> Answer {
@@ -213,6 +229,9 @@ impl Proxy {
         };
         match upstream.send(asked).await {
             Ok(mut got) => {
+                if let Leg::Provider(cell) = leg {
+                    cell.notes.learn(asked, &got);
+                }
                 misdate(&mut got.headers, skew);
                 Answer::Reply(got.into())
             }
@@ -221,9 +240,20 @@ impl Proxy {
     }
 
     /// Sends it on. Before the operator hears of it, a workload uses what stands in the target Secret by then.
-    async fn take_effect(&self, leg: &Leg, cell: &Cell, effect: &Effect, asked: &Asked) -> Answer {
+    async fn take_effect(
+        &self,
+        leg: &Leg,
+        cell: &Cell,
+        effect: &Effect,
+        asked: &Asked,
+        noted: &Noted<'_>,
+    ) -> Answer {
         let sent = cell.now();
+        noted.takes_place();
         let answer = self.pass(leg, Some(cell), asked).await;
+        if let Answer::Reply(response) = &answer {
+            noted.answered(response.status().as_u16());
+        }
         let done = matches!(&answer, Answer::Reply(response) if response.status().is_success());
         match effect.kind {
             Kind::TargetCreate | Kind::TargetUpdate if done => {
@@ -241,54 +271,65 @@ impl Proxy {
         answer
     }
 
-    async fn strike(&self, fault: Fault, leg: &Leg, cell: &Cell, effect: &Effect, asked: &Asked) -> Answer {
+    async fn strike(
+        &self,
+        fault: Fault,
+        leg: &Leg,
+        cell: &Cell,
+        effect: &Effect,
+        asked: &Asked,
+        noted: &Noted<'_>,
+    ) -> Answer {
         let deadline = match leg {
             Leg::Cluster(_) => CLUSTER_DEADLINE,
             Leg::Provider(_) => PROVIDER_DEADLINE,
         };
         match fault {
             Fault::CrashBefore => {
+                noted.takes_place();
                 cell.hold().await;
                 Answer::Reset
             }
             Fault::LostBefore => Answer::Reset,
             Fault::CrashAfter => {
-                self.take_effect(leg, cell, effect, asked).await;
+                self.take_effect(leg, cell, effect, asked, noted).await;
                 cell.hold().await;
                 Answer::Reset
             }
             Fault::LostAfter => {
-                self.take_effect(leg, cell, effect, asked).await;
+                self.take_effect(leg, cell, effect, asked, noted).await;
                 Answer::Reset
             }
             Fault::Duplicate => {
-                self.take_effect(leg, cell, effect, asked).await;
-                self.take_effect(leg, cell, effect, asked).await
+                self.take_effect(leg, cell, effect, asked, noted).await;
+                self.take_effect(leg, cell, effect, asked, noted).await
             }
             Fault::Conflict => refusal(leg, StatusCode::CONFLICT),
             Fault::Throttled => refusal(leg, StatusCode::TOO_MANY_REQUESTS),
             Fault::ServerError => refusal(leg, StatusCode::INTERNAL_SERVER_ERROR),
             Fault::Unavailable => refusal(leg, StatusCode::SERVICE_UNAVAILABLE),
             Fault::ErrorAfter => {
-                self.take_effect(leg, cell, effect, asked).await;
+                self.take_effect(leg, cell, effect, asked, noted).await;
                 refusal(leg, StatusCode::INTERNAL_SERVER_ERROR)
             }
             Fault::Slow => {
-                let answer = self.take_effect(leg, cell, effect, asked).await;
+                let answer = self.take_effect(leg, cell, effect, asked, noted).await;
                 tokio::time::sleep(deadline + SLOW_BY).await;
                 answer
             }
             Fault::Late => {
+                noted.heard(None);
                 tokio::time::sleep(deadline + LATE_BY).await;
-                self.take_effect(leg, cell, effect, asked).await
+                let late = Noted::late(&cell.notes, effect, asked);
+                self.take_effect(leg, cell, effect, asked, &late).await
             }
-            Fault::Truncated => cut(self.take_effect(leg, cell, effect, asked).await).await,
+            Fault::Truncated => cut(self.take_effect(leg, cell, effect, asked, noted).await).await,
             Fault::Two => {
                 cell.hold().await;
-                self.take_effect(leg, cell, effect, asked).await
+                self.take_effect(leg, cell, effect, asked, noted).await
             }
             Fault::Pause | Fault::CutOff => {
-                let answer = self.take_effect(leg, cell, effect, asked).await;
+                let answer = self.take_effect(leg, cell, effect, asked, noted).await;
                 cell.hold().await;
                 answer
             }
@@ -297,19 +338,21 @@ impl Proxy {
                 if cell.is_parted(provider) {
                     Answer::Reset
                 } else {
-                    self.take_effect(leg, cell, effect, asked).await
+                    self.take_effect(leg, cell, effect, asked, noted).await
                 }
             }
             Fault::Stale | Fault::Missed | Fault::Ahead | Fault::Behind => {
-                self.take_effect(leg, cell, effect, asked).await
+                self.take_effect(leg, cell, effect, asked, noted).await
             }
             Fault::Edited => {
+                cell.notes.happens(Event::TargetOverwritten);
                 self.prober.overwrite(cell).await;
-                self.take_effect(leg, cell, effect, asked).await
+                self.take_effect(leg, cell, effect, asked, noted).await
             }
             Fault::Deleted => {
+                cell.notes.happens(Event::TargetDeleted);
                 self.prober.delete(cell).await;
-                self.take_effect(leg, cell, effect, asked).await
+                self.take_effect(leg, cell, effect, asked, noted).await
             }
         }
     }

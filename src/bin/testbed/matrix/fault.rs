@@ -175,6 +175,11 @@ impl Fault {
         matches!(self, Slow | Late)
     }
 
+    /// The operator hears of the struck request's answer what the proxy returns; otherwise nothing whole, or nothing in time.
+    pub const fn is_heard_of(self) -> bool {
+        !self.is_slow() && !matches!(self, Truncated)
+    }
+
     /// A person changed the target Secret, so what stands there may be wrong for a while.
     pub const fn is_by_hand(self) -> bool {
         matches!(self, Edited | Deleted)

@@ -14,6 +14,7 @@ mod exchange;
 mod fault;
 mod history;
 mod listen;
+mod notes;
 mod pairs;
 mod plan;
 mod probe;
@@ -35,6 +36,7 @@ use bed::Bed;
 use cell::Name;
 use effect::{Effect, Kind};
 use history::Audit;
+use notes::Traces;
 use plan::{Learned, Only, Times};
 use report::{Outcome, Report, counts, summary};
 use scenario::Scenario;
@@ -68,6 +70,9 @@ pub struct Arguments {
     /// File for the tables; without it they are printed.
     #[arg(long)]
     write: Option<PathBuf>,
+    /// File for the trace of each run that is valid and passes, one line each; undisturbed runs come first.
+    #[arg(long)]
+    traces: Option<PathBuf>,
     /// Learns the effects, prints them, and ends.
     #[arg(long)]
     learn: bool,
@@ -93,7 +98,8 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     let begin = bed.clock.monotonic();
     let operator = bed.start().await?;
     let audit = Audit::new(bed.cluster.audit_log(), bed.username());
-    let mut stage = Stage { bed: Arc::clone(&bed), operator: Some(operator), audit };
+    let traces = arguments.traces.as_deref().map(Traces::begin).transpose()?;
+    let mut stage = Stage { bed: Arc::clone(&bed), operator: Some(operator), audit, traces };
     let wanted = |scenario: &Scenario| {
         (!arguments.pairs || pairs::SCENARIOS.contains(scenario))
             && (arguments.only.is_empty() || arguments.only.iter().any(|only| only.scenario == *scenario))
@@ -172,6 +178,7 @@ async fn learn(stage: &mut Stage, scenarios: &[Scenario]) -> Result<(Learned, Ti
         for names in [together, alone].into_iter().filter(|names| !names.is_empty()) {
             for ran in stage.run(names, &Goals::new()).await? {
                 if ran.problems.is_empty() {
+                    stage.keep_trace(&ran)?;
                     lessons.push(ran);
                 } else {
                     // A machine that has other work to do: it is run again like one that took other steps.
@@ -245,6 +252,7 @@ async fn campaign(stage: &mut Stage, cells: Vec<Name>, goals: &Goals) -> Result<
                         problems.join("; ")
                     ))?;
                 }
+                stage.keep_trace(&ran)?;
                 ended.push(ran);
             }
             say(&format!("{} of {total}", ended.len()))?;
@@ -271,6 +279,8 @@ fn say(text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use llmkey_operator::trace::Trace;
+
     use super::*;
 
     #[test]
@@ -280,6 +290,7 @@ mod tests {
             name: Name { scenario: Scenario::Rotate, aim: None, then: None },
             effects,
             times: Vec::new(),
+            trace: Trace::default(),
             struck_at: None,
             state: serde_json::Value::Null,
             valid: true,

@@ -139,6 +139,8 @@ fn told(cells: &[&(Name, Outcome)], second: Fault) -> String {
 mod tests {
     use std::time::Duration;
 
+    use llmkey_operator::trace::Trace;
+
     use super::super::cell::Aim;
     use super::super::effect::Effect;
     use super::*;
@@ -157,6 +159,7 @@ mod tests {
             name: Name { scenario: Scenario::Rotate, aim: Some(aim), then: None },
             effects: kinds.map(effect).to_vec(),
             times: Vec::new(),
+            trace: Trace::default(),
             struck_at: Some(1),
             state: serde_json::Value::Null,
             valid: true,

@@ -3,7 +3,7 @@
 use chrono::Duration;
 
 use super::configurations::Configuration;
-use super::local::Fate;
+use super::fate::Fate;
 use super::parts::{Fresh, Place, Replica};
 use super::place::{Edit, Written};
 use super::rules::Rules;
@@ -40,6 +40,8 @@ pub struct Next {
     pub swapped: bool,
     /// Position of what is broken; [`NONE`] if nothing is.
     pub broken: u32,
+    /// Which objects were written, as bits of [`Fresh`].
+    pub written: u8,
     /// The `LLMKey` was written: the next reconcile may begin with it as it was before.
     pub may_linger: bool,
 }
@@ -92,6 +94,11 @@ impl Machine {
         Self { rules: Rules::new(*spares), space, edits: edits.to_vec(), started }
     }
 
+    /// A process that has just started.
+    pub const fn started(&self) -> u32 {
+        self.started
+    }
+
     /// A state of this place with processes that have just started.
     pub fn start(&mut self, place: Place, replicas: usize, left: super::space::Budget) -> State {
         let second = if replicas > 1 { self.started } else { NONE };
@@ -131,25 +138,14 @@ impl Machine {
             }
             Action::Step(who, fate) => {
                 match fate {
-                    Fate::Told => {}
+                    Fate::Told | Fate::Refused => {}
                     Fate::ReplyLost | Fate::NotDone => next.left.lost = next.left.lost.checked_sub(1)?,
                     Fate::CrashAfter => next.left.crash = next.left.crash.checked_sub(1)?,
                     Fate::Twice | Fate::TwiceLater => next.left.twice = next.left.twice.checked_sub(1)?,
                 }
                 let led = self.step(state, who, fate)?;
-                next.place = led.place;
-                next.replicas[who] = led.replica;
-                written = led.written;
-                next.outdate(written, Some(who));
-                let other = 1 - who;
-                if self.idle(state, other).is_some()
-                    && self.space.postures[state.replicas[who] as usize].telling
-                {
-                    // The operator's watch wakes nobody for a status; whoever begins next reads the LLMKey as it is then.
-                    next.fresh[other] = state.fresh[other];
-                }
-                next.fresh[who] = led.fresh;
-                broken = led.broken;
+                (written, broken) = (led.written, led.broken);
+                self.take_in(&mut next, who, led);
             }
             Action::DecideLate(who) => next.replicas[who] = self.decide_late(state.replicas[who])?,
             Action::Crash(who) => {
@@ -179,23 +175,43 @@ impl Machine {
                     rules.collect_garbage(place).map(|(place, written)| (place, written, None))
                 })?;
             }
-            Action::Time => {
-                let by = self.wait(state)?;
-                next.place = self.place_later(state.place, by);
-                if state.snapshot != NONE {
-                    next.snapshot = self.place_later(state.snapshot, by);
-                }
-                for replica in next.replicas.iter_mut().filter(|r| **r != NONE) {
-                    *replica = self.replica_later(*replica, by);
-                }
-            }
+            Action::Time => next = self.later(state, self.wait(state)?),
         }
+        Self::next(state, next, written, broken)
+    }
+
+    /// What a step with any fate leads to, whatever budgets say.
+    pub fn carry_out(&mut self, state: &State, who: usize, fate: Fate) -> Option<Next> {
+        let replica = Some(state.replicas[who]).filter(|replica| *replica != NONE)?;
+        let (place, acting) = (self.space.places.get(state.place), self.space.replicas.get(replica));
+        let Replica::Working(work) = &*acting else { return None };
+        let led = self.space.led(self.rules.carry_out(&place, work, state.fresh[who], fate)?);
+        let mut next = *state;
+        self.take_in(&mut next, who, led);
+        Self::next(state, next, led.written, led.broken)
+    }
+
+    /// A replica's step is done.
+    fn take_in(&self, next: &mut State, who: usize, led: Led) {
+        let (before, other) = (*next, 1 - who);
+        next.place = led.place;
+        next.replicas[who] = led.replica;
+        next.outdate(led.written, Some(who));
+        if self.idle(&before, other).is_some() && self.space.postures[before.replicas[who] as usize].telling {
+            // The operator's watch wakes nobody for a status; whoever begins next reads the LLMKey as it is then.
+            next.fresh[other] = before.fresh[other];
+        }
+        next.fresh[who] = led.fresh;
+    }
+
+    /// None if nothing has changed.
+    fn next(state: &State, next: State, written: u8, broken: u32) -> Option<Next> {
         if next == *state && broken == NONE {
             return None;
         }
         let may_linger = written & Fresh::KEY != 0 && state.snapshot == NONE && state.left.stale > 0;
         let (state, swapped) = next.ordered();
-        Some(Next { state, swapped, broken, may_linger })
+        Some(Next { state, swapped, broken, written, may_linger })
     }
 
     /// What the action leads to if a reconcile will begin with the `LLMKey` as it was before it. While it stands there is no
@@ -327,14 +343,40 @@ impl Machine {
         })
     }
 
+    /// A second goes by, whether or not anything waits for it. None if somebody cannot be held up for so long.
+    pub fn tick(&mut self, state: &State) -> Option<State> {
+        let patience = self.patience(state);
+        let next = self.later(state, 1);
+        (patience > 0 && next != *state).then_some(next)
+    }
+
+    fn later(&mut self, state: &State, by: u8) -> State {
+        let mut next = *state;
+        next.place = self.place_later(state.place, by);
+        if state.snapshot != NONE {
+            next.snapshot = self.place_later(state.snapshot, by);
+        }
+        for replica in next.replicas.iter_mut().filter(|r| **r != NONE) {
+            *replica = self.replica_later(*replica, by);
+        }
+        next
+    }
+
+    /// Seconds for which everybody who is held up can be held up still.
+    fn patience(&self, state: &State) -> u8 {
+        let replicas = state.replicas.iter().filter(|r| **r != NONE);
+        let postures = replicas.map(|r| self.space.postures[*r as usize].patience);
+        let outline = self.space.outlines[state.place as usize];
+        postures.chain([outline.patience]).min().unwrap_or_default()
+    }
+
     /// Seconds to the next moment, if everybody who is held up can be held up so long.
     fn wait(&self, state: &State) -> Option<u8> {
         let outline = self.space.outlines[state.place as usize];
         let postures =
             state.replicas.iter().filter(|r| **r != NONE).map(|r| self.space.postures[*r as usize]);
-        let by = postures.clone().map(|p| p.next).chain([outline.next]).filter(|n| *n > 0).min()?;
-        let patience = postures.map(|p| p.patience).chain([outline.patience]).min()?;
-        (by <= patience).then_some(by)
+        let by = postures.map(|p| p.next).chain([outline.next]).filter(|n| *n > 0).min()?;
+        (by <= self.patience(state)).then_some(by)
     }
 
     fn place_later(&mut self, place: u32, by: u8) -> u32 {

@@ -57,8 +57,11 @@ impl Shift {
             rotations,
             used: _,
         } = record;
-        // The budget of an hour is left out of the model: no bound of faults here comes near it.
-        mints.clear();
+        // The budget of an hour is left out of the model: no bound of faults here comes near it, and for how long a released ledger is
+        // kept for its sake is a matter of time alone. What counts is whether there was an attempt before this one.
+        let kept = if released.is_some() { 0 } else { 2 };
+        mints.drain(..mints.len().saturating_sub(kept));
+        mints.fill(now() - chrono::Duration::seconds(OLD));
         // The history decides nothing; what it keeps of failures only puts off tries.
         rotations.clear();
         if let Some(Released { at, revoke_not_before, hand_over: _ }) = released {

@@ -134,6 +134,12 @@ const fn two(
 }
 
 impl Configuration {
+    /// The model in which traces are replayed. How much goes wrong is as the trace says.
+    pub const fn of_the_stories() -> Self {
+        let story = one("replay", Beginning::Created, budget(0, 0, 0, 0, 0), false);
+        Configuration { edits: &Edit::ALL, ..story }
+    }
+
     /// In words.
     pub fn sentence(&self) -> String {
         let Budget { crash, lost, twice, stale, edit } = self.budget;

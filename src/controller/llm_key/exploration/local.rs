@@ -4,43 +4,20 @@
 use std::sync::Arc;
 
 use super::clock::reachable;
+use super::fate::{Fate, befalls, is_silent, told};
 use super::parts::{Fresh, GONE, Place, Replica, STANDS, Shift, Stored, Work, now};
 use super::place::Written;
 use super::rules::Rules;
 use crate::api::{LLMKeyStatus, ObservedVersions, Reason, VersionStatus};
 use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::fold::Learned;
-use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan, Subject};
+use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan};
 use crate::controller::llm_key::status::status;
 use crate::controller::llm_key::world::Held;
-use crate::controller::llm_key::world::perform::{Undone, at_provider, failed};
+use crate::controller::llm_key::world::perform::Undone;
 use crate::controller::released;
-use crate::domain::health::Verdict;
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Ledger, Record};
-
-/// What becomes of an effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fate {
-    /// It happens, and the replica is told.
-    Told,
-    /// It happens, and the answer is lost.
-    ReplyLost,
-    /// It does not happen, and the replica is told of an error.
-    NotDone,
-    /// It happens, and the process dies before it is told.
-    CrashAfter,
-    /// It is delivered twice at once.
-    Twice,
-    /// It is delivered, and a copy of it arrives later.
-    TwiceLater,
-}
-
-impl Fate {
-    /// All.
-    pub const ALL: [Self; 6] =
-        [Self::Told, Self::ReplyLost, Self::NotDone, Self::CrashAfter, Self::Twice, Self::TwiceLater];
-}
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -142,31 +119,26 @@ impl Rules {
         idle(work)
     }
 
-    /// Carries out what is next. None: this fate cannot befall it.
+    /// Carries out what is next. None: this fate cannot befall it, or makes no difference to it.
     pub fn step(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
+        let differs = work.tell.is_some() || befalls(work.queue.first()?, fate);
+        differs.then(|| self.carry_out(place, work, fresh, fate))?
+    }
+
+    /// The same with any fate.
+    pub fn carry_out(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
         if let Some(told) = &work.tell {
             return self.write_status(place, work, told, fresh, fate);
         }
         let effect = work.queue.first()?;
-        if !befalls(effect, fate) {
-            return None;
-        }
         let mut work = work.clone();
         work.queue.remove(0);
         work.untouched = false;
         let mut world = self.world(place);
-        let o = seen(&work, fresh);
-        let mut held = Held {
-            source: work.source.clone(),
-            minted: work.minted.clone(),
-            key_version: if fresh.has(Fresh::KEY) { STANDS } else { GONE },
-            target_version: work.target_seen.then(|| if fresh.has(Fresh::TARGET) { STANDS } else { GONE }),
-            ..Held::default()
-        };
+        let (o, mut held) = (seen(&work, fresh), held(&work, fresh));
         let mut broken = single_cause(&o, &work, effect);
         let name = minted_name(&o, effect);
-        let done =
-            if fate == Fate::NotDone { Ok(Learned::Nothing) } else { world.perform(&o, &mut held, effect) };
+        let done = if fate.happens() { world.perform(&o, &mut held, effect) } else { Ok(Learned::Nothing) };
         if let Err(Undone::Broken(what)) = &done {
             broken = broken.or_else(|| Some(what.clone()));
         }
@@ -182,18 +154,7 @@ impl Rules {
         }
         work.minted.clone_from(&held.minted);
         note_own_attempt(&mut work, &o, effect, matches!(done, Ok(Learned::Ledger(_))) && fate == Fate::Told);
-        let failed_call = || if at_provider(effect) { failed(reason(effect)) } else { Undone::Lost };
-        let told = match (fate, done) {
-            (Fate::Told | Fate::TwiceLater, done) => done,
-            (Fate::Twice, Ok(learned)) if matches!(effect, Effect::Mint { .. }) => Ok(learned),
-            // The second delivery finds what the first one wrote.
-            (Fate::Twice, Ok(_)) => Err(Undone::Changed),
-            (Fate::ReplyLost | Fate::NotDone, Ok(_)) => {
-                unanswered(&o, effect).map_or_else(|| Err(failed_call()), Ok)
-            }
-            (_, Err(undone)) => Err(undone),
-            (Fate::CrashAfter, Ok(_)) => Ok(Learned::Nothing),
-        };
+        let told = told(&o, effect, fate, done);
         if fate == Fate::CrashAfter {
             return Some(After {
                 place: after,
@@ -227,6 +188,12 @@ impl Rules {
         };
         let fresh = if ended_badly(&replica) { Fresh::NONE } else { fresh };
         Some(After { place: after, written, replica, fresh, broken })
+    }
+
+    /// What is answered to what comes next, if nothing befalls it.
+    pub fn answer(&self, place: &Place, work: &Work, fresh: Fresh) -> Option<Learned> {
+        let effect = work.queue.first().filter(|_| work.tell.is_none())?;
+        self.world(place).perform(&seen(work, fresh), &mut held(work, fresh), effect).ok()
     }
 
     /// What the controller does when an effect was not done.
@@ -268,7 +235,7 @@ impl Rules {
         }
         let mut world = self.world(place);
         let mut fresh = fresh;
-        let mut writes = fate != Fate::NotDone && fresh.has(Fresh::KEY);
+        let mut writes = fate.happens() && fresh.has(Fresh::KEY);
         match &mut world.key {
             Some(key) if writes => key.status = Some(told.value.clone()),
             _ => writes = false,
@@ -331,6 +298,17 @@ fn seen(work: &Work, fresh: Fresh) -> Observed {
     o
 }
 
+/// What it holds, with the versions of objects as they are now.
+fn held(work: &Work, fresh: Fresh) -> Held {
+    Held {
+        source: work.source.clone(),
+        minted: work.minted.clone(),
+        key_version: if fresh.has(Fresh::KEY) { STANDS } else { GONE },
+        target_version: work.target_seen.then(|| if fresh.has(Fresh::TARGET) { STANDS } else { GONE }),
+        ..Held::default()
+    }
+}
+
 /// I9: a mint follows the record of its own attempt, by the same replica, in the same reconcile, once.
 fn single_cause(o: &Observed, work: &Work, effect: &Effect) -> Option<String> {
     let (Effect::Mint { version }, LedgerView::Present(ledger)) = (effect, &o.ledger) else { return None };
@@ -371,7 +349,8 @@ fn ended_badly(replica: &Replica) -> bool {
     }
 }
 
-fn record(o: &Observed) -> Option<&Record> {
+/// The ledger's record, if it was read.
+pub fn record(o: &Observed) -> Option<&Record> {
     match &o.ledger {
         LedgerView::Present(ledger) => Some(&ledger.record),
         _ => None,
@@ -394,55 +373,5 @@ fn note_own_attempt(work: &mut Work, o: &Observed, effect: &Effect, written: boo
             }
         }
         _ => {}
-    }
-}
-
-/// What a replica learns where no answer comes and yet nothing fails.
-fn unanswered(o: &Observed, effect: &Effect) -> Option<Learned> {
-    let Effect::Validate(subject) = effect else { return None };
-    let number = match subject {
-        Subject::Source | Subject::Member(_) => return None,
-        Subject::Candidate(number)
-        | Subject::Delivered(number)
-        | Subject::Spare(number)
-        | Subject::Pinned(number) => *number,
-    };
-    let fingerprint = record(o)?.version(number)?.key.as_ref()?.shown.clone();
-    Some(Learned::Answer { subject: *subject, fingerprint, verdict: Verdict::ProviderDown })
-}
-
-/// Whether nobody but the replica's user notices: it happens with the effect before it.
-const fn is_silent(effect: &Effect) -> bool {
-    matches!(effect, Effect::Announce { .. } | Effect::NoteReminder { .. })
-}
-
-/// Whether the fate makes a difference to the effect.
-fn befalls(effect: &Effect, fate: Fate) -> bool {
-    let silent = is_silent(effect);
-    let reads = silent
-        || matches!(
-            effect,
-            Effect::Validate(_)
-                | Effect::CheckShared { .. }
-                | Effect::FindStrays { .. }
-                | Effect::ReadLastUse { .. }
-                | Effect::ConfirmRevoked { .. }
-                | Effect::ReadMembers { .. }
-        );
-    match fate {
-        Fate::Told => true,
-        Fate::NotDone => !silent,
-        Fate::ReplyLost | Fate::CrashAfter => !reads,
-        Fate::Twice => {
-            matches!(effect, Effect::Mint { .. } | Effect::CreateLedger(_) | Effect::WriteTarget { .. })
-        }
-        Fate::TwiceLater => matches!(effect, Effect::Mint { .. }),
-    }
-}
-
-fn reason(effect: &Effect) -> Reason {
-    match effect {
-        Effect::Mint { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
-        _ => Reason::RevokeFailed,
     }
 }

@@ -6,10 +6,12 @@
 mod actions;
 mod clock;
 mod configurations;
+mod fate;
 mod goal;
 mod local;
 mod parts;
 mod place;
+mod replay;
 mod rules;
 mod search;
 mod space;
@@ -25,6 +27,7 @@ use crate::kube_ext::clock::Clock;
 use actions::{Machine, all};
 use configurations::{CONFIGURATIONS, Configuration};
 use goal::Property;
+pub use replay::replay;
 use search::{Bounds, Found, search};
 
 /// States that one configuration may have: what 4 bytes of position and this class of machine allow.

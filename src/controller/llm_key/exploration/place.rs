@@ -31,12 +31,21 @@ pub enum Edit {
     Activate,
     /// Creates an LLMKey of the same name.
     CreateAgain,
+    /// Writes another value into the target Secret.
+    OverwriteTarget,
 }
 
 impl Edit {
     /// All.
-    pub const ALL: [Self; 6] =
-        [Self::Rotate, Self::DeleteTarget, Self::DeleteKey, Self::Revoke, Self::Activate, Self::CreateAgain];
+    pub const ALL: [Self; 7] = [
+        Self::Rotate,
+        Self::DeleteTarget,
+        Self::DeleteKey,
+        Self::Revoke,
+        Self::Activate,
+        Self::CreateAgain,
+        Self::OverwriteTarget,
+    ];
 
     /// As a sentence.
     pub const fn sentence(self) -> &'static str {
@@ -47,6 +56,7 @@ impl Edit {
             Self::Revoke => "A person sets desiredState: Revoked.",
             Self::Activate => "A person sets desiredState: Active again.",
             Self::CreateAgain => "A person creates an LLMKey of the same name.",
+            Self::OverwriteTarget => "A person overwrites the target Secret.",
         }
     }
 }
@@ -160,6 +170,12 @@ impl Rules {
                 let spec = serde_json::to_value(&self.base().key?.spec).ok()?;
                 world.create(&spec);
             }
+            Edit::OverwriteTarget => {
+                let version = world.next();
+                let target = world.target.as_mut()?;
+                target.resource_version = version;
+                "overwritten".clone_into(&mut target.bytes);
+            }
             _ => return None,
         }
         Some(Self::place(world, place))
@@ -182,6 +198,30 @@ impl Rules {
         let (mut after, _) = Self::place(world, place);
         after.late = None;
         Some((after, broken))
+    }
+
+    /// The only copy of a request to mint arrives, late.
+    pub fn deliver(&self, place: &Place, name: &str) -> Place {
+        let mut world = self.world(place);
+        world.make(name, 1);
+        Self::place(world, place).0
+    }
+
+    /// An hour has gone by, as far as the budget of one goes: what was made before does not count any more.
+    pub fn an_hour_later(place: &Place) -> Option<Place> {
+        let mut ledger = place.ledger.clone().filter(|ledger| !ledger.record.mints.is_empty())?;
+        Arc::make_mut(&mut ledger).record.mints.clear();
+        Some(Place { ledger: Some(ledger), ..place.clone() })
+    }
+
+    /// A sweep revokes a key.
+    pub fn sweep(place: &Place, id: &str) -> Place {
+        let mut place = place.clone();
+        for key in place.keys.iter_mut().filter(|key| key.id == id) {
+            key.revoked.get_or_insert(now());
+        }
+        place.keys.sort();
+        place
     }
 
     /// The place a while later.

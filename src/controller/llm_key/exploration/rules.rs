@@ -87,6 +87,17 @@ impl Rules {
         Self { base }
     }
 
+    /// The same as the stories of the crash matrix have it: no quiet time is asked for, keys go without grace, and what the provider
+    /// said of a key that is to be delivered is soon out of date.
+    pub fn of_the_stories(mut self) -> Self {
+        self.base.policy.quiet_for = Duration::ZERO;
+        self.base.timings.candidate_fresh = Duration::from_secs(1);
+        if let Some(key) = &mut self.base.key {
+            key.spec.deletion_grace_period = Some(GoDuration::from_secs(0));
+        }
+        self
+    }
+
     /// Keys that are to be kept ready.
     pub fn spares(&self) -> u8 {
         u8::try_from(self.base.policy.spares).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! A path through the states as a story: who did what, and what there was then.
 
 use super::actions::{Action, Machine, Next};
-use super::local::Fate;
+use super::fate::Fate;
 use super::parts::{Place, Replica};
 use super::search::{Breach, Found, LINGERS};
 use super::space::{NONE, State};
@@ -70,6 +70,7 @@ impl Teller {
                     Fate::NotDone => "; it does not happen, and an error comes back.",
                     Fate::CrashAfter => "; it happens, and the process dies before it knows.",
                     Fate::Twice => "; the request is delivered twice.",
+                    Fate::Refused => "; it is refused.",
                     Fate::TwiceLater => "; a copy of the request stays in the network.",
                 };
                 format!("{}: {effect}{fate}", name(who))
