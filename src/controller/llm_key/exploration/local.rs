@@ -12,8 +12,8 @@ use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::fold::Learned;
 use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan, Subject};
 use crate::controller::llm_key::status::status;
-use crate::controller::llm_key::world::Held;
 use crate::controller::llm_key::world::perform::{Undone, at_provider, failed};
+use crate::controller::llm_key::world::{Held, Request, World};
 use crate::controller::released;
 use crate::domain::health::Verdict;
 use crate::domain::lifecycle::VersionState;
@@ -82,6 +82,7 @@ impl Rules {
             key: place.key.clone(),
             source: held.source,
             minted: None,
+            chosen: None,
             target_seen: held.target_version.is_some(),
             planned: now(),
             queue: Vec::new(),
@@ -159,28 +160,30 @@ impl Rules {
         let mut held = Held {
             source: work.source.clone(),
             minted: work.minted.clone(),
+            chosen: work.chosen.clone(),
             key_version: if fresh.has(Fresh::KEY) { STANDS } else { GONE },
             target_version: work.target_seen.then(|| if fresh.has(Fresh::TARGET) { STANDS } else { GONE }),
             ..Held::default()
         };
         let mut broken = single_cause(&o, &work, effect);
-        let name = minted_name(&o, effect);
+        let request = request(&o, effect);
         let done =
             if fate == Fate::NotDone { Ok(Learned::Nothing) } else { world.perform(&o, &mut held, effect) };
         if let Err(Undone::Broken(what)) = &done {
             broken = broken.or_else(|| Some(what.clone()));
         }
-        if let (Some(name), Fate::Twice, Ok(_)) = (&name, fate, &done) {
-            world.make(name, 2);
+        if let (Some(request), Fate::Twice, Ok(_)) = (&request, fate, &done) {
+            world.make(request, 2);
         }
         let (mut after, written) = Self::place(world, place);
-        if let (Some(name), Fate::TwiceLater, Ok(_)) = (name, fate, &done) {
-            after.late = Some((name, now()));
+        if let (Some(request), Fate::TwiceLater, Ok(_)) = (request, fate, &done) {
+            after.late = Some((request, now()));
         }
         if broken.is_none() {
             broken = self.world(&after).judge().err();
         }
         work.minted.clone_from(&held.minted);
+        work.chosen.clone_from(&held.chosen);
         note_own_attempt(&mut work, &o, effect, matches!(done, Ok(Learned::Ledger(_))) && fate == Fate::Told);
         let failed_call = || if at_provider(effect) { failed(reason(effect)) } else { Undone::Lost };
         let told = match (fate, done) {
@@ -378,9 +381,9 @@ fn record(o: &Observed) -> Option<&Record> {
     }
 }
 
-fn minted_name(o: &Observed, effect: &Effect) -> Option<String> {
+fn request(o: &Observed, effect: &Effect) -> Option<Request> {
     let Effect::Mint { version } = effect else { return None };
-    record(o)?.version(*version)?.mint_name.clone()
+    World::request(record(o)?, *version)
 }
 
 /// Which attempt the replica itself has put on record and may now make, once.
@@ -418,12 +421,14 @@ const fn is_silent(effect: &Effect) -> bool {
 
 /// Whether the fate makes a difference to the effect.
 fn befalls(effect: &Effect, fate: Fate) -> bool {
-    let silent = is_silent(effect);
+    // Nobody is asked for a random number.
+    let silent = is_silent(effect) || matches!(effect, Effect::Choose);
     let reads = silent
         || matches!(
             effect,
             Effect::Validate(_)
                 | Effect::CheckShared { .. }
+                | Effect::LookUp { .. }
                 | Effect::FindStrays { .. }
                 | Effect::ReadLastUse { .. }
                 | Effect::ConfirmRevoked { .. }
@@ -442,7 +447,7 @@ fn befalls(effect: &Effect, fate: Fate) -> bool {
 
 fn reason(effect: &Effect) -> Reason {
     match effect {
-        Effect::Mint { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
+        Effect::Mint { .. } | Effect::LookUp { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
         _ => Reason::RevokeFailed,
     }
 }

@@ -175,9 +175,9 @@ impl Rules {
 
     /// The second copy of a request to mint arrives.
     pub fn arrive(&self, place: &Place) -> Option<(Place, Option<String>)> {
-        let (name, _) = place.late.as_ref()?;
+        let (request, _) = place.late.as_ref()?;
         let mut world = self.world(place);
-        world.make(name, 2);
+        world.make(request, 2);
         let broken = world.judge().err();
         let (mut after, _) = Self::place(world, place);
         after.late = None;
