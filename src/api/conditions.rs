@@ -274,6 +274,8 @@ reasons! {
     MintFailed,
     /// The account has no project of that name.
     ProjectNotFound,
+    /// The provider takes no keys whose value the operator chose.
+    CustomKeysDisabled,
     /// The provider did not revoke a key.
     RevokeFailed,
     /// The audit trail cannot be written, so nothing is done.

@@ -31,6 +31,8 @@ pub enum ProviderType {
     Together,
     /// Hugging Face.
     HuggingFace,
+    /// A LiteLLM proxy.
+    LiteLLM,
     /// Any server that speaks OpenAI's data API, such as vLLM.
     OpenAICompatible,
 }
@@ -50,6 +52,7 @@ impl ProviderType {
             Self::DeepSeek => "DeepSeek",
             Self::Together => "Together",
             Self::HuggingFace => "HuggingFace",
+            Self::LiteLLM => "LiteLLM",
             Self::OpenAICompatible => "OpenAICompatible",
         }
     }
@@ -58,6 +61,7 @@ impl ProviderType {
     pub const fn place(self) -> &'static str {
         match self {
             Self::OpenRouter => "workspace",
+            Self::LiteLLM => "team",
             _ => "project",
         }
     }
@@ -97,6 +101,9 @@ impl ProviderType {
 #[x_kube(
     validation = Rule::new("self.type == oldSelf.type").message("type: a provider's type does not change; create another LLMProvider"),
     validation = Rule::new("self.type != 'OpenAICompatible' || has(self.baseURL)").message("baseURL: OpenAICompatible has no public endpoint of its own; set the server's URL"),
+    validation = Rule::new("self.type != 'LiteLLM' || has(self.baseURL)").message("baseURL: a LiteLLM proxy has no public endpoint; set its URL"),
+    validation = Rule::new("self.type != 'LiteLLM' || !has(self.baseURL) || !self.baseURL.matches('/v1/?$')").message("baseURL: the URL of the LiteLLM proxy itself, without /v1: its API for keys is not below that"),
+    validation = Rule::new("!has(self.liteLLM) || self.type == 'LiteLLM'").message("liteLLM: only for type LiteLLM"),
     validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
     validation = Rule::new("!has(self.openRouter) || self.type == 'OpenRouter'").message("openRouter: only for type OpenRouter"),
     validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in"),
@@ -124,6 +131,9 @@ pub struct LLMProviderSpec {
     /// OpenRouter: where keys are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_router: Option<OpenRouterAccount>,
+    /// LiteLLM: where keys are made, and what they may do.
+    #[serde(default, rename = "liteLLM", skip_serializing_if = "Option::is_none")]
+    pub lite_llm: Option<LiteLLMAccount>,
     /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
     /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
     /// by a change of the URL. Without it: validation only.
@@ -183,6 +193,39 @@ pub struct OpenRouterAccount {
         regex(pattern = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
     )]
     pub workspace: String,
+}
+
+/// Where keys are made at a LiteLLM proxy, and what each of them may do. A change is for keys that are made from then on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.budgetDuration) || has(self.maxBudget)").message("budgetDuration: only with maxBudget, which it renews"))]
+pub struct LiteLLMAccount {
+    /// Id of the team that keys belong to; its own limits hold as well. Default: keys belong to no team. Keys that were made in
+    /// another team stay there until they are rotated.
+    #[serde(default, rename = "teamID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._-]*[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    pub team_id: Option<String>,
+    /// Models that a key may call, by the proxy's names. Default: all that the proxy, or the team, allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub models: Vec<String>,
+    /// US dollars that a key may spend, as a decimal number, for example `"25.50"`. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"))]
+    pub max_budget: Option<String>,
+    /// After this time a key may spend `maxBudget` again, for example `30d`; s, m, h, d or mo. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8), regex(pattern = r"^[1-9][0-9]{0,4}(s|m|h|d|mo)$"))]
+    pub budget_duration: Option<String>,
+    /// Tokens within a minute. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub tpm_limit: Option<i32>,
+    /// Requests within a minute. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub rpm_limit: Option<i32>,
 }
 
 /// Names a Secret.

@@ -13,7 +13,7 @@ use clap::Parser;
 use llmkey_operator::sandbox::{Clock, Sandbox, SandboxError, SandboxOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A stand-in for the key APIs of OpenAI and OpenRouter, for demo and tests. Serves loopback addresses only.
+/// A stand-in for the key APIs of OpenAI, OpenRouter and LiteLLM, for demo and tests. Serves loopback addresses only.
 #[derive(Parser)]
 #[command(name = "sandbox-provider")]
 struct Arguments {
@@ -41,6 +41,12 @@ struct Arguments {
     /// Where to write the id of OpenRouter's default workspace, which is made for it.
     #[arg(long)]
     workspace_file: Option<PathBuf>,
+    /// Where to write the LiteLLM proxy's master key.
+    #[arg(long)]
+    master_key_file: Option<PathBuf>,
+    /// Where to write the id of a team at the LiteLLM proxy, which is made for it.
+    #[arg(long)]
+    team_file: Option<PathBuf>,
     /// Where to write the port, last of all files and in one step: once it exists, the sandbox answers.
     #[arg(long)]
     port_file: Option<PathBuf>,
@@ -91,6 +97,10 @@ async fn run(arguments: Arguments) -> Result<(), SandboxError> {
     write_private(arguments.management_key_file.as_deref(), sandbox.management_key())?;
     if let Some(path) = &arguments.workspace_file {
         write_private(Some(path), &sandbox.create_workspace("default"))?;
+    }
+    write_private(arguments.master_key_file.as_deref(), sandbox.master_key())?;
+    if let Some(path) = &arguments.team_file {
+        write_private(Some(path), &sandbox.create_team("default"))?;
     }
     if let Some(path) = &arguments.port_file {
         let unfinished = path.with_extension("unfinished");

@@ -20,7 +20,7 @@ use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
 use crate::kube_ext::lease::LeaderGuard;
 use crate::ledger;
-use crate::provider::{Account, AccountError, AdminCredential, Endpoint, Providers};
+use crate::provider::{Account, AccountError, AdminCredential, Endpoint, NO_TEAM, Providers};
 use crate::telemetry::metrics::Metrics;
 
 /// The install's identity: made once, never changed.
@@ -162,12 +162,15 @@ fn assemble(
             ),
         )
     })?;
-    Account::new(endpoint.clone(), project, credential).map(Arc::new).map_err(|error| match error {
-        AccountError::HostMismatch { .. } => (
-            Reason::AdminCredentialHostMismatch,
-            format!("{place}: {error}; nothing is sent there until both agree"),
-        ),
-        _ => missing(format!("{place}: {error}")),
+    let account = Account::new(endpoint.clone(), project, credential);
+    account.map(|account| Arc::new(account.with_lite_llm(provider.spec.lite_llm.as_ref()))).map_err(|error| {
+        match error {
+            AccountError::HostMismatch { .. } => (
+                Reason::AdminCredentialHostMismatch,
+                format!("{place}: {error}; nothing is sent there until both agree"),
+            ),
+            _ => missing(format!("{place}: {error}")),
+        }
     })
 }
 
@@ -176,6 +179,9 @@ fn place_of(spec: &LLMProviderSpec) -> Option<&str> {
     match spec.r#type {
         ProviderType::OpenAI => spec.open_ai.as_ref().map(|account| account.project.as_str()),
         ProviderType::OpenRouter => spec.open_router.as_ref().map(|account| account.workspace.as_str()),
+        ProviderType::LiteLLM => {
+            Some(spec.lite_llm.as_ref().and_then(|account| account.team_id.as_deref()).unwrap_or(NO_TEAM))
+        }
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Where a version stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum VersionState {
-    /// L1: the name of a key to be minted is on record; the key may exist or not.
+    /// L1: the name of a key to be minted is on record, and where we choose keys the key as well; it may exist or not.
     Intent,
     /// L2: the key is sealed in the record and not yet delivered.
     Pending,
@@ -56,7 +56,7 @@ impl VersionState {
         };
         matches!(
             (self, next),
-            (Intent, Pending | Abandoned)
+            (Intent, Pending | Retiring | Abandoned)
                 | (Pending, Publishing | Current | Retiring | Abandoned | Spare)
                 | (Publishing, Current | Overlap | Retained | Retiring | Abandoned | Republished)
                 | (Current, Overlap | Retained | Retiring | Republished)

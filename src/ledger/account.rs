@@ -37,7 +37,7 @@ pub struct AccountId {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project at OpenAI, workspace at OpenRouter.
+    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none).
     pub project: String,
 }
 

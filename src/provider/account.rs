@@ -1,11 +1,11 @@
 //! An account at a provider: endpoint, project and the admin credential that is bound to the endpoint's host.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::Endpoint;
-use crate::crypto::SecretBytes;
+use crate::{api::LiteLLMAccount, crypto::SecretBytes};
 
 /// Why an account cannot be used. Quotes no credential.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -73,6 +73,7 @@ pub struct Account {
     endpoint: Endpoint,
     project: String,
     credential: SecretBytes,
+    lite_llm: Option<Arc<LiteLLMAccount>>,
 }
 
 impl Account {
@@ -85,7 +86,14 @@ impl Account {
         if !is_object_id(project) {
             return Err(AccountError::BadProject);
         }
-        Ok(Self { endpoint, project: project.to_owned(), credential: credential.credential })
+        let (project, credential) = (project.to_owned(), credential.credential);
+        Ok(Self { endpoint, project, credential, lite_llm: None })
+    }
+
+    /// The same with what keys of a LiteLLM proxy may do.
+    #[must_use]
+    pub fn with_lite_llm(self, terms: Option<&LiteLLMAccount>) -> Self {
+        Self { lite_llm: terms.cloned().map(Arc::new), ..self }
     }
 
     /// Another project of the same account.
@@ -101,7 +109,12 @@ impl Account {
         &self.endpoint
     }
 
-    /// The project (OpenAI) or workspace (OpenRouter) that keys are made in.
+    /// What keys of a LiteLLM proxy may do.
+    pub(super) fn lite_llm(&self) -> Option<&LiteLLMAccount> {
+        self.lite_llm.as_deref()
+    }
+
+    /// The project (OpenAI), workspace (OpenRouter) or team (LiteLLM) that keys are made in.
     pub fn project(&self) -> &str {
         &self.project
     }
@@ -122,7 +135,8 @@ pub(super) fn is_object_id(text: &str) -> bool {
 /// A key's opaque handle at its provider, as ledgers keep it.
 ///
 /// `handle` or `handle/key`: the handle is what ends the key when it is deleted. OpenAI: `svc_acct_x/key_y`, a service
-/// account and its only key; in lists the key part is not known. OpenRouter: the key's hash.
+/// account and its only key; in lists the key part is not known. OpenRouter and LiteLLM: the
+/// key's hash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderKeyId(String);

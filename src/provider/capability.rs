@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Minting;
 use crate::api::ProviderType;
 
 /// One thing that can be done at a provider.
@@ -41,34 +42,58 @@ impl fmt::Display for Capability {
     }
 }
 
+/// How keys are made, which decides what becomes of a lost answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MintKind {
+    /// The provider chooses the key and shows it once. A lost answer leaves a stray: it is revoked, and another key is made.
+    #[default]
+    ShownOnce,
+    /// The operator chooses the key and seals it before the call. After a lost answer the same key is made, or found.
+    CallerChosen,
+}
+
 /// A set of capabilities, in the order of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Capabilities(&'static [Capability]);
+pub struct Capabilities {
+    has: &'static [Capability],
+    mint: MintKind,
+}
 
 impl Capabilities {
-    const VALIDATION: Self = Self(&[Capability::Validate]);
+    const VALIDATION: Self = Self::new(&[Capability::Validate]);
 
     pub(super) const fn new(sorted: &'static [Capability]) -> Self {
-        Self(sorted)
+        Self { has: sorted, mint: MintKind::ShownOnce }
     }
 
     /// What this build can do at a provider of the type; without an account (project and admin credential) only
     /// validation.
     pub fn of(provider: ProviderType, with_account: bool) -> Self {
         match super::dialect(provider).admin() {
-            Some(admin) if with_account => admin.capabilities(),
+            Some(admin) if with_account => {
+                let mint = match admin.minting() {
+                    Minting::ShownOnce(_) => MintKind::ShownOnce,
+                    Minting::CallerChosen(_) => MintKind::CallerChosen,
+                };
+                Self { mint, ..admin.capabilities() }
+            }
             _ => Self::VALIDATION,
         }
     }
 
     /// Whether the set holds it.
     pub fn has(self, capability: Capability) -> bool {
-        self.0.contains(&capability)
+        self.has.contains(&capability)
+    }
+
+    /// How keys are made, where they are.
+    pub const fn mint_kind(self) -> MintKind {
+        self.mint
     }
 
     /// The names, sorted, as an `LLMProvider`'s status shows them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().map(|capability| capability.as_str())
+        self.has.iter().map(|capability| capability.as_str())
     }
 }
 
@@ -83,6 +108,10 @@ mod tests {
         assert!(!Capabilities::of(ProviderType::OpenAI, true).has(Capability::Disable));
         let router: Vec<_> = Capabilities::of(ProviderType::OpenRouter, true).names().collect();
         assert_eq!(router, ["List", "Mint", "Revoke", "Validate"]);
+        let proxy = Capabilities::of(ProviderType::LiteLLM, true);
+        assert_eq!(proxy.names().collect::<Vec<_>>(), ["List", "Mint", "Revoke", "Validate"]);
+        assert_eq!(proxy.mint_kind(), MintKind::CallerChosen);
+        assert_eq!(Capabilities::of(ProviderType::OpenAI, true).mint_kind(), MintKind::ShownOnce);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

@@ -10,11 +10,18 @@ use crate::domain::health::Verdict;
 pub(super) struct Finding {
     pub(super) verdict: Verdict,
     pub(super) code: &'static str,
+    /// See [`super::Validation::let_in`].
+    pub(super) let_in: bool,
 }
 
 impl Finding {
     pub(super) const fn new(verdict: Verdict, code: &'static str) -> Self {
-        Self { verdict, code }
+        Self { verdict, code, let_in: false }
+    }
+
+    /// The provider let it in, and it is nothing for workloads all the same.
+    pub(super) const fn unfit(code: &'static str) -> Self {
+        Self { verdict: Verdict::Rejected, code, let_in: true }
     }
 
     pub(super) const fn accepted() -> Self {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Account, CallError, Endpoint, ErrorClass, MintError, ProviderKeyId,
+    Account, CallError, Endpoint, ErrorClass, MintError, Minting, ProviderKeyId,
     classification::{Finding, classify},
     dialect,
     exchange::{Reply, Request, Unsendable},
@@ -80,17 +80,19 @@ pub struct Validation {
     pub verdict: Verdict,
     /// One of our own fixed codes, CamelCase.
     pub code: &'static str,
+    /// The provider let the key in, though the verdict is that no workload may have it: such a refusal confirms no revocation.
+    pub let_in: bool,
     /// HTTP status, if there was an answer.
     pub http_status: Option<u16>,
     /// The provider's id of the request, if it is harmless text of at most 128 characters.
     pub request_id: Option<String>,
 }
 
-/// A new key. No `Debug`.
+/// A new key, or one that is to be made. No `Debug`.
 pub struct Minted {
     /// Its handle.
     pub id: ProviderKeyId,
-    /// The key: shown once.
+    /// The key itself.
     pub secret: SecretBytes,
 }
 
@@ -156,10 +158,16 @@ impl Providers {
         let Ok(request) = dialect.validation_request(endpoint, key) else {
             return silent(Verdict::Unknown, "Unsendable", None);
         };
-        let reply = match self.send("validate", endpoint, request).await {
+        let mut reply = match self.send("validate", endpoint, request).await {
             Ok(reply) => reply,
             Err(lost) => return unanswered(&lost.error),
         };
+        if let Some(Ok(second)) = dialect.second_request(endpoint, key, reply.status) {
+            reply = match self.send("validate", endpoint, second).await {
+                Ok(reply) => reply,
+                Err(lost) => return unanswered(&lost.error),
+            };
+        }
         let mut finding = classify(dialect, &reply);
         if finding.verdict == Verdict::Valid
             && let Some(keyless) = dialect.keyless_request(endpoint)
@@ -171,6 +179,7 @@ impl Providers {
         Validation {
             verdict: finding.verdict,
             code: finding.code,
+            let_in: finding.let_in,
             http_status: Some(reply.status),
             request_id: request_id(&reply, key),
         }
@@ -185,25 +194,30 @@ impl Providers {
 
     /// Creates a key under the name. Sent once, never repeated: on [`MintError::UnknownOutcome`] look for the name in the list.
     pub async fn mint(&self, account: &Account, name: &str) -> Result<Minted, MintError> {
-        let admin = admin(account).map_err(MintError::NotSent)?;
+        let unsupported = CallError::local(ErrorClass::BadRequest, "NotSupported");
+        let Minting::ShownOnce(calls) = admin(account).map_err(MintError::NotSent)?.minting() else {
+            return Err(MintError::NotSent(unsupported));
+        };
+        let reply = self.send_mint(account, name, calls.mint_request(account, name)).await?;
+        minted_or(account, calls.read_minted(account, name, &reply))
+    }
+
+    /// Sends the call that makes a key, once.
+    pub(super) async fn send_mint(
+        &self,
+        account: &Account,
+        name: &str,
+        request: Result<Request, Unsendable>,
+    ) -> Result<Reply, MintError> {
         let printable = (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         if !printable {
             return Err(MintError::NotSent(CallError::local(ErrorClass::BadRequest, "BadName")));
         }
-        let request = admin
-            .mint_request(account, name)
-            .map_err(|unsendable| MintError::NotSent(CallError::from(unsendable)))?;
-        let reply = match self.send("mint", account.endpoint(), request).await {
-            Ok(reply) => reply,
-            Err(Lost { error, maybe_sent: true }) => return Err(MintError::UnknownOutcome(error)),
-            Err(Lost { error, maybe_sent: false }) => return Err(MintError::NotSent(error)),
-        };
-        let minted = admin.read_minted(account, name, &reply);
-        minted.map_err(|error| match error {
-            MintError::NotSent(error) => MintError::NotSent(scrubbed(error, account)),
-            MintError::Refused(error) => MintError::Refused(scrubbed(error, account)),
-            MintError::UnknownOutcome(error) => MintError::UnknownOutcome(scrubbed(error, account)),
+        let request = request.map_err(|unsendable| MintError::NotSent(CallError::from(unsendable)))?;
+        self.send("mint", account.endpoint(), request).await.map_err(|lost| match lost {
+            Lost { error, maybe_sent: true } => MintError::UnknownOutcome(error),
+            Lost { error, maybe_sent: false } => MintError::NotSent(error),
         })
     }
 
@@ -255,7 +269,7 @@ impl Providers {
         admin.read_revocation(id, &reply).map_err(|error| scrubbed(error, account))
     }
 
-    async fn call(
+    pub(super) async fn call(
         &self,
         operation: &'static str,
         account: &Account,
@@ -290,13 +304,13 @@ const fn status_class(status: u16) -> &'static str {
     }
 }
 
-fn admin(account: &Account) -> Result<&'static dyn Admin, CallError> {
+pub(super) fn admin(account: &Account) -> Result<&'static dyn Admin, CallError> {
     let admin = dialect(account.endpoint().provider()).admin();
     admin.ok_or_else(|| CallError::local(ErrorClass::BadRequest, "NotSupported"))
 }
 
 fn silent(verdict: Verdict, code: &'static str, http_status: Option<u16>) -> Validation {
-    Validation { verdict, code, http_status, request_id: None }
+    Validation { verdict, code, let_in: false, http_status, request_id: None }
 }
 
 /// A lost call says nothing of the key; what we refused ourselves says nothing of the provider either.
@@ -315,9 +329,18 @@ fn request_id(reply: &Reply, credential: &SecretBytes) -> Option<String> {
     reply.request_id().filter(|id| !echoes(id, credential))
 }
 
-fn scrubbed(mut error: CallError, account: &Account) -> CallError {
+pub(super) fn scrubbed(mut error: CallError, account: &Account) -> CallError {
     error.request_id = error.request_id.filter(|id| !echoes(id, account.credential()));
     error
+}
+
+/// What was read of the answer to a mint, without what it may echo.
+pub(super) fn minted_or<T>(account: &Account, read: Result<T, MintError>) -> Result<T, MintError> {
+    read.map_err(|error| match error {
+        MintError::NotSent(error) => MintError::NotSent(scrubbed(error, account)),
+        MintError::Refused(error) => MintError::Refused(scrubbed(error, account)),
+        MintError::UnknownOutcome(error) => MintError::UnknownOutcome(scrubbed(error, account)),
+    })
 }
 
 fn echoes(text: &str, credential: &SecretBytes) -> bool {

@@ -21,7 +21,7 @@ pub const fn default_base_url(provider: ProviderType) -> Option<&'static str> {
         ProviderType::DeepSeek => Some("https://api.deepseek.com"),
         ProviderType::Together => Some("https://api.together.ai"),
         ProviderType::HuggingFace => Some("https://huggingface.co"),
-        ProviderType::OpenAICompatible => None,
+        ProviderType::LiteLLM | ProviderType::OpenAICompatible => None,
     }
 }
 
@@ -181,6 +181,7 @@ mod tests {
             addresses: Addresses::PublicOnly,
             open_ai: None,
             open_router: None,
+            lite_llm: None,
             admin_credential_ref: None,
             limits: None,
             allowed_namespaces: vec![],

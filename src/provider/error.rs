@@ -9,6 +9,8 @@ pub enum ErrorClass {
     CredentialInvalid,
     /// The admin credential may not do this.
     Forbidden,
+    /// The provider takes no keys whose value the caller chose.
+    CustomKeysDisabled,
     /// There is no such object, or it may not be seen.
     NotFound,
     /// The provider refused the request as it is; the same one will not work later.
@@ -38,6 +40,7 @@ impl ErrorClass {
         match self {
             Self::CredentialInvalid => "credential_invalid",
             Self::Forbidden => "forbidden",
+            Self::CustomKeysDisabled => "custom_keys_disabled",
             Self::NotFound => "not_found",
             Self::BadRequest => "bad_request",
             Self::RateLimited { .. } => "rate_limited",
@@ -54,6 +57,7 @@ impl ErrorClass {
         match self {
             Self::CredentialInvalid => "the provider rejected the admin credential",
             Self::Forbidden => "the admin credential may not do this",
+            Self::CustomKeysDisabled => "the provider takes no keys that its callers chose",
             Self::NotFound => "the provider knows no such object",
             Self::BadRequest => "the provider refused the request",
             Self::RateLimited { .. } => "the provider throttles requests",

@@ -8,6 +8,7 @@ mod address;
 mod admin_reply;
 mod anthropic;
 mod capability;
+mod chosen;
 mod classification;
 mod client;
 mod cohere;
@@ -18,6 +19,8 @@ mod exchange;
 mod google;
 mod http;
 mod huggingface;
+mod litellm;
+mod litellm_admin;
 mod mistral;
 mod openai;
 mod openai_admin;
@@ -34,13 +37,15 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
-pub use capability::{Capabilities, Capability};
+pub use capability::{Capabilities, Capability, MintKind};
+pub use chosen::choose;
 pub use client::{
     Answered, CallWatch, LastUsed, ListedKey, Listing, Minted, Providers, ProvidersConfig, Revocation,
     Validation,
 };
 pub use endpoint::{Endpoint, EndpointError, PRIVATE_ADDRESS, PRIVATE_NAME, default_base_url};
 pub use error::{CallError, ErrorClass, MintError};
+pub use litellm_admin::NO_TEAM;
 pub use shape::{ShapeError, check_shape};
 pub use variables::default_data;
 
@@ -49,7 +54,10 @@ use self::{
     client::Page,
     exchange::{Reply, Request, Unsendable},
 };
-use crate::{api::ProviderType, crypto::SecretBytes};
+use crate::{
+    api::ProviderType,
+    crypto::{Entropy, EntropyError, SecretBytes},
+};
 
 /// What every provider has: a call that costs nothing and tells whether a key is accepted.
 trait Dialect: Sync {
@@ -70,6 +78,16 @@ trait Dialect: Sync {
         None
     }
 
+    /// Another call that tells whether the key is accepted, where this status of the first one says only that it may not make that.
+    fn second_request(
+        &self,
+        _endpoint: &Endpoint,
+        _key: &SecretBytes,
+        _status: u16,
+    ) -> Option<Result<Request, Unsendable>> {
+        None
+    }
+
     /// The validation call without a key, for servers that may accept anybody.
     fn keyless_request(&self, _endpoint: &Endpoint) -> Option<Request> {
         None
@@ -86,8 +104,8 @@ trait Admin: Sync {
     fn capabilities(&self) -> Capabilities;
     fn account_request(&self, account: &Account) -> Result<Request, Unsendable>;
     fn read_account(&self, account: &Account, reply: &Reply) -> Result<(), CallError>;
-    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable>;
-    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError>;
+    /// How it makes keys.
+    fn minting(&'static self) -> Minting;
     fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable>;
     /// `after` is where the page was asked to start.
     fn read_list(&self, account: &Account, after: Option<&str>, reply: &Reply) -> Result<Page, CallError>;
@@ -98,6 +116,34 @@ trait Admin: Sync {
     fn last_use(&self) -> Option<&'static dyn LastUse> {
         None
     }
+}
+
+/// How a provider makes keys.
+enum Minting {
+    ShownOnce(&'static dyn ShownOnce),
+    CallerChosen(&'static dyn CallerChosen),
+}
+
+/// The provider chooses the key and shows it in the one answer: lost, it is a stray.
+trait ShownOnce: Sync {
+    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable>;
+    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError>;
+}
+
+/// We choose the key: its id is known before it is made, and a lost answer loses nothing.
+trait CallerChosen: Sync {
+    fn choose(&self, entropy: &mut dyn Entropy) -> Result<SecretBytes, EntropyError>;
+    fn id_of(&self, secret: &SecretBytes) -> Result<ProviderKeyId, BadKeyId>;
+    fn mint_request(
+        &self,
+        account: &Account,
+        name: &str,
+        secret: &SecretBytes,
+    ) -> Result<Request, Unsendable>;
+    fn read_minted(&self, id: &ProviderKeyId, secret: &SecretBytes, reply: &Reply) -> Result<(), MintError>;
+    fn look_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    /// Whether the key is there.
+    fn read_look(&self, id: &ProviderKeyId, reply: &Reply) -> Result<bool, CallError>;
 }
 
 /// A provider's word on the last use of a key.
@@ -119,12 +165,13 @@ fn dialect(provider: ProviderType) -> &'static dyn Dialect {
         ProviderType::DeepSeek => &deepseek::DeepSeek,
         ProviderType::Together => &together::Together,
         ProviderType::HuggingFace => &huggingface::HuggingFace,
+        ProviderType::LiteLLM => &litellm::LiteLLM,
         ProviderType::OpenAICompatible => &openai_compatible::ANY,
     }
 }
 
 #[cfg(test)]
-const ALL: [ProviderType; 12] = [
+const ALL: [ProviderType; 13] = [
     ProviderType::OpenAI,
     ProviderType::Anthropic,
     ProviderType::Google,
@@ -136,5 +183,6 @@ const ALL: [ProviderType; 12] = [
     ProviderType::DeepSeek,
     ProviderType::Together,
     ProviderType::HuggingFace,
+    ProviderType::LiteLLM,
     ProviderType::OpenAICompatible,
 ];

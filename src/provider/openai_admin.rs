@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Account, Admin, CallError, Capabilities, Capability, ErrorClass, LastUse, LastUsed, ListedKey, MintError,
-    Minted, Page, ProviderKeyId, Revocation,
+    Minted, Minting, Page, ProviderKeyId, Revocation, ShownOnce,
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
@@ -99,29 +99,8 @@ impl Admin for OpenAIAdmin {
         }
     }
 
-    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable> {
-        let request = Request::new(reqwest::Method::POST, accounts_url(account, None, &[]));
-        request.json(&json!({ "name": name })).bearer(account.credential())
-    }
-
-    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
-        if !reply.succeeded() {
-            return Err(failed_mint(reply, is_openai_error(reply), failure(reply)));
-        }
-        let created: CreatedAccount = reply.read().map_err(MintError::UnknownOutcome)?;
-        let secret = SecretBytes::from_string(created.api_key.value);
-        let garbled = |code| MintError::UnknownOutcome(reply.error(ErrorClass::Garbled, code));
-        if created.name != name {
-            return Err(garbled("OtherName"));
-        }
-        let id =
-            ProviderKeyId::new(&created.id, Some(&created.api_key.id)).map_err(|_| garbled("BadKeyId"))?;
-        if check_shape(ProviderType::OpenAI, &secret).is_err()
-            || secret.expose() == account.credential().expose()
-        {
-            return Err(garbled("BadSecret"));
-        }
-        Ok(Minted { id, secret })
+    fn minting(&'static self) -> Minting {
+        Minting::ShownOnce(self)
     }
 
     fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable> {
@@ -168,6 +147,33 @@ impl Admin for OpenAIAdmin {
 
     fn last_use(&self) -> Option<&'static dyn LastUse> {
         Some(&Self)
+    }
+}
+
+impl ShownOnce for OpenAIAdmin {
+    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable> {
+        let request = Request::new(reqwest::Method::POST, accounts_url(account, None, &[]));
+        request.json(&json!({ "name": name })).bearer(account.credential())
+    }
+
+    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
+        if !reply.succeeded() {
+            return Err(failed_mint(reply, is_openai_error(reply), failure(reply)));
+        }
+        let created: CreatedAccount = reply.read().map_err(MintError::UnknownOutcome)?;
+        let secret = SecretBytes::from_string(created.api_key.value);
+        let garbled = |code| MintError::UnknownOutcome(reply.error(ErrorClass::Garbled, code));
+        if created.name != name {
+            return Err(garbled("OtherName"));
+        }
+        let id =
+            ProviderKeyId::new(&created.id, Some(&created.api_key.id)).map_err(|_| garbled("BadKeyId"))?;
+        if check_shape(ProviderType::OpenAI, &secret).is_err()
+            || secret.expose() == account.credential().expose()
+        {
+            return Err(garbled("BadSecret"));
+        }
+        Ok(Minted { id, secret })
     }
 }
 

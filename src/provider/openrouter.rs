@@ -10,7 +10,7 @@ use super::{
     exchange::{Request, Unsendable, text},
     openrouter_admin::OpenRouterAdmin,
 };
-use crate::{crypto::SecretBytes, domain::health::Verdict};
+use crate::crypto::SecretBytes;
 
 pub(super) struct OpenRouter;
 
@@ -26,7 +26,7 @@ impl Dialect for OpenRouter {
                 let data = body.get("data")?.as_object()?;
                 if flag("is_management_key") == Some(true) || flag("is_provisioning_key") == Some(true) {
                     // It cannot be used for models, and it makes keys: no workload may get it.
-                    return Some(Finding::new(Verdict::Rejected, "ManagementKey"));
+                    return Some(Finding::unfit("ManagementKey"));
                 }
                 let left = data.get("limit_remaining").and_then(Value::as_f64);
                 if left.is_some_and(|left| left <= 0.0) {

@@ -11,8 +11,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    Account, Admin, CallError, Capabilities, Capability, ErrorClass, ListedKey, MintError, Minted, Page,
-    ProviderKeyId, Revocation,
+    Account, Admin, CallError, Capabilities, Capability, ErrorClass, ListedKey, MintError, Minted, Minting,
+    Page, ProviderKeyId, Revocation, ShownOnce,
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
@@ -93,32 +93,8 @@ impl Admin for OpenRouterAdmin {
         }
     }
 
-    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable> {
-        Request::new(Method::POST, account.endpoint().url(&["keys"], &[]))
-            .json(&json!({ "name": name, "workspace_id": account.project() }))
-            .bearer(account.credential())
-    }
-
-    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
-        if !reply.succeeded() {
-            return Err(failed_mint(reply, is_openrouter_error(reply), failure(reply)));
-        }
-        let garbled = |code| MintError::UnknownOutcome(reply.error(ErrorClass::Garbled, code));
-        let Created { data, key } = reply.read().map_err(MintError::UnknownOutcome)?;
-        let secret = SecretBytes::from_string(key.or(data.key).ok_or_else(|| garbled("UnreadableReply"))?);
-        if data.is.name != name {
-            return Err(garbled("OtherName"));
-        }
-        if !data.is.is_in(account) {
-            return Err(garbled("OtherWorkspace"));
-        }
-        let id = ProviderKeyId::new(&data.is.hash, None).map_err(|_| garbled("BadKeyId"))?;
-        if check_shape(ProviderType::OpenRouter, &secret).is_err()
-            || secret.expose() == account.credential().expose()
-        {
-            return Err(garbled("BadSecret"));
-        }
-        Ok(Minted { id, secret })
+    fn minting(&'static self) -> Minting {
+        Minting::ShownOnce(self)
     }
 
     fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable> {
@@ -166,6 +142,36 @@ impl Admin for OpenRouterAdmin {
         }
         let Deleted { deleted } = read(reply)?;
         if deleted { Ok(Revocation::Revoked) } else { Err(reply.error(ErrorClass::Garbled, "NotDeleted")) }
+    }
+}
+
+impl ShownOnce for OpenRouterAdmin {
+    fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable> {
+        Request::new(Method::POST, account.endpoint().url(&["keys"], &[]))
+            .json(&json!({ "name": name, "workspace_id": account.project() }))
+            .bearer(account.credential())
+    }
+
+    fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError> {
+        if !reply.succeeded() {
+            return Err(failed_mint(reply, is_openrouter_error(reply), failure(reply)));
+        }
+        let garbled = |code| MintError::UnknownOutcome(reply.error(ErrorClass::Garbled, code));
+        let Created { data, key } = reply.read().map_err(MintError::UnknownOutcome)?;
+        let secret = SecretBytes::from_string(key.or(data.key).ok_or_else(|| garbled("UnreadableReply"))?);
+        if data.is.name != name {
+            return Err(garbled("OtherName"));
+        }
+        if !data.is.is_in(account) {
+            return Err(garbled("OtherWorkspace"));
+        }
+        let id = ProviderKeyId::new(&data.is.hash, None).map_err(|_| garbled("BadKeyId"))?;
+        if check_shape(ProviderType::OpenRouter, &secret).is_err()
+            || secret.expose() == account.credential().expose()
+        {
+            return Err(garbled("BadSecret"));
+        }
+        Ok(Minted { id, secret })
     }
 }
 

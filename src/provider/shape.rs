@@ -48,7 +48,8 @@ const fn prefixes(provider: ProviderType) -> (Option<&'static str>, Option<&'sta
         ProviderType::XAI => (Some("xai-"), None),
         ProviderType::Groq => (Some("gsk_"), None),
         ProviderType::HuggingFace => (Some("hf_"), None),
-        ProviderType::DeepSeek => (Some("sk-"), None),
+        // LiteLLM tells keys from their hashes by it. Its master key looks the same.
+        ProviderType::DeepSeek | ProviderType::LiteLLM => (Some("sk-"), None),
         // Google hands out keys of a second form, `AQ.`, beside `AIza`: no prefix can be required.
         ProviderType::Google
         | ProviderType::Mistral
@@ -80,7 +81,11 @@ pub fn check_shape(provider: ProviderType, key: &SecretBytes) -> Result<(), Shap
     if let Some(expected) = expected.filter(|prefix| !bytes.starts_with(prefix.as_bytes())) {
         return Err(ShapeError::OtherPrefix { provider, expected });
     }
-    let shortest = if provider == ProviderType::OpenAICompatible { 8 } else { 20 };
+    let shortest = match provider {
+        ProviderType::OpenAICompatible => 8,
+        ProviderType::LiteLLM => 16,
+        _ => 20,
+    };
     if bytes.len() < shortest {
         return Err(ShapeError::TooShort(shortest));
     }
@@ -111,6 +116,7 @@ mod tests {
             (ProviderType::Groq, "gsk_0123456789abcdef"),
             (ProviderType::HuggingFace, "hf_0123456789abcdefgh"),
             (ProviderType::Mistral, "0123456789abcdef0123456789abcdef"),
+            (ProviderType::LiteLLM, "sk-0123456789abc"),
             (ProviderType::OpenAICompatible, "12345678"),
         ] {
             assert_eq!(check(provider, key), Ok(()), "{key}");

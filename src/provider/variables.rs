@@ -17,7 +17,8 @@ use crate::api::ProviderType;
 /// `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`.
 pub fn default_data(provider: ProviderType, public_url: bool) -> BTreeMap<String, String> {
     let (keys, url): (&[&str], Option<&str>) = match provider {
-        ProviderType::OpenAI | ProviderType::OpenAICompatible => {
+        // A LiteLLM proxy speaks OpenAI's data API at its root as well as below `/v1`.
+        ProviderType::OpenAI | ProviderType::LiteLLM | ProviderType::OpenAICompatible => {
             (&["OPENAI_API_KEY"], Some("OPENAI_BASE_URL"))
         }
         ProviderType::Anthropic => (&["ANTHROPIC_API_KEY"], Some("ANTHROPIC_BASE_URL")),

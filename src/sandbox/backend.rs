@@ -20,6 +20,7 @@ use super::{
     call::{Call, Outcome, Subject},
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
+    litellm,
     log::{CallerMark, Effect, Log, LogEntry},
     openrouter,
     operation::Dialect,
@@ -221,6 +222,7 @@ fn substitute(answer: Answer, dialect: Dialect, presented: &str) -> Option<Respo
     let error = match dialect {
         Dialect::OpenAI => ApiError::of_fault(answer, presented),
         Dialect::OpenRouter => openrouter::of_fault(answer),
+        Dialect::LiteLLM => litellm::of_fault(answer),
     };
     error.map(|error| error_response(&error))
 }

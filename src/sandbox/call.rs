@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     credential::Credential,
+    litellm::{self, BlockKey, DeleteKeys, GenerateKey, ProxyPage},
     log::Effect,
     openrouter::{CreateRouterKey, RouterPage, UpdateRouterKey},
     operation::{Dialect, Operation},
@@ -98,6 +99,14 @@ pub(super) enum Input {
     RouterKey(CreateRouterKey),
     /// OpenRouter: what to change of a key.
     RouterUpdate(UpdateRouterKey),
+    /// LiteLLM: a list's query.
+    ProxyPage(ProxyPage),
+    /// LiteLLM: a key to make.
+    GenerateKey(GenerateKey),
+    /// LiteLLM: keys to delete.
+    DeleteKeys(DeleteKeys),
+    /// LiteLLM: a key to block or unblock.
+    BlockKey(BlockKey),
 }
 
 /// What a call is about, known before it takes effect.
@@ -158,6 +167,9 @@ impl World {
         if call.operation.dialect() == Dialect::OpenRouter {
             return self.router_subject(call);
         }
+        if call.operation.dialect() == Dialect::LiteLLM {
+            return self.proxy_subject(call);
+        }
         let known = self.project_index_of(call).and_then(|index| self.projects().get(index));
         let name = match &call.input {
             Ok(Input::Account(body)) => Some(body.name.clone()),
@@ -184,11 +196,17 @@ impl World {
     /// Does what the call asks for, if the caller may.
     pub(super) fn execute(&mut self, call: &Call, credential: &Credential, now: DateTime<Utc>) -> Outcome {
         let Credential::Bearer(presented) = credential else {
-            return ApiError::missing_credential().into();
+            return match call.operation.dialect() {
+                Dialect::LiteLLM => litellm::no_key().into(),
+                Dialect::OpenAI | Dialect::OpenRouter => ApiError::missing_credential().into(),
+            };
         };
         let verdict = self.judge(presented, now);
         if call.operation.dialect() == Dialect::OpenRouter {
             return self.execute_router(call, verdict, presented, now);
+        }
+        if call.operation.dialect() == Dialect::LiteLLM {
+            return self.execute_proxy(call, &verdict, presented, now);
         }
         let verdict = match verdict {
             Verdict::Key(KeyPlace { project, .. }) | Verdict::Pattern(project)
@@ -196,7 +214,7 @@ impl World {
             {
                 Verdict::Unknown
             }
-            Verdict::Admin(Dialect::OpenRouter) => Verdict::Unknown,
+            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM) => Verdict::Unknown,
             verdict => verdict,
         };
         if call.operation == Operation::ListModels {

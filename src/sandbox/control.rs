@@ -32,6 +32,7 @@ pub(super) fn control(handle: Arc<Handle>, token: Digest) -> Router {
         .route("/sandbox/settings", put(set_settings))
         .route("/sandbox/projects", get(projects).post(create_project))
         .route("/sandbox/workspaces", post(create_workspace))
+        .route("/sandbox/teams", post(create_team))
         .route("/sandbox/projects/{project}/settings", put(set_project_settings))
         .route("/sandbox/projects/{project}/archive", post(archive_project))
         .route("/sandbox/projects/{project}/keys", get(keys))
@@ -119,6 +120,10 @@ async fn create_project(State(handle): Control, Json(body): Json<NewProject>) ->
 
 async fn create_workspace(State(handle): Control, Json(body): Json<NewProject>) -> Json<Created<String>> {
     Json(Created { id: handle.create_workspace(&body.name) })
+}
+
+async fn create_team(State(handle): Control, Json(body): Json<NewProject>) -> Json<Created<String>> {
+    Json(Created { id: handle.create_team(&body.name) })
 }
 
 async fn archive_project(State(handle): Control, Path(project): Path<String>) -> StatusCode {

@@ -125,6 +125,11 @@ impl Mint {
         Zeroizing::new(format!("sk-or-v1-{}", HEXLOWER.encode(&self.block())))
     }
 
+    /// A key with the shape of LiteLLM's: `sk-` and 64 hexadecimal digits.
+    pub(super) fn proxy_key(&mut self) -> Zeroizing<String> {
+        Zeroizing::new(format!("sk-{}", HEXLOWER.encode(&self.block())))
+    }
+
     /// A key with the shape of OpenAI's: `prefix`, 74 characters, the marker `T3BlbkFJ`, 74 characters.
     pub(super) fn key(&mut self, prefix: &str) -> Zeroizing<String> {
         let (head, tail) = (self.text(), self.text());

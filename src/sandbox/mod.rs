@@ -1,4 +1,4 @@
-//! The sandbox provider: the admin and data APIs for keys of OpenAI and OpenRouter, with switchable faults.
+//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter and a LiteLLM proxy, with switchable faults.
 //!
 //! It exists for tests, the demo and the benchmark, and is never part of the operator's image. Clients talk to
 //! it with their ordinary client over TLS; tests switch faults and read the truth through [`Sandbox`] in
@@ -11,6 +11,8 @@ mod control;
 mod credential;
 mod fault;
 mod listener;
+mod litellm;
+mod litellm_routes;
 mod log;
 mod openrouter;
 mod operation;
@@ -117,6 +119,7 @@ pub struct Sandbox {
     ca_pem: String,
     admin_key: Zeroizing<String>,
     management_key: Zeroizing<String>,
+    master_key: Zeroizing<String>,
     control_token: Zeroizing<String>,
     project: String,
     tasks: Vec<JoinHandle<()>>,
@@ -134,13 +137,13 @@ impl Sandbox {
         getrandom::fill(seed.as_mut_slice())?;
         let mut mint = Mint::new(*seed);
         let (admin_key, control_token) = (mint.key("sk-admin-"), mint.key("sandbox-control-"));
-        let management_key = mint.router_key();
+        let (management_key, master_key) = (mint.router_key(), mint.proxy_key());
         let file = match &options.log_file {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
         let (ca_pem, tls) = server(options.http2)?;
-        let world = World::new(mint, &admin_key, &management_key);
+        let world = World::new(mint, &admin_key, &management_key, &master_key);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
         let project = handle.create_project(&options.project_name);
@@ -166,6 +169,7 @@ impl Sandbox {
             ca_pem,
             admin_key,
             management_key,
+            master_key,
             control_token,
             project,
             tasks,
@@ -185,6 +189,11 @@ impl Sandbox {
     /// Base URL of OpenRouter's API, as `https://openrouter.ai/api/v1` is OpenRouter's.
     pub fn router_url(&self) -> String {
         format!("https://{}/api/v1", self.address)
+    }
+
+    /// Base URL of the LiteLLM proxy.
+    pub fn proxy_url(&self) -> String {
+        format!("https://{}/proxy", self.address)
     }
 
     /// Base URL of the control API; needs [`Sandbox::control_token`] as a bearer token.
@@ -212,6 +221,11 @@ impl Sandbox {
         &self.management_key
     }
 
+    /// The LiteLLM proxy's master key.
+    pub fn master_key(&self) -> &str {
+        &self.master_key
+    }
+
     /// The control API's bearer token.
     pub fn control_token(&self) -> &str {
         &self.control_token
@@ -230,6 +244,12 @@ impl Sandbox {
     /// Makes a workspace at OpenRouter and returns its id; wherever a project is asked for, it is one. The first is the default one.
     pub fn create_workspace(&self, name: &str) -> String {
         self.handle.create_workspace(name)
+    }
+
+    /// Makes a team at the LiteLLM proxy and returns its id; wherever a project is asked for, it is one. `-` is the place of keys
+    /// without a team, once there is any team.
+    pub fn create_team(&self, name: &str) -> String {
+        self.handle.create_team(name)
     }
 
     /// Archives a project: nothing can be created in it and its keys stop working. False: no such project.

@@ -43,6 +43,22 @@ pub enum Operation {
     DeleteRouterKey,
     /// OpenRouter: `GET /api/v1/key`, the data call that validates a key.
     CheckRouterKey,
+    /// LiteLLM: `GET /team/info`
+    GetTeam,
+    /// LiteLLM: `POST /key/generate`
+    GenerateProxyKey,
+    /// LiteLLM: `GET /key/list`
+    ListProxyKeys,
+    /// LiteLLM: `GET /key/info?key=`
+    LookUpProxyKey,
+    /// LiteLLM: `POST /key/delete`
+    DeleteProxyKeys,
+    /// LiteLLM: `POST /key/block` and `POST /key/unblock`
+    BlockProxyKey,
+    /// LiteLLM: `GET /key/info`, the data call that validates a key.
+    CheckProxyKey,
+    /// LiteLLM: `GET /v1/models`, the one for keys that may not ask about themselves.
+    ListProxyModels,
 }
 
 /// Whose API is spoken.
@@ -52,6 +68,8 @@ pub(super) enum Dialect {
     OpenAI,
     /// OpenRouter's: workspaces and keys.
     OpenRouter,
+    /// A LiteLLM proxy's: teams and virtual keys.
+    LiteLLM,
 }
 
 impl Operation {
@@ -76,12 +94,20 @@ impl Operation {
             Self::UpdateRouterKey => "PATCH keys/hash",
             Self::DeleteRouterKey => "DELETE keys/hash",
             Self::CheckRouterKey => "GET key",
+            Self::GetTeam => "GET team/info",
+            Self::GenerateProxyKey => "POST key/generate",
+            Self::ListProxyKeys => "GET key/list",
+            Self::LookUpProxyKey => "GET key/info of another",
+            Self::DeleteProxyKeys => "POST key/delete",
+            Self::BlockProxyKey => "POST key/block",
+            Self::CheckProxyKey => "GET key/info",
+            Self::ListProxyModels => "GET models of the proxy",
         }
     }
 
     /// Whether a key is used by the call, not administered.
     pub(super) fn is_data_call(self) -> bool {
-        matches!(self, Self::ListModels | Self::CheckRouterKey)
+        matches!(self, Self::ListModels | Self::CheckRouterKey | Self::CheckProxyKey | Self::ListProxyModels)
     }
 
     /// Whose API it belongs to.
@@ -94,6 +120,14 @@ impl Operation {
             | Self::UpdateRouterKey
             | Self::DeleteRouterKey
             | Self::CheckRouterKey => Dialect::OpenRouter,
+            Self::GetTeam
+            | Self::GenerateProxyKey
+            | Self::ListProxyKeys
+            | Self::LookUpProxyKey
+            | Self::DeleteProxyKeys
+            | Self::BlockProxyKey
+            | Self::CheckProxyKey
+            | Self::ListProxyModels => Dialect::LiteLLM,
             _ => Dialect::OpenAI,
         }
     }

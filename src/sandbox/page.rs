@@ -61,7 +61,7 @@ fn render(projects: &[ProjectRecord], log: &[LogEntry], now: DateTime<Utc>) -> S
     // Writing to a String cannot fail.
     let _ = write!(
         html,
-        "<h1>Sandbox provider</h1><p>A stand-in for the key APIs of OpenAI and OpenRouter, for demo and tests. {live} key{} in use. \
+        "<h1>Sandbox provider</h1><p>A stand-in for the key APIs of OpenAI, OpenRouter and LiteLLM, for demo and tests. {live} key{} in use. \
          {} UTC</p>",
         if live == 1 { "" } else { "s" },
         now.format("%H:%M:%S"),

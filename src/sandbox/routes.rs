@@ -1,4 +1,4 @@
-//! The routes of OpenAI's API, and of OpenRouter's.
+//! The routes of OpenAI's API, and of the others'.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::{
     backend::{Backend, error_response},
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
-    openrouter,
+    litellm_routes, openrouter,
     operation::Operation,
     wire::ApiError,
 };
@@ -44,6 +44,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .route(&keys, get(list_keys))
         .route(&key, get(get_key).delete(delete_key))
         .merge(openrouter::api())
+        .merge(litellm_routes::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

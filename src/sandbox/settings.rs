@@ -10,12 +10,18 @@ pub struct Settings {
     pub new_key_lag_millis: u32,
     /// How long a deleted key is still accepted, in milliseconds.
     pub deleted_key_lag_millis: u32,
-    /// How long a new object is missing from lists, in milliseconds. Getting it by id is never late.
+    /// How long a new object is missing from lists, in milliseconds.
     pub list_lag_millis: u32,
     /// How long a deleted object is still listed, in milliseconds.
     pub unlist_lag_millis: u32,
     /// Greatest page that lists return, whatever `limit` asks for; 1..=100.
     pub max_page_size: u32,
+    /// How long a new key is missing where it is asked for by its id, in milliseconds; LiteLLM only.
+    pub lookup_lag_millis: u32,
+    /// Whether a deleted key is still told of where it is asked for by its id, as deleted; LiteLLM only.
+    pub deleted_keys_shown: bool,
+    /// Whether keys whose value the caller chose are refused; LiteLLM only.
+    pub custom_keys_refused: bool,
     /// What deleting a service account's key through the project's key list does.
     pub service_account_key_delete: KeyDelete,
 }
@@ -28,6 +34,9 @@ impl Default for Settings {
             list_lag_millis: 0,
             unlist_lag_millis: 0,
             max_page_size: 100,
+            lookup_lag_millis: 0,
+            deleted_keys_shown: false,
+            custom_keys_refused: false,
             service_account_key_delete: KeyDelete::Deleted,
         }
     }

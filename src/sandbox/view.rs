@@ -23,7 +23,7 @@ pub enum KeyState {
     Pending,
     /// Accepted.
     Live,
-    /// Switched off; OpenRouter only.
+    /// Switched off, or blocked; not at OpenAI.
     Disabled,
     /// Past its expiry.
     Expired,
@@ -56,7 +56,7 @@ impl KeyState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRecord {
-    /// `key_…`; at OpenRouter the hash.
+    /// `key_…`; at OpenRouter and LiteLLM the hash.
     pub id: String,
     /// Its own name; a service account's first key is named "Secret Key".
     pub name: String,
@@ -102,7 +102,7 @@ pub struct AccountRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectRecord {
-    /// `proj_…`; of a workspace at OpenRouter, a UUID.
+    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM.
     pub id: String,
     /// Its name.
     pub name: String,
@@ -128,6 +128,11 @@ impl Handle {
     pub(super) fn create_workspace(&self, name: &str) -> String {
         let now = self.backend.now();
         self.backend.state().world.add_workspace(name, now)
+    }
+
+    pub(super) fn create_team(&self, name: &str) -> String {
+        let now = self.backend.now();
+        self.backend.state().world.add_team(name, now)
     }
 
     pub(super) fn archive_project(&self, id: &str) -> bool {

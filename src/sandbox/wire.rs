@@ -1,4 +1,4 @@
-//! The JSON that goes over the wire: only fields that OpenAI documents, in OpenAI's envelopes. OpenRouter's is in `openrouter`.
+//! The JSON that goes over the wire: only fields that OpenAI documents, in OpenAI's envelopes. Others' are in `openrouter` and `litellm`.
 //!
 //! Shapes follow the `OpenAPI` description of OpenAI's API (`openai/openai-openapi`) and the types of the
 //! official Python client, `openai` 3.54.0, where that is newer.
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A refusal with OpenAI's documented body `{"error": {message, type, param, code}}`, or OpenRouter's
-/// `{"error": {code, message}}`.
+/// `{"error": {code, message}}`, or LiteLLM's, which is as OpenAI's with the status as the code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     /// Whose form the body has.
@@ -43,6 +43,11 @@ impl ApiError {
     /// A refusal in OpenRouter's form.
     pub(super) fn router(status: StatusCode, message: impl Into<String>) -> Self {
         Self { dialect: Dialect::OpenRouter, ..Self::new(status, "", message) }
+    }
+
+    /// A refusal in LiteLLM's form.
+    pub(super) fn proxy(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { dialect: Dialect::LiteLLM, ..Self::new(status, kind, message) }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -173,6 +178,11 @@ impl ApiError {
     pub(super) fn body(&self) -> Value {
         if self.dialect == Dialect::OpenRouter {
             return json!({"error": {"code": self.status.as_u16(), "message": self.message}});
+        }
+        if self.dialect == Dialect::LiteLLM {
+            // Python's None as text, and the status as text.
+            let (param, code) = (self.param.as_deref().unwrap_or("None"), self.status.as_u16().to_string());
+            return json!({"error": {"message": self.message, "type": self.kind, "param": param, "code": code}});
         }
         json!({"error": {
             "message": self.message,

@@ -7,6 +7,7 @@ use data_encoding::HEXLOWER;
 
 use super::{
     credential::{self, Digest, Mint, Presented},
+    litellm::NO_TEAM,
     operation::Dialect,
     settings::{OwnerAccess, Settings},
 };
@@ -31,7 +32,7 @@ pub(super) struct Deletion {
     pub(super) listed_until: DateTime<Utc>,
 }
 
-/// A project of the organization, or a workspace at OpenRouter.
+/// A project of the organization, a workspace at OpenRouter, or a team at LiteLLM.
 pub(super) struct Project {
     pub(super) id: String,
     pub(super) dialect: Dialect,
@@ -98,8 +99,10 @@ pub(super) struct Key {
     pub(super) created_at: DateTime<Utc>,
     pub(super) expires_at: Option<DateTime<Utc>>,
     pub(super) last_used_at: Option<DateTime<Utc>>,
-    /// Switched off; OpenRouter only.
+    /// Switched off, or blocked; not at OpenAI.
     pub(super) disabled: bool,
+    /// It may call models and nothing else; LiteLLM only.
+    pub(super) models_only: bool,
     pub(super) updated_at: Option<DateTime<Utc>>,
     pub(super) accepted_from: DateTime<Utc>,
     pub(super) listed_from: DateTime<Utc>,
@@ -136,7 +139,7 @@ struct Pattern {
 
 /// What the provider thinks of a presented token.
 pub(super) enum Verdict {
-    /// The admin key of OpenAI's dialect, or the management key of OpenRouter's.
+    /// The admin key of OpenAI's dialect, the management key of OpenRouter's, or the master key of LiteLLM's.
     Admin(Dialect),
     /// A key that is accepted.
     Key(KeyPlace),
@@ -165,6 +168,7 @@ pub(super) struct World {
     pub(super) mint: Mint,
     admin: Digest,
     management: Digest,
+    master: Digest,
     projects: Vec<Project>,
     by_id: HashMap<String, usize>,
     by_digest: HashMap<Digest, KeyPlace>,
@@ -176,11 +180,12 @@ pub(super) struct World {
 
 impl World {
     /// An organization without projects.
-    pub(super) fn new(mint: Mint, admin_key: &str, management_key: &str) -> Self {
+    pub(super) fn new(mint: Mint, admin_key: &str, management_key: &str, master_key: &str) -> Self {
         Self {
             mint,
             admin: credential::digest(admin_key),
             management: credential::digest(management_key),
+            master: credential::digest(master_key),
             projects: Vec::new(),
             by_id: HashMap::new(),
             by_digest: HashMap::new(),
@@ -254,6 +259,15 @@ impl World {
         self.add(id, Dialect::OpenRouter, name, now)
     }
 
+    /// Makes a team and returns its id; with the first one, the place of keys without a team.
+    pub(super) fn add_team(&mut self, name: &str, now: DateTime<Utc>) -> String {
+        if self.project_index(NO_TEAM).is_none() {
+            self.add(NO_TEAM.to_owned(), Dialect::LiteLLM, "no team", now);
+        }
+        let id = self.mint.id("team_");
+        self.add(id, Dialect::LiteLLM, name, now)
+    }
+
     fn add(&mut self, id: String, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
         self.by_id.insert(id.clone(), self.projects.len());
         self.projects.push(Project {
@@ -286,6 +300,9 @@ impl World {
         }
         if presented.digest == self.management {
             return Verdict::Admin(Dialect::OpenRouter);
+        }
+        if presented.digest == self.master {
+            return Verdict::Admin(Dialect::LiteLLM);
         }
         if let Some(place) = self.by_digest.get(&presented.digest) {
             let archived =
@@ -353,7 +370,7 @@ impl World {
         let digest = credential::digest(new.value);
         let id = match self.projects.get(project)?.dialect {
             Dialect::OpenAI => self.mint.id("key_"),
-            Dialect::OpenRouter => HEXLOWER.encode(&digest),
+            Dialect::OpenRouter | Dialect::LiteLLM => HEXLOWER.encode(&digest),
         };
         let ordinal = self.next_ordinal();
         let place = KeyPlace { project, ordinal };
@@ -373,6 +390,7 @@ impl World {
                 expires_at: new.lifetime.and_then(|lifetime| now.checked_add_signed(lifetime)),
                 last_used_at: None,
                 disabled: false,
+                models_only: false,
                 updated_at: None,
                 accepted_from,
                 listed_from,
@@ -462,7 +480,7 @@ mod tests {
     const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
     fn world() -> (World, usize) {
-        let mut world = World::new(Mint::new([1; 32]), "sk-admin-test", "sk-or-v1-test");
+        let mut world = World::new(Mint::new([1; 32]), "sk-admin-test", "sk-or-v1-test", "sk-master");
         world.add_project("test", START);
         (world, 0)
     }

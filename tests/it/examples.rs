@@ -15,6 +15,7 @@ use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, is, stage, state, wait};
+use super::{litellm, openrouter};
 
 const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
 
@@ -95,9 +96,8 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
         match object["kind"].as_str().unwrap() {
             "Secret" if object["metadata"]["namespace"] == "llmkey-system" => {
                 object["metadata"]["name"] = json!(own(t, &name));
-                let sandbox = t.sandbox();
-                let credential = if t.at_openrouter { sandbox.management_key() } else { sandbox.admin_key() };
-                object["stringData"] = json!({"credential": credential, "host": sandbox.addr().to_string()});
+                let host = t.sandbox().addr().to_string();
+                object["stringData"] = json!({"credential": t.admin_key, "host": host});
             }
             "Secret" => {
                 object["metadata"]["namespace"] = json!(t.namespace);
@@ -110,15 +110,17 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
             "LLMProvider" => {
                 object["metadata"]["name"] = json!(own(t, &name));
                 let spec = &mut object["spec"];
-                let router = spec["type"] == "OpenRouter";
-                spec["baseURL"] =
-                    json!(if router { t.sandbox().router_url() } else { t.sandbox().base_url() });
+                let (url, place) = match spec["type"].as_str().unwrap() {
+                    "OpenRouter" => (t.sandbox().router_url(), "/openRouter/workspace"),
+                    "LiteLLM" => (t.sandbox().proxy_url(), "/liteLLM/teamID"),
+                    _ => (t.sandbox().base_url(), "/openAI/project"),
+                };
+                spec["baseURL"] = json!(url);
                 spec["caBundle"] = json!(t.sandbox().ca_pem());
                 spec["addresses"] = json!("AllowPrivate");
                 spec["allowedNamespaces"] = json!([t.namespace]);
                 if let Some(reference) = spec.pointer_mut("/adminCredentialRef/name") {
                     *reference = json!(own(t, reference.as_str().unwrap()));
-                    let place = if router { "/openRouter/workspace" } else { "/openAI/project" };
                     *spec.pointer_mut(place).unwrap() = json!(t.project);
                 }
             }
@@ -192,7 +194,7 @@ async fn the_quickstart_mints_and_revoke_now_revokes() {
 
 #[tokio::test]
 async fn a_key_is_made_at_openrouter() {
-    let t = Tenant::at_openrouter("openrouter-example").await;
+    let t = openrouter::tenant("openrouter-example").await;
     ready(&t, "15-openrouter.yaml").await;
     let value = t.delivered("router", "OPENROUTER_API_KEY").await.unwrap();
     assert!(value.starts_with("sk-or-v1-") && t.sandbox().accepts(&value));
@@ -318,4 +320,15 @@ async fn many_keys_of_one_policy_rotate_at_night() {
         let next = next_rotation(&key).with_timezone(&chrono_tz::Europe::Berlin);
         assert!(next.hour() >= 22 || next.hour() < 4, "{next}");
     }
+}
+
+#[tokio::test]
+async fn a_key_is_made_at_a_litellm_proxy() {
+    let t = litellm::tenant(stage().await, "litellm-example").await;
+    ready(&t, "16-litellm.yaml").await;
+    let value = t.delivered("proxy", "OPENAI_API_KEY").await.unwrap();
+    assert!(value.starts_with("sk-") && t.sandbox().accepts(&value));
+    let url = t.delivered("proxy", "OPENAI_BASE_URL").await.unwrap();
+    assert_eq!(url, t.sandbox().proxy_url());
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
 }

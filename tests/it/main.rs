@@ -34,6 +34,7 @@ mod kubectl;
 mod lease;
 mod leash;
 mod lifecycle;
+mod litellm;
 mod load;
 mod log;
 mod malformed;

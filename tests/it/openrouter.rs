@@ -25,6 +25,7 @@ fn account(sandbox: &Sandbox, credential: &str, workspace: &str) -> Account {
         addresses: Addresses::AllowPrivate,
         open_ai: None,
         open_router: None,
+        lite_llm: None,
         admin_credential_ref: None,
         limits: None,
         allowed_namespaces: vec![],
@@ -39,6 +40,18 @@ async fn by_hand(sandbox: &Sandbox, method: Method, path: &str, body: Value) -> 
     let request = client(sandbox).request(method, format!("{}{path}", sandbox.router_url()));
     let reply = request.bearer_auth(sandbox.management_key()).json(&body).send().await.unwrap();
     (reply.status().as_u16(), reply.json().await.unwrap())
+}
+
+/// A namespace with a workspace.
+pub(crate) async fn tenant(prefix: &str) -> Tenant {
+    let t = Tenant::new(prefix).await;
+    let workspace = t.sandbox().create_workspace(&t.namespace);
+    let spec = json!({
+        "type": "OpenRouter", "baseURL": t.sandbox().router_url(), "openAI": null,
+        "openRouter": {"workspace": workspace},
+    });
+    let credential = t.sandbox().management_key();
+    t.moved(workspace, credential, spec).await
 }
 
 async fn names(providers: &Providers, account: &Account) -> Vec<String> {
@@ -148,7 +161,7 @@ async fn a_list_spans_pages_of_any_size_and_fails_as_a_whole() {
 
 #[tokio::test]
 async fn mints_delivers_rotates_revokes_and_sweeps() {
-    let t = Tenant::at_openrouter("router").await;
+    let t = tenant("router").await;
     let lags = Settings {
         max_page_size: 2,
         deleted_key_lag_millis: 300,

@@ -63,6 +63,7 @@ fn endpoint(sandbox: &Sandbox, trusted: bool) -> Endpoint {
         addresses: Addresses::AllowPrivate,
         open_ai: None,
         open_router: None,
+        lite_llm: None,
         admin_credential_ref: None,
         limits: None,
         allowed_namespaces: vec![],

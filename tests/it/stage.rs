@@ -218,8 +218,8 @@ pub(crate) struct Tenant {
     pub(crate) namespace: String,
     pub(crate) project: String,
     pub(crate) provider: String,
-    /// The account is one at OpenRouter, its project a workspace.
-    pub(crate) at_openrouter: bool,
+    /// The account's admin credential.
+    pub(crate) admin_key: &'static str,
 }
 
 impl Tenant {
@@ -233,25 +233,18 @@ impl Tenant {
         let client = stage.cluster.admin().unwrap();
         let namespace = stage.cluster.namespace(prefix).await.unwrap();
         let project = stage.sandbox.create_project(&namespace);
-        let at_openrouter = false;
-        let tenant = Self { stage, client, provider: namespace.clone(), namespace, project, at_openrouter };
+        let admin_key = stage.sandbox.admin_key();
+        let tenant = Self { stage, client, provider: namespace.clone(), namespace, project, admin_key };
         let host = tenant.sandbox().addr().to_string();
-        tenant.credential(&tenant.provider, tenant.sandbox().admin_key(), &host).await;
+        tenant.credential(&tenant.provider, admin_key, &host).await;
         tenant.llm_provider(&tenant.provider, json!({})).await;
         tenant
     }
 
-    /// A namespace with a workspace at OpenRouter.
-    pub(crate) async fn at_openrouter(prefix: &str) -> Self {
-        let t = Self::new(prefix).await;
-        let (provider, workspace) =
-            (format!("{}-router", t.namespace), t.sandbox().create_workspace(&t.namespace));
-        let t = Self { provider, project: workspace, at_openrouter: true, ..t };
-        t.credential(&t.provider, t.sandbox().management_key(), &t.sandbox().addr().to_string()).await;
-        let spec = json!({
-            "type": "OpenRouter", "baseURL": t.sandbox().router_url(), "openAI": null,
-            "openRouter": {"workspace": t.project},
-        });
+    /// The same at another provider, which `spec` tells of; `project` is a workspace or a team there.
+    pub(crate) async fn moved(self, project: String, admin_key: &'static str, spec: Value) -> Self {
+        let t = Self { provider: format!("{}-moved", self.namespace), project, admin_key, ..self };
+        t.credential(&t.provider, admin_key, &t.sandbox().addr().to_string()).await;
         t.llm_provider(&t.provider, spec).await;
         t
     }

@@ -22,6 +22,7 @@ use crate::api::{FINALIZER, KEY_LABEL, LLMKey, MANAGED_BY, MANAGED_BY_LABEL, Rea
 use crate::controller::context::Ctx;
 use crate::crypto::{self, SecretBytes, SystemEntropy};
 use crate::domain::backoff::Class;
+use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
 use crate::domain::template;
 use crate::kube_ext::events::EventKind;
@@ -38,6 +39,8 @@ pub struct Held {
     pub keys: BTreeMap<i32, SecretBytes>,
     /// The key that was just made.
     pub minted: Option<SecretBytes>,
+    /// The key that was chosen for the next intent.
+    pub chosen: Option<SecretBytes>,
     /// Version and uid of the target Secret.
     pub target: Option<(String, String)>,
     /// What the target is rendered with.
@@ -105,6 +108,8 @@ impl Actor<'_> {
             Effect::CreateLedger(record) => self.create_ledger(record).await,
             Effect::SwapLedger(record) => self.swap_ledger(o, record).await,
             Effect::DeleteLedger => self.delete_ledger(o).await,
+            Effect::Choose => self.choose(o),
+            Effect::LookUp { version } => self.look_up(o, *version).await,
             Effect::Mint { version } => self.mint(o, *version).await,
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below).await,
             Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id).await,
@@ -219,11 +224,12 @@ impl Actor<'_> {
         let unsealed: Vec<(i32, String)> = record
             .versions
             .iter()
-            .filter(|v| v.sealed.is_none() && v.state.protects_key())
+            .filter(|v| v.sealed.is_none())
+            .filter(|v| v.state.protects_key() || v.state == VersionState::Intent)
             .filter_map(|v| Some((v.version, v.key.as_ref()?.fingerprint.clone())))
             .collect();
         for (number, fingerprint) in unsealed {
-            let held = [self.held.source.as_ref(), self.held.minted.as_ref()]
+            let held = [&self.held.source, &self.held.minted, &self.held.chosen]
                 .into_iter()
                 .flatten()
                 .chain(self.held.keys.values())

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::model::{Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView};
+use super::model::{
+    Chosen, Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView,
+};
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::evidence::Look;
@@ -22,6 +24,10 @@ pub enum Learned {
     Ledger(Box<Ledger>),
     /// The ledger is gone.
     LedgerDeleted,
+    /// A key was chosen.
+    Chosen(Chosen),
+    /// Whether the account has the chosen key.
+    LookedUp(bool),
     /// The provider made a key.
     Minted(Minted),
     /// The provider refused to make a key, and made none.
@@ -106,10 +112,9 @@ impl Observed {
             Learned::Finalizer(on) => self.key.finalizer = on,
             Learned::Ledger(ledger) => self.learn_ledger(*ledger),
             Learned::LedgerDeleted => self.ledger = LedgerView::Absent,
-            Learned::Minted(minted) => {
-                self.pass.minted = Some(minted);
-                self.memory.failing.retain(|reason, _| *reason == Reason::RevokeFailed);
-            }
+            Learned::Chosen(chosen) => self.pass.chosen = Some(chosen),
+            Learned::LookedUp(there) => self.learn_look(effect, there),
+            Learned::Minted(minted) => self.learn_minted(minted),
             Learned::MintRefused(failure) => {
                 self.fail(failure, env);
                 self.pass.refused = match &self.ledger {
@@ -183,9 +188,12 @@ impl Observed {
             // The answer to a revocation is not yet its success: the account may still not list its keys.
             Learned::Confirmed { version, gone } => {
                 self.pass.confirmed.insert(version, gone);
-                self.memory
-                    .failing
-                    .retain(|reason, _| matches!(reason, Reason::MintFailed | Reason::ProjectNotFound));
+                self.memory.failing.retain(|reason, _| {
+                    matches!(
+                        reason,
+                        Reason::MintFailed | Reason::ProjectNotFound | Reason::CustomKeysDisabled
+                    )
+                });
             }
             Learned::Reminded => {
                 if let Effect::NoteReminder { due, before } = effect {
@@ -195,6 +203,34 @@ impl Observed {
             Learned::Members(members) => self.pass.members.extend(members),
             Learned::Nothing => {}
         }
+    }
+
+    fn learn_minted(&mut self, minted: Minted) {
+        self.pass.minted = Some(minted);
+        self.memory.failing.retain(|reason, _| *reason == Reason::RevokeFailed);
+    }
+
+    /// Found, the chosen key is as good as just made.
+    fn learn_look(&mut self, effect: &Effect, there: bool) {
+        let (LedgerView::Present(ledger), Effect::LookUp { version }) = (&self.ledger, effect) else {
+            return;
+        };
+        let attempt = ledger.record.attempt;
+        let found =
+            ledger.record.version(*version).filter(|_| there).and_then(|v| {
+                Some(Minted { attempt, id: v.provider_key_id.clone()?, facts: v.key.clone()? })
+            });
+        match found {
+            Some(found) => self.learn_minted(found),
+            None => self.pass.absent = Some(attempt),
+        }
+    }
+
+    /// Whether an intent has chosen this key.
+    fn is_chosen(&self, id: &str) -> bool {
+        let LedgerView::Present(ledger) = &self.ledger else { return false };
+        let mut versions = ledger.record.versions.iter();
+        versions.any(|v| v.state == VersionState::Intent && v.provider_key_id.as_deref() == Some(id))
     }
 
     /// What a search for strays that fails puts off: while an attempt is open the next one, else a revocation.
@@ -232,16 +268,14 @@ impl Observed {
 
     /// The reconcile ends before the key that it made is on record: that one is looked for once it must be listed.
     pub fn lose_minted(&mut self, env: &Env) {
-        if self.pass.minted.is_some() {
-            let failure = Failure {
-                reason: Reason::MintFailed,
-                message: "a key was made and could not be put on record; it is revoked and another is made"
-                    .into(),
-                class: Class::Transient,
-                retry_after: Some(env.timings.list_visibility_lag),
-            };
-            self.fail(failure, env);
-        }
+        let Some(minted) = &self.pass.minted else { return };
+        let (what, retry_after) = if self.is_chosen(&minted.id) {
+            ("it is asked for again", None)
+        } else {
+            ("it is revoked and another is made", Some(env.timings.list_visibility_lag))
+        };
+        let message = format!("a key was made and could not be put on record; {what}");
+        self.fail(Failure { reason: Reason::MintFailed, message, class: Class::Transient, retry_after }, env);
     }
 
     fn learn_ledger(&mut self, ledger: Ledger) {
@@ -260,6 +294,7 @@ impl Observed {
             self.pass.searched.clear();
             if earlier.is_none_or(|v| v.account.is_none()) {
                 self.pass.searched.extend(version.account.as_ref().map(|a| a.project.clone()));
+                self.pass.absent = Some(record.attempt);
             }
         }
         if record.versions.iter().all(|v| v.state != VersionState::Intent) {
@@ -272,6 +307,7 @@ impl Observed {
         if record.spare().is_none() {
             self.memory.spare = None;
         }
+        self.pass.chosen = None;
         self.pass.found_none = false;
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();

@@ -430,6 +430,8 @@ impl Effect {
             Self::CreateLedger(_) => "create_ledger",
             Self::SwapLedger(_) => "swap_ledger",
             Self::DeleteLedger => "delete_ledger",
+            Self::Choose => "choose",
+            Self::LookUp { .. } => "look_up",
             Self::Mint { .. } => "mint",
             Self::FindStrays { .. } => "find_strays",
             Self::RevokeStray { .. } => "revoke_stray",

@@ -14,6 +14,7 @@ use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Version};
+use crate::provider::MintKind;
 
 /// What a decision may use besides the observation: the time and the ids, all given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -208,6 +209,8 @@ pub struct ProviderView {
     pub reports_last_use: bool,
     /// It can switch a key off.
     pub can_disable: bool,
+    /// How it makes keys.
+    pub mint: MintKind,
 }
 
 /// An account that only revocation still needs.
@@ -312,7 +315,9 @@ impl Memory {
     pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
         let other: &[Reason] = match work {
             Work::Mint => &[Reason::RevokeFailed],
-            Work::Revoke => &[Reason::MintFailed, Reason::ProjectNotFound, Reason::MintBudget],
+            Work::Revoke => {
+                &[Reason::MintFailed, Reason::ProjectNotFound, Reason::CustomKeysDisabled, Reason::MintBudget]
+            }
         };
         let waiting = self.failing.values().filter(|f| !other.contains(&f.reason) && now < f.not_before);
         waiting.max_by_key(|f| f.not_before)
@@ -350,6 +355,7 @@ impl Failing {
             self.reason,
             Reason::MintFailed
                 | Reason::ProjectNotFound
+                | Reason::CustomKeysDisabled
                 | Reason::MintBudget
                 | Reason::RevokeFailed
                 | Reason::AdminCredentialInvalid
@@ -372,6 +378,10 @@ pub struct Pass {
     pub strays: Vec<(String, String)>,
     /// The key that was made.
     pub minted: Option<Minted>,
+    /// The key that was chosen for the next intent.
+    pub chosen: Option<Chosen>,
+    /// The mint attempt whose chosen key the provider does not have.
+    pub absent: Option<u32>,
     /// The mint attempt that the provider refused: it made no key.
     pub refused: Option<u32>,
     /// Versions that were asked about, and who else holds the same key, in words.
@@ -395,13 +405,24 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// Another hand wrote: who holds a key is asked again, and a pool's members are read again.
+    /// Another hand wrote: who holds a key is asked again, a pool's members are read again, and what was chosen and may
+    /// be on record already serves for nothing else.
     pub fn forget_holders(&mut self) {
+        self.chosen = None;
         self.members.clear();
         self.shared.clear();
         self.checked_after_l4.clear();
         self.looked_for_l4 = false;
     }
+}
+
+/// A key that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Chosen {
+    /// The id that the provider will know it by.
+    pub id: String,
+    /// What may be known of it.
+    pub facts: KeyFacts,
 }
 
 /// The provider's answer to a mint.

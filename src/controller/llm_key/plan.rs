@@ -50,6 +50,13 @@ pub enum Effect {
     SwapLedger(Box<Record>),
     /// Take an empty ledger away, exactly as it was read.
     DeleteLedger,
+    /// Choose the bytes of the key that the next intent will make.
+    Choose,
+    /// Ask the account for the key that an intent has sealed.
+    LookUp {
+        /// The version.
+        version: i32,
+    },
     /// Create a key at the account under the name that stands in the ledger.
     Mint {
         /// The version.

@@ -14,9 +14,10 @@ use crate::domain::timings::Timings;
 use crate::ledger::{Outcome, Record, Retry, Rotation, RotationFailure, Version};
 
 /// What is told where no key is made.
-const MAKING: [Reason; 5] = [
+const MAKING: [Reason; 6] = [
     Reason::MintFailed,
     Reason::ProjectNotFound,
+    Reason::CustomKeysDisabled,
     Reason::AdminCredentialInvalid,
     Reason::AddressRefused,
     Reason::MintBudget,
@@ -170,7 +171,10 @@ fn intent(record: &Record) -> Option<&Version> {
 /// Who can make the next try succeed.
 const fn class(reason: Reason) -> Class {
     match reason {
-        Reason::ProjectNotFound | Reason::AdminCredentialInvalid | Reason::AddressRefused => Class::User,
+        Reason::ProjectNotFound
+        | Reason::CustomKeysDisabled
+        | Reason::AdminCredentialInvalid
+        | Reason::AddressRefused => Class::User,
         _ => Class::Transient,
     }
 }

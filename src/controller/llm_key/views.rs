@@ -19,7 +19,7 @@ use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
 use crate::domain::{schedule, timings::Timings};
 use crate::ledger::AccountRef;
-use crate::provider::{Account, Capabilities, Capability, Endpoint, PRIVATE_ADDRESS, default_data};
+use crate::provider::{Account, Capabilities, Capability, Endpoint, MintKind, PRIVATE_ADDRESS, default_data};
 
 /// Longest `spec.config`, as text.
 const MAX_CONFIG: usize = 8 * 1024;
@@ -269,18 +269,24 @@ pub struct Resolved {
     pub stamp: String,
 }
 
+/// A provider without an account.
+const fn bare(shown: String) -> ProviderView {
+    ProviderView {
+        shown,
+        problem: None,
+        account: None,
+        account_problem: None,
+        reports_last_use: false,
+        can_disable: false,
+        mint: MintKind::ShownOnce,
+    }
+}
+
 /// Finds the provider of an LLMKey. The provider is not called; an error is the API server's.
 pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
     let unusable = |shown: String, reason, message| {
         Ok(Resolved {
-            view: ProviderView {
-                shown,
-                problem: Some((reason, message)),
-                account: None,
-                account_problem: None,
-                reports_last_use: false,
-                can_disable: false,
-            },
+            view: ProviderView { problem: Some((reason, message)), ..bare(shown) },
             endpoint: None,
             account: None,
             stamp: String::new(),
@@ -292,15 +298,11 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
             let endpoint = Endpoint::public(kind).ok();
             return Ok(Resolved {
                 view: ProviderView {
-                    shown: kind.as_str().to_owned(),
-                    problem: None,
-                    account: None,
                     account_problem: Some((
                         Reason::AdminCredentialMissing,
                         "a public endpoint can check keys, not make them: set providerRef".into(),
                     )),
-                    reports_last_use: false,
-                    can_disable: false,
+                    ..bare(kind.as_str().to_owned())
                 },
                 endpoint,
                 account: None,
@@ -363,6 +365,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
             account_problem: account.as_ref().err().cloned().or(held),
             reports_last_use: capabilities.has(Capability::LastUsed),
             can_disable: capabilities.has(Capability::Disable),
+            mint: capabilities.mint_kind(),
         },
         endpoint: Some(endpoint),
         account: account.ok(),

@@ -143,6 +143,7 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                         ProviderType::OpenRouter => {
                             "set openRouter.workspace to the id of one that the management key reaches"
                         }
+                        ProviderType::LiteLLM => "set liteLLM.teamID to the id of a team of the proxy",
                         _ => "set openAI.project to a project of the admin credential's organization",
                     };
                     Finding::Stalled(Reason::ProjectNotFound, format!("{message}; {remedy}"))

@@ -127,6 +127,7 @@ mod tests {
     use crate::controller::llm_key::model::{Failing, Memory, ProviderView};
     use crate::controller::released::observed;
     use crate::ledger::Ledger;
+    use crate::provider::MintKind;
     use chrono::DateTime;
     use serde_json::json;
 
@@ -165,6 +166,7 @@ mod tests {
             account_problem: None,
             reports_last_use: false,
             can_disable: false,
+            mint: MintKind::ShownOnce,
         };
         let mut o = observed(&record, provider, Memory::default());
         o.ledger =

@@ -24,6 +24,7 @@ use super::llm_key::{Actor, Held, NotDone, account_at, env, unreadable};
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
 use crate::ledger::{LedgerError, Record};
+use crate::provider::MintKind;
 use decide::Waits;
 
 /// Steps of one pass at most.
@@ -244,6 +245,7 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
         account_problem: None,
         reports_last_use: false,
         can_disable: false,
+        mint: MintKind::ShownOnce,
     };
     // The account of what is to be revoked; when nothing is, that of the newest key, for a last look.
     let alive = record.minted_alive().find_map(|v| v.account.clone());

@@ -132,7 +132,12 @@ impl Bed {
         others: Vec<Placed>,
     ) -> Result<Placed, Failure> {
         let ledger = ledger_name(&namespace, super::probe::TARGET);
-        let projects = ["", "-other"].map(|end| self.sandbox.create_project(&format!("{namespace}{end}")));
+        let projects = ["", "-other"].map(|end| format!("{namespace}{end}"));
+        let projects = if name.scenario.at_litellm() {
+            projects.map(|project| self.sandbox.create_team(&project))
+        } else {
+            projects.map(|project| self.sandbox.create_project(&project))
+        };
         let mut cell = Cell::new(name, namespace, ledger, projects, self.clock);
         cell.policy = policy;
         cell.others = others.iter().map(|other| Arc::clone(&other.cell)).collect();

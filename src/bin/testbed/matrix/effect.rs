@@ -35,12 +35,14 @@ pub enum Kind {
     List,
     /// The provider is asked when a key was used last.
     LastUse,
+    /// The provider is asked for a key by its id.
+    LookUp,
 }
 
 impl Kind {
     /// Nothing changes by it.
     pub const fn only_reads(self) -> bool {
-        matches!(self, Self::Validate | Self::List | Self::LastUse)
+        matches!(self, Self::Validate | Self::List | Self::LastUse | Self::LookUp)
     }
 
     /// A call to the provider.
@@ -64,6 +66,7 @@ impl Kind {
             Self::Validate => "provider:validate",
             Self::List => "provider:list",
             Self::LastUse => "provider:last-use",
+            Self::LookUp => "provider:look-up",
         }
     }
 }
@@ -186,14 +189,16 @@ fn states(ledger: &Value) -> Option<String> {
     Some(states.join(" "))
 }
 
-/// Recognises a call to the provider. None: it is not about one key (the account's own check).
-pub fn of_provider(method: &Method, path: &str) -> Option<Effect> {
+/// Recognises a call to the provider by its path and query. None: it is not about one key (the account's own check).
+pub fn of_provider(method: &Method, target: &str) -> Option<Effect> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let kind = match (method.as_str(), parts.as_slice()) {
-        ("GET", ["v1", "models"]) => Kind::Validate,
-        ("POST", [.., "service_accounts"]) => Kind::Mint,
-        ("GET", [.., "service_accounts"]) => Kind::List,
-        ("DELETE", [.., "service_accounts", _]) => Kind::Revoke,
+        ("GET", ["proxy", "key", "info"]) if !query.is_empty() => Kind::LookUp,
+        ("GET", ["v1", "models"] | ["proxy", "key", "info"]) => Kind::Validate,
+        ("POST", [.., "service_accounts"] | ["proxy", "key", "generate"]) => Kind::Mint,
+        ("GET", [.., "service_accounts"] | ["proxy", "key", "list"]) => Kind::List,
+        ("DELETE", [.., "service_accounts", _]) | ("POST", ["proxy", "key", "delete"]) => Kind::Revoke,
         ("GET", [.., "api_keys", _]) => Kind::LastUse,
         _ => return None,
     };
@@ -263,5 +268,10 @@ mod tests {
         assert_eq!(told(Method::DELETE, &format!("{project}/service_accounts/s")), Some(Kind::Revoke));
         assert_eq!(told(Method::GET, &format!("{project}/api_keys/k")), Some(Kind::LastUse));
         assert_eq!(told(Method::GET, project), None);
+        assert_eq!(told(Method::GET, "/proxy/key/info"), Some(Kind::Validate));
+        assert_eq!(told(Method::POST, "/proxy/key/generate"), Some(Kind::Mint));
+        assert_eq!(told(Method::POST, "/proxy/key/delete"), Some(Kind::Revoke));
+        assert_eq!(told(Method::GET, "/proxy/team/info"), None);
+        assert_eq!(told(Method::GET, "/proxy/key/info?key=a1"), Some(Kind::LookUp));
     }
 }

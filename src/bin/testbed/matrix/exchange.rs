@@ -132,7 +132,7 @@ impl Proxy {
 
     fn recognised(&self, leg: &Leg, asked: &Asked) -> Option<(Arc<Cell>, Effect)> {
         match leg {
-            Leg::Provider(cell) => Some((Arc::clone(cell), of_provider(&asked.method, asked.path())?)),
+            Leg::Provider(cell) => Some((Arc::clone(cell), of_provider(&asked.method, &asked.target)?)),
             Leg::Cluster(_) => {
                 let (whose, effect) =
                     of_cluster(&asked.method, asked.path(), &asked.body, &self.operator_namespace)?;

@@ -13,6 +13,11 @@ use super::Failure;
 use super::fault::Fault;
 use super::probe::TARGET;
 
+/// Keys are made by these …
+const MINTS: [Operation; 2] = [Operation::CreateServiceAccount, Operation::GenerateProxyKey];
+/// … and revoked by these.
+const REVOCATIONS: [Operation; 2] = [Operation::DeleteServiceAccount, Operation::DeleteProxyKeys];
+
 /// A write that the API server has done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -145,9 +150,11 @@ impl<'a> History<'a> {
         told
     }
 
-    fn done(&self, operation: Operation) -> impl Iterator<Item = &LogEntry> {
+    fn done(&self, operations: &'static [Operation]) -> impl Iterator<Item = &LogEntry> {
         let done = move |entry: &&LogEntry| {
-            entry.operation == operation && entry.effect == Effect::Committed && !entry.key_ids.is_empty()
+            operations.contains(&entry.operation)
+                && entry.effect == Effect::Committed
+                && !entry.key_ids.is_empty()
         };
         self.provider.iter().filter(done)
     }
@@ -166,7 +173,7 @@ impl<'a> History<'a> {
         let mut told = Vec::new();
         let mut made: HashMap<&str, DateTime<Utc>> = HashMap::new();
         let mut last: Option<(DateTime<Utc>, Option<&String>)> = None;
-        for mint in self.done(Operation::CreateServiceAccount) {
+        for mint in self.done(&MINTS) {
             let again = last.is_some_and(|(_, name)| name == mint.name.as_ref());
             if again && !self.doubled {
                 told.push("I9: one attempt made two keys".to_owned());
@@ -181,13 +188,13 @@ impl<'a> History<'a> {
                 told.push("I9: a key was published before the ledger held it (L2 before S1)".to_owned());
             }
         }
-        for revoke in self.done(Operation::DeleteServiceAccount) {
+        for revoke in self.done(&REVOCATIONS) {
             // A key that was never published may be one whose attempt was given up before it was made.
             if self.overtaken && !self.were_published(revoke) {
                 continue;
             }
             // Since the newest key was published: L3, then L4.
-            let mints = self.done(Operation::CreateServiceAccount);
+            let mints = self.done(&MINTS);
             let newest = mints.filter(|mint| mint.time <= revoke.time && self.were_published(mint));
             let newest = newest.map(|mint| mint.time).max();
             let published = self.target.iter().map(|write| write.ended);
@@ -210,8 +217,10 @@ impl<'a> History<'a> {
         let mut most = 0;
         for entry in self.provider.iter().filter(|entry| entry.effect == Effect::Committed) {
             match entry.operation {
-                Operation::CreateServiceAccount => live.extend(&entry.key_ids),
-                Operation::DeleteServiceAccount => live.retain(|id| !entry.key_ids.contains(id)),
+                operation if MINTS.contains(&operation) => live.extend(&entry.key_ids),
+                operation if REVOCATIONS.contains(&operation) => {
+                    live.retain(|id| !entry.key_ids.contains(id));
+                }
                 _ => {}
             }
             most = most.max(live.len());

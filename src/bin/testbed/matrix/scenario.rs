@@ -16,10 +16,14 @@ pub enum Scenario {
     CreateMinted,
     /// S1, supplied.
     CreateSupplied,
+    /// S1, at a provider that lets the operator choose the key.
+    CreateChosen,
     /// S2 and S3, by a person's word.
     Rotate,
     /// S2, by the policy's schedule.
     Schedule,
+    /// S2, at a provider that lets the operator choose the key.
+    RotateChosen,
     /// S4, all keys.
     RevokeAll,
     /// S4, one version.
@@ -56,11 +60,13 @@ pub enum Scenario {
 
 impl Scenario {
     /// All.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::CreateMinted,
         Self::CreateSupplied,
+        Self::CreateChosen,
         Self::Rotate,
         Self::Schedule,
+        Self::RotateChosen,
         Self::RevokeAll,
         Self::RevokeVersion,
         Self::DeleteKey,
@@ -84,8 +90,10 @@ impl Scenario {
         match self {
             Self::CreateMinted => "S1",
             Self::CreateSupplied => "S1s",
+            Self::CreateChosen => "S1c",
             Self::Rotate => "S2",
             Self::Schedule => "S2s",
+            Self::RotateChosen => "S2c",
             Self::RevokeAll => "S4",
             Self::RevokeVersion => "S4v",
             Self::DeleteKey => "S5",
@@ -110,8 +118,12 @@ impl Scenario {
         match self {
             Self::CreateMinted => "an LLMKey whose key the operator makes is created",
             Self::CreateSupplied => "an LLMKey whose key a person supplies is created",
+            Self::CreateChosen => {
+                "an LLMKey whose key the operator chooses and a LiteLLM proxy makes is created"
+            }
             Self::Rotate => "a made key is rotated by annotation; the overlap lasts 10m (2 s here)",
             Self::Schedule => "the same by the policy's schedule",
+            Self::RotateChosen => "such a key is rotated by annotation",
             Self::RevokeAll => "all keys of an LLMKey are revoked by `desiredState: Revoked`",
             Self::RevokeVersion => "the version in use is listed in `revokedVersions`",
             Self::DeleteKey => "an LLMKey with a made key is deleted, without grace",
@@ -153,7 +165,12 @@ impl Scenario {
 
     /// Whether the story begins with a key that is ready.
     pub const fn begins_ready(self) -> bool {
-        !matches!(self, Self::CreateMinted | Self::CreateSupplied)
+        !matches!(self, Self::CreateMinted | Self::CreateSupplied | Self::CreateChosen)
+    }
+
+    /// Whether its keys are made at a LiteLLM proxy, not at OpenAI.
+    pub const fn at_litellm(self) -> bool {
+        matches!(self, Self::CreateChosen | Self::RotateChosen)
     }
 
     /// Whether more has to happen before it begins, so that it begins late.
@@ -212,12 +229,15 @@ impl Scenario {
         let delivers = ready && state["delivered"] == true && state["live"] == 1;
         let gone = state["key"].is_null() && state["ledger"].is_null() && state["live"] == 0;
         match self {
-            Self::CreateMinted | Self::CreateSupplied => {
+            Self::CreateMinted | Self::CreateSupplied | Self::CreateChosen => {
                 ready && state["live"] == 1 && !versions[0].is_null()
             }
-            Self::Rotate | Self::Schedule | Self::RevokeVersion | Self::ChangeProject | Self::Outage => {
-                replaced
-            }
+            Self::Rotate
+            | Self::Schedule
+            | Self::RotateChosen
+            | Self::RevokeVersion
+            | Self::ChangeProject
+            | Self::Outage => replaced,
             Self::RenewKeyring => delivers && state["ledger"]["newest"] == true,
             Self::EditPolicy => {
                 let others = state["others"].as_array();

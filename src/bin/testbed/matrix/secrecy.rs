@@ -14,6 +14,10 @@ const KEYS: [&str; 3] = ["sk-svcacct-", "sk-proj-", "sk-admin-"];
 /// Characters after that, by which a key is told from a word about keys.
 const LENGTH: usize = 20;
 
+/// Keys that the operator chose, and a LiteLLM proxy's master key: so little is told by how they begin that they are known by
+/// their length, and only where keys may be.
+const CHOSEN: (&str, usize) = ("sk-", 43);
+
 /// What was searched, and what was found.
 pub struct Searched {
     /// Keys and credentials that were searched for in every encoding.
@@ -45,7 +49,7 @@ pub async fn search(bed: &Bed) -> Result<Searched, Failure> {
     let (home, ours) =
         (bed.installation.namespace.as_str(), |entry: &Entry| may_hold(entry, &bed.installation.namespace));
     let mut keys: BTreeSet<String> =
-        entries.iter().filter(|entry| ours(entry)).flat_map(|e| told(&e.value)).collect();
+        entries.iter().filter(|entry| ours(entry)).flat_map(|e| held(&e.value)).collect();
     keys.insert(bed.sandbox.admin_key().to_owned());
     let mut needles = Needles::default();
     for (number, key) in keys.iter().enumerate() {
@@ -95,15 +99,24 @@ fn may_hold(entry: &Entry, home: &str) -> bool {
 
 /// Everything in the bytes that looks like a key.
 fn told(bytes: &[u8]) -> Vec<String> {
+    KEYS.iter().flat_map(|prefix| beginning(bytes, prefix, LENGTH)).collect()
+}
+
+/// The same of a Secret that may hold keys.
+fn held(bytes: &[u8]) -> Vec<String> {
+    let (prefix, length) = CHOSEN;
+    [told(bytes), beginning(bytes, prefix, length)].concat()
+}
+
+/// What begins so and goes on for at least so many characters.
+fn beginning(bytes: &[u8], prefix: &str, length: usize) -> Vec<String> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
     let mut found = Vec::new();
-    for prefix in KEYS {
-        for (at, window) in bytes.windows(prefix.len()).enumerate() {
-            if window == prefix.as_bytes() {
-                let rest = bytes[at + prefix.len()..].iter().take_while(|byte| plain(byte)).count();
-                if rest >= LENGTH {
-                    found.push(String::from_utf8_lossy(&bytes[at..at + prefix.len() + rest]).into_owned());
-                }
+    for (at, window) in bytes.windows(prefix.len()).enumerate() {
+        if window == prefix.as_bytes() {
+            let rest = bytes[at + prefix.len()..].iter().take_while(|byte| plain(byte)).count();
+            if rest >= length {
+                found.push(String::from_utf8_lossy(&bytes[at..at + prefix.len() + rest]).into_owned());
             }
         }
     }
@@ -118,6 +131,8 @@ mod tests {
     fn keys_are_told_from_words_about_keys() {
         let key = "sk-svcacct-0123456789abcdefghij_-X";
         assert_eq!(told(format!("\0\n\x04{key}\"sk-proj-, sk-admin-short").as_bytes()), [key]);
+        let chosen = format!("sk-{}", "aB3_-".repeat(9));
+        assert_eq!(held(format!("\0{chosen}\n sk-a-word-about-keys").as_bytes()), [chosen]);
     }
 
     #[test]

@@ -54,19 +54,24 @@ pub fn ground(
     if scenario == Scenario::LoseKey {
         policy["triggers"] = json!([{"type": "Invalid"}]);
     }
+    let (kind, path, field, place, credential) = if scenario.at_litellm() {
+        ("LiteLLM", "proxy", "liteLLM", json!({"teamID": cell.project()}), sandbox.master_key())
+    } else {
+        ("OpenAI", "v1", "openAI", json!({"project": cell.project()}), sandbox.admin_key())
+    };
     let mut ground = vec![
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
         json!({
             "apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": namespace, "namespace": operator_namespace,
                          "labels": {"llmkeys.dev/admin-credential": "true"}},
-            "stringData": {"credential": sandbox.admin_key(), "host": provider},
+            "stringData": {"credential": credential, "host": provider},
         }),
         json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMProvider", "metadata": {"name": namespace},
             "spec": {
-                "type": "OpenAI", "baseURL": format!("https://{provider}/v1"), "caBundle": authority,
-                "addresses": "AllowPrivate", "openAI": {"project": cell.project()},
+                "type": kind, "baseURL": format!("https://{provider}/{path}"), "caBundle": authority,
+                "addresses": "AllowPrivate", field: place,
                 "adminCredentialRef": {"name": namespace}, "allowedNamespaces": [namespace],
             },
         }),
@@ -162,8 +167,14 @@ pub async fn begin(bed: &Bed, cell: &Cell) -> Result<(), Failure> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &cell.namespace);
     let edit = PatchParams::default();
     match cell.name.scenario {
-        Scenario::CreateMinted | Scenario::CreateSupplied => apply(client, &[key(cell)]).await?,
-        Scenario::Rotate | Scenario::Upgrade | Scenario::Outage | Scenario::BarePods => rotate(&keys).await?,
+        Scenario::CreateMinted | Scenario::CreateSupplied | Scenario::CreateChosen => {
+            apply(client, &[key(cell)]).await?;
+        }
+        Scenario::Rotate
+        | Scenario::RotateChosen
+        | Scenario::Upgrade
+        | Scenario::Outage
+        | Scenario::BarePods => rotate(&keys).await?,
         // Once for all of them, by `renew_keyring`.
         Scenario::RenewKeyring => {}
         Scenario::EditPolicy => make_all_due(bed, cell).await?,

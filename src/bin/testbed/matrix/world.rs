@@ -100,7 +100,9 @@ impl World {
         let versions = self.keys.get(&cell.namespace).map(|key| key["status"]["versions"].to_string());
         let known = |id: &str| versions.as_ref().is_some_and(|text| text.contains(id));
         let keys = cell.projects.iter().flat_map(|project| sandbox.keys(project));
-        let minted = keys.filter(|key| key.state != KeyState::Deleted && key.service_account_id.is_some());
+        let alone = cell.name.scenario.at_litellm();
+        let made = |key: &KeyRecord| alone || key.service_account_id.is_some();
+        let minted = keys.filter(|key| key.state != KeyState::Deleted && made(key));
         minted.filter(|key| !known(&key.id)).map(|key| key.service_account_name.unwrap_or(key.id)).collect()
     }
 }

@@ -7,15 +7,20 @@ use super::{Actor, NotDone, failure, record};
 use crate::api::{Reason, rfc3339};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
-use crate::controller::llm_key::model::{Minted, Observed, Subject};
+use crate::controller::llm_key::model::{Chosen, Minted, Observed, Subject};
 use crate::controller::llm_key::observe::facts;
-use crate::crypto::SecretBytes;
+use crate::crypto::{SecretBytes, SystemEntropy};
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
 use crate::domain::lifecycle::RotationReason;
-use crate::ledger::{AccountId, Version};
-use crate::provider::{Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId};
+use crate::ledger::{AccountId, KeyFacts, Version};
+use crate::provider::{
+    self, Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId, Validation,
+};
 use crate::telemetry::metrics::Completion;
+
+/// A key's id and what may be known of it, or why there is none.
+type Made = Result<(ProviderKeyId, KeyFacts), MintError>;
 
 impl Actor<'_> {
     /// The account in the given project of it: the one at hand, or the former one if versions there are at this project.
@@ -52,22 +57,60 @@ impl Actor<'_> {
         }
     }
 
+    /// Chooses the next key. It is of no use before it is sealed in a ledger.
+    pub(super) fn choose(&mut self, o: &Observed) -> Result<Learned, NotDone> {
+        let account = self.held.account.as_ref().ok_or(NotDone::Changed)?;
+        let chosen = provider::choose(account.endpoint().provider(), &mut SystemEntropy)
+            .map_err(|error| {
+                NotDone::Failed(failure(Reason::MintFailed, error.to_string(), Class::Transient))
+            })?
+            .ok_or(NotDone::Changed)?;
+        let facts = facts(self.ctx, &o.key.namespace, &chosen.secret);
+        self.held.chosen = Some(chosen.secret);
+        Ok(Learned::Chosen(Chosen { id: chosen.id.as_str().to_owned(), facts }))
+    }
+
+    pub(super) async fn look_up(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
+        let account = self.account_of(o, version)?;
+        match self.ctx.providers.exists(&account, &Self::key_id(o, version)?).await {
+            Ok(there) => Ok(Learned::LookedUp(there == Some(true))),
+            Err(error) => {
+                let message = format!("the key of version {version} could not be asked for: {error}");
+                Err(NotDone::Failed(call_failure(o.waits_for_strays(), message, &error)))
+            }
+        }
+    }
+
+    /// The key that the intent has sealed, or one that the provider chooses.
+    async fn make(&mut self, o: &Observed, version: i32, name: &str) -> Result<Made, NotDone> {
+        let record = record(o)?;
+        let account = self.account_of(o, version)?;
+        let Some(known) = record.version(version).filter(|v| v.provider_key_id.is_some()) else {
+            return Ok(self.ctx.providers.mint(&account, name).await.map(|made| {
+                let facts = facts(self.ctx, &record.namespace, &made.secret);
+                self.held.minted = Some(made.secret);
+                (made.id, facts)
+            }));
+        };
+        let facts = known.key.clone().ok_or(NotDone::Changed)?;
+        let Some(key) = self.key_of(o, version) else {
+            let message = "the sealed key does not open; restore the keyring that it was sealed with";
+            return Err(NotDone::Failed(failure(Reason::KeyringMissing, message.to_owned(), Class::User)));
+        };
+        Ok(self.ctx.providers.mint_chosen(&account, name, &key).await.map(|id| (id, facts)))
+    }
+
     pub(super) async fn mint(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let record = record(o)?;
+        let known = record.version(version).is_some_and(|v| v.provider_key_id.is_some());
         let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
-        let account = self.account_of(o, version)?;
         if let Some(failure) = self.over_limit(o, version).await? {
             return Ok(Learned::MintRefused(failure));
         }
-        match self.ctx.providers.mint(&account, &name).await {
-            Ok(made) => {
-                let facts = facts(self.ctx, &record.namespace, &made.secret);
-                self.held.minted = Some(made.secret);
-                Ok(Learned::Minted(Minted {
-                    attempt: record.attempt,
-                    id: made.id.as_str().to_owned(),
-                    facts,
-                }))
+        match self.make(o, version, &name).await? {
+            Ok((id, facts)) => {
+                let id = id.as_str().to_owned();
+                Ok(Learned::Minted(Minted { attempt: record.attempt, id, facts }))
             }
             Err(error) => {
                 if record.version(version).is_none_or(|v| v.reason != RotationReason::Spare) {
@@ -77,8 +120,10 @@ impl Actor<'_> {
                 self.announce(true, Reason::MintFailed, &message).await;
                 let mut failure = call_failure(Reason::MintFailed, message, error.call());
                 if matches!(error, MintError::UnknownOutcome(_)) {
-                    // The key may be there and not yet listed: looked for too early, it would be missed.
-                    failure.retry_after = failure.retry_after.max(Some(self.ctx.timings.list_visibility_lag));
+                    // The key may be there and not yet listed: looked for too early, it would be missed. One that is known by
+                    // its id is asked for by that.
+                    let lag = Some(self.ctx.timings.list_visibility_lag).filter(|_| !known);
+                    failure.retry_after = failure.retry_after.max(lag);
                     return Err(NotDone::Failed(failure));
                 }
                 tracing::warn!(
@@ -170,12 +215,12 @@ impl Actor<'_> {
                 "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
             return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
         };
-        let verdict = self.ask(&endpoint, &key).await;
+        let verdict = self.ask(&endpoint, &key).await.verdict;
         let fingerprint = self.ctx.install.key.status_fingerprint(&o.key.namespace, &key);
         Ok(Learned::Answer { subject, fingerprint, verdict })
     }
 
-    async fn ask(&self, endpoint: &Endpoint, key: &SecretBytes) -> Verdict {
+    async fn ask(&self, endpoint: &Endpoint, key: &SecretBytes) -> Validation {
         let begin = self.ctx.clock.monotonic();
         let answer = self.ctx.providers.validate(endpoint, key).await;
         let took = self.ctx.clock.monotonic().saturating_sub(begin);
@@ -189,7 +234,7 @@ impl Actor<'_> {
                 "a key was not accepted"
             );
         }
-        answer.verdict
+        answer
     }
 
     fn key_id(o: &Observed, version: i32) -> Result<ProviderKeyId, NotDone> {
@@ -227,19 +272,29 @@ impl Actor<'_> {
         }
     }
 
+    async fn is_there(&self, account: &Account, id: &ProviderKeyId) -> Result<bool, CallError> {
+        match self.ctx.providers.exists(account, id).await? {
+            Some(there) => Ok(there),
+            None => Ok(self.list(account).await?.iter().any(|key| key.id.same_handle(id))),
+        }
+    }
+
     /// Gone from the list, and refused: only both together are a revocation.
     pub(super) async fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let account = self.account_of(o, version)?;
         let id = Self::key_id(o, version)?;
-        let listed = self.list(&account).await.map_err(|error| {
+        let there = self.is_there(&account, &id).await.map_err(|error| {
             let message = format!("the revocation of version {version} could not be confirmed: {error}");
             NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error))
         })?;
-        if listed.iter().any(|key| key.id.same_handle(&id)) {
+        if there {
             return Ok(Learned::Confirmed { version, gone: false });
         }
         let gone = match self.key_of(o, version) {
-            Some(key) => self.ask(account.endpoint(), &key).await.refuses(),
+            Some(key) => {
+                let answer = self.ask(account.endpoint(), &key).await;
+                answer.verdict.refuses() && !answer.let_in
+            }
             // Its bytes cannot be had: the list is all the evidence there is.
             None => true,
         };
@@ -258,6 +313,7 @@ fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
             (Reason::AdminCredentialInvalid, Class::User)
         }
         ErrorClass::NotFound if reason == Reason::MintFailed => (Reason::ProjectNotFound, Class::User),
+        ErrorClass::CustomKeysDisabled => (Reason::CustomKeysDisabled, Class::User),
         ErrorClass::RefusedAddress => (Reason::AddressRefused, Class::User),
         _ => (reason, Class::Transient),
     };

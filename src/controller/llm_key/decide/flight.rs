@@ -2,14 +2,14 @@
 
 use super::gate::{Gate, delta, gate};
 use super::rotate::over_budget;
+use super::{chosen, pin, retention, retire, spare};
 use super::{due, mint_name, successor};
-use super::{pin, retention, retire, spare};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
-    Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
+    Chosen, Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
 };
 use crate::domain::budget;
-use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
+use crate::domain::lifecycle::{Origin, RotationReason, VersionState};
 use crate::ledger::{AccountRef, OverlapTerms, Record, Version};
 
 pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
@@ -48,12 +48,13 @@ fn under_way(plan: &mut Plan) {
 }
 
 pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
-    if let Some(minted) = &o.pass.minted {
+    if let Some(minted) = chosen::made(o, record, version) {
         let next = minted_record(record, version.version, minted, env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
     let open = version.account.is_some();
+    let known = chosen::is(version);
     if open && o.pass.refused == Some(record.attempt) {
         plan.effects.push(Effect::SwapLedger(Box::new(closed(record, version.version, env))));
         return;
@@ -65,22 +66,31 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
     }
     if plan.stalled()
         || retire::waiting(record, &o.memory, Work::Mint, env, plan)
-        || open && retire::unlisted(record, &o.pass, &o.memory, env, plan)
+        || open && !known && retire::unlisted(record, &o.pass, &o.memory, env, plan)
     {
         progressing(record, plan);
         return;
     }
+    if known && version.account.as_ref() != account {
+        // The LLMProvider names another project now; the key that was chosen for this one may be there or not.
+        end(version, chosen::given_up(record, version.version, env), plan);
+        return;
+    }
     let fenced = open && o.pass.fenced == Some(record.attempt);
-    if !fenced && over_budget(record, env, plan) {
+    // The same key once more is no other key.
+    if !fenced && !known && over_budget(record, env, plan) {
         return;
     }
     progressing(record, plan);
-    if !fenced {
+    if !fenced && !known && chosen::is_missing(o) {
+        plan.effects.push(Effect::Choose);
+    } else if !fenced {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
         // cannot make it live between our reading and our revoking.
-        let next = refenced(record, version.version, account, env);
+        let next = refenced(record, version.version, account, o.pass.chosen.as_ref(), env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if let Some(of) = &version.account
+        && (!known || chosen::is_absent(o, record, version, plan))
         && retire::searched(of, record.attempt, &o.pass, plan)
     {
         if Some(of) != account {
@@ -104,17 +114,28 @@ fn progressing(record: &Record, plan: &mut Plan) {
     }
 }
 
-/// The next attempt, at the account of the one before; one that was refused binds nobody to its account.
-pub(super) fn refenced(record: &Record, number: i32, account: Option<&AccountRef>, env: &Env) -> Record {
+/// The next attempt, at the account of the one before; one that was refused binds nobody to its account. A key that was
+/// chosen stays the same.
+pub(super) fn refenced(
+    record: &Record,
+    number: i32,
+    account: Option<&AccountRef>,
+    fresh: Option<&Chosen>,
+    env: &Env,
+) -> Record {
     let mut next = successor(record, env);
     next.attempt += 1;
     if account.is_some() {
+        if record.version(number).is_some_and(chosen::is) {
+            next.mints.pop();
+        }
         budget::spend(&mut next.mints, env.timings.mint_budget_window, env.now);
     }
     let name = mint_name(&next, number, env);
     if let Some(version) = next.version_mut(number) {
         version.mint_name = name;
         version.account = version.account.take().or_else(|| account.cloned());
+        chosen::put(version, fresh);
     }
     next
 }
@@ -127,6 +148,7 @@ fn closed(record: &Record, number: i32, env: &Env) -> Record {
     if let Some(version) = next.version_mut(number) {
         version.mint_name = None;
         version.account = None;
+        chosen::take_out(version);
     }
     next
 }
@@ -172,18 +194,7 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         made_long_ago_and_refused(o, facts.shown.as_str(), version, env)
     };
     if refused {
-        let mut next = successor(record, env);
-        if next.advance(version.version, VersionState::Retiring)
-            && let Some(v) = next.version_mut(version.version)
-        {
-            v.retiring_at = Some(env.now);
-            v.basis = Some(RevocationBasis::NeverPublished);
-        }
-        if version.reason == RotationReason::Requested {
-            // What was asked for has not happened: the token asks again.
-            next.handled_rotate = None;
-        }
-        plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        end(version, retire::never_published(record, version.version, env), plan);
         return;
     }
     let made = (!borrowed).then_some(version.created_at);
@@ -198,6 +209,16 @@ fn deliver(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &m
         Gate::Publish => plan.effects.push(Effect::WriteTarget { version: version.version }),
         Gate::Hold => {}
     }
+}
+
+/// The version comes to nothing.
+fn end(version: &Version, next: Option<Record>, plan: &mut Plan) {
+    let Some(mut next) = next else { return };
+    if version.reason == RotationReason::Requested {
+        // What was asked for has not happened: the token asks again.
+        next.handled_rotate = None;
+    }
+    plan.effects.push(Effect::SwapLedger(Box::new(next)));
 }
 
 /// A new key that the provider refuses after the deadline was never a key. What it said before may be out of date.

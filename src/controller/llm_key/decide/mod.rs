@@ -5,6 +5,7 @@
 //! steps, because every effect that cannot be repeated stands in the ledger before it happens.
 
 mod break_glass;
+mod chosen;
 pub mod consumers;
 mod first;
 mod flight;
@@ -200,7 +201,8 @@ fn nobodys(o: &Observed, record: &Record) -> Option<String> {
     let minted = o.pass.minted.as_ref()?;
     let expected =
         record.attempt == minted.attempt && record.versions.iter().any(|v| v.state == VersionState::Intent);
-    let recorded = record.versions.iter().any(|v| v.provider_key_id.as_ref() == Some(&minted.id));
+    let holds = |v: &Version| v.provider_key_id.as_ref() == Some(&minted.id) && v.state.key_may_work();
+    let recorded = record.versions.iter().any(holds);
     (!expected && !recorded).then(|| minted.id.clone())
 }
 

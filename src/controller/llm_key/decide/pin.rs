@@ -295,7 +295,9 @@ pub(super) fn abandon_attempt(o: &Observed, record: &Record, version: &Version, 
     retire::abandon_intents(&super::view(o, record), env, plan);
     for effect in &mut plan.effects {
         if let Effect::SwapLedger(next) = effect
-            && next.version(version.version).is_some_and(|v| v.state == VersionState::Abandoned)
+            && next
+                .version(version.version)
+                .is_some_and(|v| matches!(v.state, VersionState::Abandoned | VersionState::Retiring))
         {
             asks_again(version, next);
         }

@@ -1,7 +1,7 @@
 //! P3 to L5: revoke, confirm, record. The same for a living LLMKey and for a ledger whose LLMKey is gone.
 
 use super::gate::delta;
-use super::{due, successor};
+use super::{chosen, due, successor};
 use crate::api::{ConditionStatus, ConditionType, Reason};
 use crate::controller::llm_key::model::{Effect, Env, Former, Memory, Pass, Plan, Work};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
@@ -139,7 +139,9 @@ pub(super) fn waiting(record: &Record, memory: &Memory, work: Work, env: &Env, p
     let (reason, message) = (failing.reason, failing.message.clone());
     let works = record.owner.is_some() && record.delivered().is_some();
     match reason {
-        Reason::MintFailed | Reason::ProjectNotFound | Reason::MintBudget if works => {
+        Reason::MintFailed | Reason::ProjectNotFound | Reason::CustomKeysDisabled | Reason::MintBudget
+            if works =>
+        {
             due(plan, reason, message);
         }
         Reason::RevokeFailed if works => {
@@ -204,7 +206,7 @@ pub(super) fn elsewhere(version: &Version) -> String {
     )
 }
 
-/// Intents that nobody wants any more: fence, find, revoke, give up.
+/// Intents that nobody wants any more: fence, find, revoke, give up. A key that was chosen here is revoked by its id.
 pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     let View { record, pass, memory, .. } = *view;
     let Some(version) = record.versions.iter().find(|v| v.state == VersionState::Intent) else { return };
@@ -213,6 +215,12 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         give_up_intent(record, version.version, env, plan);
         return;
     };
+    if chosen::is(version) {
+        // Whether it was made or not: from here on nobody can take it into use, and then it is revoked.
+        let given_up = chosen::given_up(record, version.version, env);
+        plan.effects.extend(given_up.map(Box::new).map(Effect::SwapLedger));
+        return;
+    }
     if unreachable(view, version, "may have been made", env, plan)
         || waiting(record, memory, Work::Mint, env, plan)
         || unlisted(record, pass, memory, env, plan)
@@ -222,7 +230,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     if let Some(minted) = &pass.minted {
         plan.effects.push(Effect::RevokeStray { project: account.project.clone(), id: minted.id.clone() });
     } else if pass.fenced != Some(record.attempt) {
-        let next = super::flight::refenced(record, version.version, None, env);
+        let next = super::flight::refenced(record, version.version, None, None, env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if searched(account, record.attempt, pass, plan) {
         give_up_intent(record, version.version, env, plan);
@@ -234,6 +242,26 @@ fn give_up_intent(record: &Record, number: i32, env: &Env, plan: &mut Plan) {
     if next.advance(number, VersionState::Abandoned) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
+}
+
+/// Whether another version of the ledger needs the version's key.
+pub(super) fn is_needed(record: &Record, number: i32) -> bool {
+    record.version(number).and_then(|v| v.key.as_ref()).is_some_and(|key| {
+        let mut others = record.versions.iter().filter(|v| v.version != number);
+        others.any(|v| v.state.protects_key() && v.has_key(&key.fingerprint))
+    })
+}
+
+/// L4 of a version whose key nobody was ever given.
+pub(super) fn never_published(record: &Record, number: i32, env: &Env) -> Option<Record> {
+    let mut next = successor(record, env);
+    if !next.advance(number, VersionState::Retiring) {
+        return None;
+    }
+    let version = next.version_mut(number)?;
+    version.retiring_at = Some(env.now);
+    version.basis = Some(RevocationBasis::NeverPublished);
+    Some(next)
 }
 
 fn open_attempt(record: &Record) -> bool {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{due, mint_name, spare, successor, turn};
+use super::{chosen, due, mint_name, spare, successor, turn};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{
     Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
@@ -17,6 +17,11 @@ use crate::ledger::{KeyFacts, Record, Version};
 /// again, also if the ledger is younger than the spec.
 pub(super) fn next_number(o: &Observed, record: &Record) -> i32 {
     record.next_number().max(o.key.revoked_versions.last().map_or(1, |newest| newest + 1))
+}
+
+/// Whether a key is to be chosen before the intent: another one than a spare that is there.
+pub(super) fn needs_choice(o: &Observed, record: &Record) -> bool {
+    chosen::is_missing(o) && spare::usable(o, record).is_none()
 }
 
 /// L1 of a minted version: its name is on record before the provider hears of it. A rotation takes the spare, if there is one.
@@ -33,11 +38,13 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
     budget::spend(&mut next.mints, env.timings.mint_budget_window, env.now);
     let number = next_number(o, record);
     let name = mint_name(&next, number, env)?;
-    next.versions.push(Version {
+    let mut version = Version {
         account: Some(account),
         mint_name: Some(name),
         ..Version::begun(number, VersionState::Intent, Origin::Minted, reason, env.now)
-    });
+    };
+    chosen::put(&mut version, o.pass.chosen.as_ref());
+    next.versions.push(version);
     next.prune();
     Some(next)
 }
@@ -176,6 +183,8 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         // Told.
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
+    } else if needs_choice(o, record) {
+        plan.effects.push(Effect::Choose);
     } else if let Some(mut next) = intent(o, record, reason, env) {
         next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
         fold_delivery(record, &mut next);

@@ -8,12 +8,12 @@ use chrono::{DateTime, Utc};
 use super::flight::{self, over_good};
 use super::gate::{Gate, again, delta, gate};
 use super::rotate::{intent, next_number};
-use super::{at_home, due, retire, successor};
+use super::{at_home, chosen, due, retire, successor};
 use crate::api::{ConditionStatus, ConditionType, LLMKeyStatus, Reason, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, Subject, TargetView};
 use crate::domain::budget;
 use crate::domain::health::{Health, Verdict, last_slot};
-use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
+use crate::domain::lifecycle::{Origin, RotationReason, VersionState};
 use crate::domain::names::slot_offset;
 use crate::ledger::{Record, Summary, Version};
 
@@ -92,7 +92,7 @@ pub(super) fn confirmed_refused(health: Option<&Health>, shown: &str) -> bool {
 /// What comes before rotations: a key that was made for it goes on record, and one that serves nobody any more goes.
 pub(super) fn tidy(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(spare) = record.spare().filter(|_| !o.key.revoke_all) else { return };
-    if spare.state == VersionState::Intent && o.pass.minted.is_some() && o.key.minted {
+    if spare.state == VersionState::Intent && chosen::made(o, record, spare).is_some() && o.key.minted {
         take(make_step(o, record, spare, env), plan);
         return;
     }
@@ -195,23 +195,10 @@ fn may_retire(o: &Observed) -> bool {
 
 /// L4 of a key that nobody was ever given.
 fn give_up(record: &Record, number: i32, env: &Env, plan: &mut Plan) {
-    let shared = record.version(number).and_then(|v| v.key.as_ref()).is_some_and(|key| {
-        record
-            .versions
-            .iter()
-            .any(|v| v.version != number && v.state.protects_key() && v.has_key(&key.fingerprint))
-    });
-    if shared {
+    if retire::is_needed(record, number) {
         return;
     }
-    let mut next = successor(record, env);
-    if next.advance(number, VersionState::Retiring)
-        && let Some(version) = next.version_mut(number)
-    {
-        version.retiring_at = Some(env.now);
-        version.basis = Some(RevocationBasis::NeverPublished);
-        plan.effects.push(Effect::SwapLedger(Box::new(next)));
-    }
+    plan.effects.extend(retire::never_published(record, number, env).map(Box::new).map(Effect::SwapLedger));
 }
 
 /// L1 of a spare: only while one key works and nothing is under way.
@@ -226,6 +213,8 @@ fn begin(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     }
     if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
+    } else if chosen::is_missing(o) {
+        plan.effects.push(Effect::Choose);
     } else if let Some(next) = intent(o, record, RotationReason::Spare, env) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }

@@ -5,7 +5,7 @@ use crate::ledger::Record;
 use crate::provider::ProviderKeyId;
 
 /// Of the listed keys, those that bear a mint name of this lineage with an attempt below `below` and that the record does
-/// not hold: their ids.
+/// not hold: their ids. A key whose revocation was confirmed and that is listed again was made by a request that came late.
 ///
 /// While a version is on its way and the record has none that is delivered, an older copy of it may have been put back: then the
 /// target may hold the key of an earlier version that it does not know. Such a key is left to the sweep, which revokes it when
@@ -22,6 +22,7 @@ pub(crate) fn strays(
     let recorded: Vec<ProviderKeyId> = record
         .versions
         .iter()
+        .filter(|v| v.state.key_may_work())
         .filter_map(|v| ProviderKeyId::parse(v.provider_key_id.as_deref()?).ok())
         .collect();
     listed

@@ -3,6 +3,7 @@
 mod arbitrary;
 mod break_glass;
 mod budget;
+mod chosen;
 mod consumers;
 mod crash;
 mod deliver;

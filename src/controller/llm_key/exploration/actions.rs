@@ -90,8 +90,8 @@ impl Machine {
     pub fn new(configuration: &Configuration) -> Self {
         let mut space = Space::new(configuration.held_up);
         let started = space.replica(Replica::started());
-        let Configuration { edits, spares, .. } = configuration;
-        Self { rules: Rules::new(*spares), space, edits: edits.to_vec(), started }
+        let Configuration { edits, spares, mint, .. } = configuration;
+        Self { rules: Rules::new(*spares, *mint), space, edits: edits.to_vec(), started }
     }
 
     /// A process that has just started.

@@ -4,6 +4,7 @@ use super::actions::{Calm, Machine};
 use super::place::Edit;
 use super::rules::HELD_UP;
 use super::space::{Budget, State};
+use crate::provider::MintKind;
 
 /// Where a model begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Configuration {
     pub depth: Option<u32>,
     /// Spares that the policy asks for.
     pub spares: i32,
+    /// Who chooses the keys.
+    pub mint: MintKind,
     /// Seconds that a process may be held up in the middle of a reconcile.
     pub held_up: i64,
     /// Mint attempts at most, before only the run without faults is followed.
@@ -64,6 +67,10 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     spare("spare-rotating-1-crash-1-lost", Beginning::Rotating, budget(1, 1, 0, 0, 0), true),
     spare("spare-rotating-1-crash-1-edit", Beginning::Rotating, budget(1, 0, 0, 0, 1), true),
     spare("spare-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), false),
+    chosen("chosen-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
+    chosen("chosen-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
+    chosen("chosen-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
+    chosen("chosen-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
     two("two-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0), None, true),
     two("two-created-lost", Beginning::Created, budget(0, 1, 0, 0, 0), None, false),
@@ -76,6 +83,8 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     two("two-rotating-twice", Beginning::Rotating, budget(0, 0, 1, 0, 0), None, false),
     two("two-rotating-stale", Beginning::Rotating, budget(0, 0, 0, 1, 0), None, false),
     two("two-rotating-edit", Beginning::Rotating, budget(0, 0, 0, 0, 1), None, false),
+    both_choose("two-chosen-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0)),
+    both_choose("two-chosen-created-edit", Beginning::Created, budget(0, 0, 0, 0, 1)),
     two("two-created-2-crashes-2-lost", Beginning::Created, budget(2, 2, 0, 0, 0), None, false),
     two("two-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), None, false),
     two("two-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), Some(40), false),
@@ -91,6 +100,7 @@ const fn one(name: &'static str, beginning: Beginning, budget: Budget, quick: bo
         edits: EDITS,
         depth: None,
         spares: 0,
+        mint: MintKind::ShownOnce,
         held_up: HELD_UP,
         attempts: 12,
         quick,
@@ -112,6 +122,11 @@ const fn spare(name: &'static str, beginning: Beginning, budget: Budget, quick: 
     Configuration { spares: 1, ..one(name, beginning, budget, quick) }
 }
 
+/// One replica, at a provider that lets us choose the keys.
+const fn chosen(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
+    Configuration { mint: MintKind::CallerChosen, ..one(name, beginning, budget, quick) }
+}
+
 const fn two(
     name: &'static str,
     beginning: Beginning,
@@ -127,10 +142,16 @@ const fn two(
         edits: EDITS,
         depth,
         spares: 0,
+        mint: MintKind::ShownOnce,
         held_up: HELD_UP,
         attempts: 3,
         quick,
     }
+}
+
+/// Two replicas, at a provider that lets us choose the keys.
+const fn both_choose(name: &'static str, beginning: Beginning, budget: Budget) -> Configuration {
+    Configuration { mint: MintKind::CallerChosen, ..two(name, beginning, budget, None, false) }
 }
 
 impl Configuration {
@@ -149,9 +170,13 @@ impl Configuration {
         };
         let replicas = if self.replicas == 1 { "1 replica" } else { "2 replicas" };
         let spare = if self.spares == 0 { "" } else { ", with a spare" };
+        let chosen = match self.mint {
+            MintKind::ShownOnce => "",
+            MintKind::CallerChosen => ", keys chosen here",
+        };
         let prompt = if self.held_up == 0 { "; the clock stands still in a reconcile" } else { "" };
         format!(
-            "{replicas}{spare}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits{prompt}"
+            "{replicas}{spare}{chosen}, {beginning}; {crash} crashes, {lost} lost replies, {twice} duplicates, {stale} stale reads, {edit} edits{prompt}"
         )
     }
 

@@ -82,12 +82,14 @@ pub const fn is_silent(effect: &Effect) -> bool {
 
 /// Whether the fate makes a difference to the effect.
 pub fn befalls(effect: &Effect, fate: Fate) -> bool {
-    let silent = is_silent(effect);
+    // Nobody is asked for a random number.
+    let silent = is_silent(effect) || matches!(effect, Effect::Choose);
     let reads = silent
         || matches!(
             effect,
             Effect::Validate(_)
                 | Effect::CheckShared { .. }
+                | Effect::LookUp { .. }
                 | Effect::FindStrays { .. }
                 | Effect::ReadLastUse { .. }
                 | Effect::ConfirmRevoked { .. }
@@ -106,7 +108,7 @@ pub fn befalls(effect: &Effect, fate: Fate) -> bool {
 
 fn reason(effect: &Effect) -> Reason {
     match effect {
-        Effect::Mint { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
+        Effect::Mint { .. } | Effect::LookUp { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
         _ => Reason::RevokeFailed,
     }
 }

@@ -13,8 +13,8 @@ use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::fold::Learned;
 use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan};
 use crate::controller::llm_key::status::status;
-use crate::controller::llm_key::world::Held;
 use crate::controller::llm_key::world::perform::Undone;
+use crate::controller::llm_key::world::{Held, Request, World};
 use crate::controller::released;
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Ledger, Record};
@@ -59,6 +59,7 @@ impl Rules {
             key: place.key.clone(),
             source: held.source,
             minted: None,
+            chosen: None,
             target_seen: held.target_version.is_some(),
             planned: now(),
             queue: Vec::new(),
@@ -137,22 +138,23 @@ impl Rules {
         let mut world = self.world(place);
         let (o, mut held) = (seen(&work, fresh), held(&work, fresh));
         let mut broken = single_cause(&o, &work, effect);
-        let name = minted_name(&o, effect);
+        let request = request(&o, effect);
         let done = if fate.happens() { world.perform(&o, &mut held, effect) } else { Ok(Learned::Nothing) };
         if let Err(Undone::Broken(what)) = &done {
             broken = broken.or_else(|| Some(what.clone()));
         }
-        if let (Some(name), Fate::Twice, Ok(_)) = (&name, fate, &done) {
-            world.make(name, 2);
+        if let (Some(request), Fate::Twice, Ok(_)) = (&request, fate, &done) {
+            world.make(request, 2);
         }
         let (mut after, written) = Self::place(world, place);
-        if let (Some(name), Fate::TwiceLater, Ok(_)) = (name, fate, &done) {
-            after.late = Some((name, now()));
+        if let (Some(request), Fate::TwiceLater, Ok(_)) = (request, fate, &done) {
+            after.late = Some((request, now()));
         }
         if broken.is_none() {
             broken = self.world(&after).judge().err();
         }
         work.minted.clone_from(&held.minted);
+        work.chosen.clone_from(&held.chosen);
         note_own_attempt(&mut work, &o, effect, matches!(done, Ok(Learned::Ledger(_))) && fate == Fate::Told);
         let told = told(&o, effect, fate, done);
         if fate == Fate::CrashAfter {
@@ -303,6 +305,7 @@ fn held(work: &Work, fresh: Fresh) -> Held {
     Held {
         source: work.source.clone(),
         minted: work.minted.clone(),
+        chosen: work.chosen.clone(),
         key_version: if fresh.has(Fresh::KEY) { STANDS } else { GONE },
         target_version: work.target_seen.then(|| if fresh.has(Fresh::TARGET) { STANDS } else { GONE }),
         ..Held::default()
@@ -357,9 +360,9 @@ pub fn record(o: &Observed) -> Option<&Record> {
     }
 }
 
-fn minted_name(o: &Observed, effect: &Effect) -> Option<String> {
+fn request(o: &Observed, effect: &Effect) -> Option<Request> {
     let Effect::Mint { version } = effect else { return None };
-    record(o)?.version(*version)?.mint_name.clone()
+    World::request(record(o)?, *version)
 }
 
 /// Which attempt the replica itself has put on record and may now make, once.

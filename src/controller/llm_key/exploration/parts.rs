@@ -15,7 +15,7 @@ use super::place::ahead;
 use super::space::Posture;
 use crate::api::{LLMKey, LLMKeyStatus};
 use crate::controller::llm_key::model::{Effect, Memory, Observed};
-use crate::controller::llm_key::world::{ProviderKey, Target, at};
+use crate::controller::llm_key::world::{ProviderKey, Request, Target, at};
 use crate::ledger::Ledger;
 
 /// Seconds after which a time is as good as for ever ago.
@@ -73,8 +73,8 @@ pub struct Place {
     pub target: Option<Target>,
     /// Keys at the provider; revoked ones only as long as they still work.
     pub keys: Vec<ProviderKey>,
-    /// A second copy of a request to mint, which the network has not delivered yet: the name, and when it was sent.
-    pub late: Option<(String, DateTime<Utc>)>,
+    /// A second copy of a request to mint, which the network has not delivered yet, and when it was sent.
+    pub late: Option<(Request, DateTime<Utc>)>,
     /// Names of mint attempts that ever stood in the ledger.
     pub names: BTreeSet<String>,
     /// Versions on which L4 was recorded, with their fingerprints.
@@ -140,6 +140,8 @@ pub struct Work {
     pub source: Option<String>,
     /// The key that it made.
     pub minted: Option<String>,
+    /// The key that it chose.
+    pub chosen: Option<String>,
     /// It saw a target.
     pub target_seen: bool,
     /// When the plan was made.

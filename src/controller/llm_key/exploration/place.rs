@@ -10,7 +10,7 @@ use super::parts::{Fresh, Place, STANDS, Shift, Stored, now};
 use super::rules::{HELD_UP, LINGERING, LIST_LAG, OVERLAP, Rules};
 use super::space::Outline;
 use crate::api::LLMKey;
-use crate::controller::llm_key::world::World;
+use crate::controller::llm_key::world::{Request, World};
 
 /// Which objects were written, as bits of [`Fresh`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,9 +191,9 @@ impl Rules {
 
     /// The second copy of a request to mint arrives.
     pub fn arrive(&self, place: &Place) -> Option<(Place, Option<String>)> {
-        let (name, _) = place.late.as_ref()?;
+        let (request, _) = place.late.as_ref()?;
         let mut world = self.world(place);
-        world.make(name, 2);
+        world.make(request, 2);
         let broken = world.judge().err();
         let (mut after, _) = Self::place(world, place);
         after.late = None;
@@ -203,7 +203,7 @@ impl Rules {
     /// The only copy of a request to mint arrives, late.
     pub fn deliver(&self, place: &Place, name: &str) -> Place {
         let mut world = self.world(place);
-        world.make(name, 1);
+        world.make(&Request { name: name.to_owned(), bytes: None }, 1);
         Self::place(world, place).0
     }
 

@@ -9,6 +9,7 @@ use crate::api::GoDuration;
 use crate::controller::llm_key::model::Env;
 use crate::controller::llm_key::world::{INSTALL, World};
 use crate::domain::timings::Timings;
+use crate::provider::MintKind;
 
 /// Seconds that both keys work at least.
 pub const OVERLAP: i64 = 3;
@@ -40,8 +41,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The model's constants, under a policy that asks for so many spares.
-    pub fn new(spares: i32) -> Self {
+    /// The model's constants, under a policy that asks for so many spares, at a provider that makes keys in this way.
+    pub fn new(spares: i32, mint: MintKind) -> Self {
         let mut base = World::minting();
         let seconds = |n: i64| Duration::from_secs(n.unsigned_abs());
         base.timings = Timings {
@@ -74,6 +75,7 @@ impl Rules {
         // Pods are no part of the model.
         base.policy.consumers = false;
         base.policy.spares = spares;
+        base.provider.mint = mint;
         base.provider.list_lag = seconds(LIST_LAG);
         base.provider.lingering = seconds(LINGERING);
         base.concurrent = true;

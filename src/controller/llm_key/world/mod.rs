@@ -2,9 +2,11 @@
 //! `act.rs` do, and keeps the history that the invariants speak of. The planner's tests and the model share it.
 
 mod judge;
+mod making;
 pub mod perform;
 mod sentence;
 
+pub use making::Request;
 pub use sentence::sentence;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +33,7 @@ use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester};
+use crate::provider::MintKind;
 
 pub const INSTALL: &str = "install-1";
 
@@ -71,6 +74,8 @@ pub struct Provider {
     pub refuses: BTreeSet<String>,
     /// What it says of every key instead of the truth.
     pub answers: Option<Verdict>,
+    /// Whether it or we choose the keys.
+    pub mint: MintKind,
     /// New keys are refused for so long.
     pub spreading: Duration,
     /// Revoked keys work on for so long.
@@ -156,6 +161,7 @@ pub struct World {
 pub struct Held {
     pub source: Option<String>,
     pub minted: Option<String>,
+    pub chosen: Option<String>,
     pub key_version: u64,
     pub target_version: Option<u64>,
     pub members: BTreeMap<String, String>,
@@ -399,6 +405,7 @@ impl World {
                 account_problem: self.account_problem.clone(),
                 reports_last_use: true,
                 can_disable: false,
+                mint: self.provider.mint,
             },
             source: SourceView::None,
             ledger: LedgerView::Absent,
@@ -423,6 +430,7 @@ impl World {
             account_problem: self.account_problem.clone(),
             reports_last_use: false,
             can_disable: false,
+            mint: self.provider.mint,
         };
         let mut observed = observed(self.record(), provider, memory.clone());
         observed.ledger = LedgerView::Present(Box::new(self.ledger.clone().unwrap()));

@@ -1,18 +1,16 @@
 //! Effects on the world, with the invariants that each must keep.
 
-use super::{Held, ProviderKey, Target, World, delta, facts};
+use super::{Held, Target, World, delta, facts};
 use crate::api::{FINALIZER, LLMKey, Reason};
 use crate::controller::llm_key::decide::strays;
 use crate::controller::llm_key::fold::{Failure, Learned};
-use crate::controller::llm_key::model::{
-    Effect, LedgerView, Minted, Observed, RestartOrder, SourceView, Subject,
-};
+use crate::controller::llm_key::model::{Effect, LedgerView, Observed, RestartOrder, SourceView, Subject};
 use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
 use crate::domain::evidence::{Census, Look};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{Ledger, Record};
-use crate::provider::ProviderKeyId;
+use crate::provider::{MintKind, ProviderKeyId};
 
 /// Why an effect did not happen, or seems not to have happened.
 #[derive(Debug)]
@@ -45,6 +43,7 @@ pub fn at_provider(effect: &Effect) -> bool {
     matches!(
         effect,
         Effect::Mint { .. }
+            | Effect::LookUp { .. }
             | Effect::FindStrays { .. }
             | Effect::RevokeStray { .. }
             | Effect::ReadLastUse { .. }
@@ -53,7 +52,7 @@ pub fn at_provider(effect: &Effect) -> bool {
     )
 }
 
-fn record(o: &Observed) -> Result<&Record, Undone> {
+pub fn record(o: &Observed) -> Result<&Record, Undone> {
     match &o.ledger {
         LedgerView::Present(ledger) => Ok(&ledger.record),
         _ => Err(Undone::Changed),
@@ -81,6 +80,11 @@ impl World {
                 self.write_ledger(held, next)
             }
             Effect::DeleteLedger => self.delete_ledger(o),
+            Effect::Choose => Ok(self.choose(o, held)),
+            Effect::LookUp { version } => {
+                let id = Self::id_of(o, *version)?;
+                Ok(Learned::LookedUp(self.live_keys().any(|key| key.id == id)))
+            }
             Effect::Mint { version } => self.mint(o, held, *version),
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below),
             Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id),
@@ -154,13 +158,14 @@ impl World {
         let mut next = next.clone();
         for version in &mut next.versions {
             let Some(key) = version.key.as_ref().filter(|_| version.sealed.is_none()) else { continue };
-            if !version.state.protects_key() {
+            if !version.state.protects_key() && version.state != VersionState::Intent {
                 continue;
             }
             let older =
                 self.ledger.iter().flat_map(|l| l.record.versions.iter().map(|v| (&l.record, v.version)));
             let older = older.filter_map(|(record, number)| Self::bytes_of(record, number));
-            let given = [&held.source, &held.minted].into_iter().flatten().chain(held.members.values());
+            let given =
+                [&held.source, &held.minted, &held.chosen].into_iter().flatten().chain(held.members.values());
             let all = given.cloned().chain(older);
             let Some(bytes) = { all }.find(|b| facts(b) == *key) else { return Err(Undone::Changed) };
             version.sealed = Some(Envelope {
@@ -199,47 +204,6 @@ impl World {
         Ok(Learned::LedgerDeleted)
     }
 
-    fn mint(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
-        let record = record(o)?;
-        let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(Undone::Changed)?;
-        if !self.history.names.contains(&name) {
-            return broken(format!("I9: {name} is not on record"));
-        }
-        let calls = self.history.minted.entry(name.clone()).or_insert(0);
-        *calls += 1;
-        if *calls > 1 {
-            return broken(format!("I9: {name} is minted a second time"));
-        }
-        if self.provider.full {
-            return Err(failed(Reason::MintFailed));
-        }
-        if self.provider.refuses.contains(&self.project) {
-            let Undone::Failed(failure) = failed(Reason::MintFailed) else { return Err(Undone::Changed) };
-            return Ok(Learned::MintRefused(failure));
-        }
-        let attempt = record.attempt;
-        let key = self.make(&name, 1);
-        held.minted = Some(key.bytes.clone());
-        Ok(Learned::Minted(Minted { attempt, id: key.id.clone(), facts: facts(&key.bytes) }))
-    }
-
-    /// The provider makes a key. Names need not be unique: this is the `copy`th of its name.
-    pub fn make(&mut self, name: &str, copy: u8) -> ProviderKey {
-        self.history.writes += 1;
-        let key = ProviderKey {
-            name: name.to_owned(),
-            id: format!("svc_{name}-{copy}"),
-            bytes: format!("sk-minted-{name}-{copy}"),
-            project: self.project.clone(),
-            host: self.host.clone(),
-            made: self.now,
-            revoked: None,
-            used: None,
-        };
-        self.provider.keys.push(key.clone());
-        key
-    }
-
     fn listed(&self, project: &str) -> Vec<(String, String)> {
         self.live_keys()
             .filter(|k| {
@@ -263,7 +227,7 @@ impl World {
         let name = self.provider.keys.iter().find(|k| k.id == id).map(|k| &k.name);
         let own = o.pass.minted.as_ref().is_some_and(|minted| minted.id == id);
         for version in versions {
-            if version.provider_key_id.as_deref() == Some(id) {
+            if version.provider_key_id.as_deref() == Some(id) && version.state.key_may_work() {
                 return broken(format!("I4: {id} is revoked as a stray and stands in the ledger"));
             }
             if version.state == VersionState::Intent && version.mint_name.as_ref() == name && !own {
@@ -425,7 +389,10 @@ impl World {
     fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, Undone> {
         let id = Self::id_of(o, version)?;
         let account = record(o)?.version(version).and_then(|v| v.account.clone()).ok_or(Undone::Changed)?;
-        let listed = self.listed(&account.project).iter().any(|(listed, _)| *listed == id);
+        let listed = match self.provider.mint {
+            MintKind::ShownOnce => self.listed(&account.project).iter().any(|(listed, _)| *listed == id),
+            MintKind::CallerChosen => self.live_keys().any(|key| key.id == id),
+        };
         let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());
         Ok(Learned::Confirmed { version, gone: !listed && refused })
     }

@@ -10,6 +10,7 @@ use super::world::World;
 use crate::api::LLMKey;
 use crate::domain::evidence::WorkloadKind;
 use crate::domain::health::Verdict;
+use crate::provider::MintKind;
 
 /// A scenario: the world at its beginning, what people do and when, and its end.
 struct Scenario {
@@ -27,6 +28,12 @@ fn create_again(world: &mut World) {
     world.create(&spec);
 }
 
+/// The same at a provider that lets us choose the keys.
+fn choosing(mut world: World) -> World {
+    world.provider.mint = MintKind::CallerChosen;
+    world
+}
+
 fn desire(world: &mut World, state: &str) {
     let state = serde_json::from_value(json!(state)).unwrap();
     world.edit(|key: &mut LLMKey| key.spec.desired_state = state);
@@ -42,6 +49,66 @@ fn pin(world: &mut World, version: Option<i32>) {
 
 const SCENARIOS: &[Scenario] = &[
     Scenario { name: "create, minted", world: World::minting, events: &[], end: 6 * HOUR },
+    Scenario { name: "create, chosen", world: World::choosing, events: &[], end: 6 * HOUR },
+    Scenario {
+        name: "rotate, chosen",
+        world: World::choosing,
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "create and rotate with a spare, chosen",
+        world: || choosing(sparing()),
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "delete in a mint, chosen",
+        world: || {
+            let mut world = World::choosing();
+            world.provider.full = true;
+            world
+        },
+        events: &[(600, World::delete)],
+        end: 9 * HOUR,
+    },
+    Scenario {
+        name: "desired state Revoked in a rotation, chosen",
+        world: World::choosing,
+        events: &[
+            (600, |w| {
+                w.provider.full = true;
+                w.rotate("now");
+            }),
+            (1200, |w| desire(w, "Revoked")),
+        ],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "a wrong project is put right, chosen",
+        world: || {
+            let mut world = World::choosing();
+            world.provider.full = true;
+            world
+        },
+        events: &[(600, |w| {
+            w.project = "proj_2".into();
+            w.provider.full = false;
+        })],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "a pin ends an attempt to make a key, chosen",
+        world: World::choosing,
+        events: &[
+            (600, |w| {
+                w.provider.full = true;
+                w.rotate("now");
+            }),
+            (900, |w| pin(w, Some(1))),
+        ],
+        end: 8 * HOUR,
+    },
     Scenario {
         name: "create, supplied",
         world: || World::supplying("sk-supplied-1"),

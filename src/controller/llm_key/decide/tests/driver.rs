@@ -241,10 +241,9 @@ impl Run {
             Some(Fault::Twice) => {
                 let done = self.world.perform(o, held, effect);
                 if let (Effect::Mint { version }, Ok(_)) = (effect, &done)
-                    && let Some(name) =
-                        self.world.record().version(*version).and_then(|v| v.mint_name.clone())
+                    && let Some(request) = World::request(self.world.record(), *version)
                 {
-                    self.world.make(&name, 2);
+                    self.world.make(&request, 2);
                 }
                 Some(done)
             }
@@ -317,7 +316,9 @@ impl Run {
 fn reason(o: &Observed, effect: &Effect) -> Reason {
     match effect {
         Effect::Mint { .. } => Reason::MintFailed,
-        Effect::FindStrays { .. } | Effect::RevokeStray { .. } => o.waits_for_strays(),
+        Effect::LookUp { .. } | Effect::FindStrays { .. } | Effect::RevokeStray { .. } => {
+            o.waits_for_strays()
+        }
         _ => Reason::RevokeFailed,
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::deliver::{after, ready, states};
 use super::driver::{Event, Run};
-use super::world::{World, at};
+use super::world::{Request, World, at};
 use crate::api::{GoDuration, OnReplacementFailure, PAUSED, Reason};
 use crate::controller::llm_key::decide::decide;
 use crate::controller::llm_key::model::{Effect, LedgerView, Look, Memory, Observed};
@@ -391,7 +391,7 @@ fn an_attempt_that_is_not_wanted_any_more_is_given_up_and_its_key_found() {
     run.until(&[(600, |w| w.policy.spares = 1)], 900).unwrap();
     assert_eq!(states(&run.world), [Current, Intent]);
     let name = run.world.record().versions[1].mint_name.clone().unwrap();
-    run.world.make(&name, 1);
+    run.world.make(&Request { name, bytes: None }, 1);
     run.until(&[(900, |w| w.policy.spares = 0)], 2 * HOUR).unwrap();
     assert_eq!(states(&run.world), [Current, Abandoned], "{}", run.story());
     assert_eq!(run.world.live_keys().count(), 1);

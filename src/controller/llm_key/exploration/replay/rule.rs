@@ -15,6 +15,11 @@ pub struct Rule {
 /// Everything that is not replayed.
 pub const RULES: &[Rule] = &[
     Rule { scenarios: &["S1s"], faults: &[], reason: "keys that people supply are no part of the model" },
+    Rule {
+        scenarios: &["S1c", "S2c"],
+        faults: &[],
+        reason: "keys that the operator chooses are explored, and their traces are not followed",
+    },
     Rule { scenarios: &["S2s", "S11"], faults: &[], reason: "schedules are no part of the model" },
     Rule { scenarios: &["S4v"], faults: &[], reason: "spec.revokedVersions is no part of the model" },
     Rule {

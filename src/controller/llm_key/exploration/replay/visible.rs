@@ -64,7 +64,9 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
         }
         Effect::DeleteTarget if work.target_seen => plain("target:delete"),
         Effect::ReadLastUse { .. } => plain("provider:last-use"),
+        Effect::LookUp { .. } => plain("provider:look-up"),
         Effect::DeleteTarget
+        | Effect::Choose
         | Effect::CheckShared { .. }
         | Effect::LookAtConsumers { .. }
         | Effect::Restart(_)

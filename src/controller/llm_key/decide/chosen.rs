@@ -1,0 +1,67 @@
+//! Keys whose bytes are chosen here ([`MintKind::CallerChosen`]): an intent has them sealed, with the id that the provider will know
+//! the key by. So an attempt that follows another one finds the same key made, or makes it, and what is given up is revoked by its
+//! id, whether it was made or not.
+//!
+//! **Attempts share a key**, so a fence does not tell one from another: a replica that gave an attempt up and was held up before it
+//! revoked would end a key that a later attempt has delivered. Giving up is an L4 therefore: once it is on record, no attempt can
+//! take the key into use.
+
+use super::{retire, successor};
+use crate::controller::llm_key::model::{Chosen, Effect, Env, Minted, Observed, Plan};
+use crate::domain::lifecycle::VersionState;
+use crate::ledger::{Record, Version};
+use crate::provider::MintKind;
+
+/// Whether the next attempt needs a key that is not chosen yet.
+pub(super) const fn is_missing(o: &Observed) -> bool {
+    matches!(o.provider.mint, MintKind::CallerChosen) && o.pass.chosen.is_none()
+}
+
+/// Whether the version is an intent whose key is known before it is made.
+pub(super) const fn is(version: &Version) -> bool {
+    matches!(version.state, VersionState::Intent) && version.provider_key_id.is_some()
+}
+
+/// Puts the chosen key into an intent that has none.
+pub(super) fn put(version: &mut Version, chosen: Option<&Chosen>) {
+    if version.provider_key_id.is_none()
+        && let Some(chosen) = chosen
+    {
+        version.provider_key_id = Some(chosen.id.clone());
+        version.key = Some(chosen.facts.clone());
+    }
+}
+
+/// Takes it out: the provider refused to make the key. If an earlier attempt's comes late, it is a stray by its name.
+pub(super) fn take_out(version: &mut Version) {
+    version.provider_key_id = None;
+    version.key = None;
+    version.sealed = None;
+}
+
+/// The key that this reconcile made, or found made, for the intent. Of an older attempt it counts no more: what another replica
+/// has fenced since, that one goes on with.
+pub(super) fn made<'a>(o: &'a Observed, record: &Record, version: &Version) -> Option<&'a Minted> {
+    o.pass.minted.as_ref().filter(|minted| {
+        version.provider_key_id.as_ref().is_none_or(|id| *id == minted.id && minted.attempt == record.attempt)
+    })
+}
+
+/// After the fence: whether the account does not have the key. False while that is to be asked; found, it is as good as made.
+pub(super) fn is_absent(o: &Observed, record: &Record, version: &Version, plan: &mut Plan) -> bool {
+    let absent = o.pass.absent == Some(record.attempt);
+    if !absent {
+        plan.effects.push(Effect::LookUp { version: version.version });
+    }
+    absent
+}
+
+/// An attempt that is given up. Keys that are chosen are never another version's: where a ledger says so, that one keeps it.
+pub(super) fn given_up(record: &Record, number: i32, env: &Env) -> Option<Record> {
+    if !retire::is_needed(record, number) {
+        return retire::never_published(record, number, env);
+    }
+    let mut next = successor(record, env);
+    take_out(next.version_mut(number)?);
+    next.advance(number, VersionState::Abandoned).then_some(next)
+}

@@ -1,0 +1,95 @@
+//! How keys are made: the provider chooses them, or we do.
+
+use super::perform::{Undone, broken, failed, record};
+use super::{Held, ProviderKey, World, facts};
+use crate::api::Reason;
+use crate::controller::llm_key::fold::Learned;
+use crate::controller::llm_key::model::{Chosen, Minted, Observed};
+use crate::ledger::Record;
+use crate::provider::MintKind;
+
+/// A request to make a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    pub name: String,
+    /// The key, if we choose it.
+    pub bytes: Option<String>,
+}
+
+impl World {
+    /// The same at a provider that lets us choose the keys.
+    pub fn choosing() -> Self {
+        let mut world = Self::minting();
+        world.provider.mint = MintKind::CallerChosen;
+        world
+    }
+
+    pub fn mint(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
+        let record = record(o)?;
+        let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(Undone::Changed)?;
+        if !self.history.names.contains(&name) {
+            return broken(format!("I9: {name} is not on record"));
+        }
+        let calls = self.history.minted.entry(name.clone()).or_insert(0);
+        *calls += 1;
+        if *calls > 1 {
+            return broken(format!("I9: {name} is minted a second time"));
+        }
+        if self.provider.full {
+            return Err(failed(Reason::MintFailed));
+        }
+        if self.provider.refuses.contains(&self.project) {
+            let Undone::Failed(failure) = failed(Reason::MintFailed) else { return Err(Undone::Changed) };
+            return Ok(Learned::MintRefused(failure));
+        }
+        let attempt = record.attempt;
+        let key = self.make(&Self::request(record, version).ok_or(Undone::Changed)?, 1);
+        held.minted = Some(key.bytes.clone());
+        Ok(Learned::Minted(Minted { attempt, id: key.id.clone(), facts: facts(&key.bytes) }))
+    }
+
+    /// Bytes that are told apart by the attempt that they are for, and where the nonce is not constant by that as well.
+    pub fn choose(&mut self, o: &Observed, held: &mut Held) -> Learned {
+        let attempt = record(o).map_or(0, |record| record.attempt) + 1;
+        let bytes = format!("sk-chosen-{}-{attempt}-{}", o.key.uid, self.env().nonce);
+        held.chosen = Some(bytes.clone());
+        Learned::Chosen(Chosen { id: id_of_chosen(&bytes), facts: facts(&bytes) })
+    }
+
+    /// What a version's mint asks for.
+    pub fn request(record: &Record, number: i32) -> Option<Request> {
+        let name = record.version(number)?.mint_name.clone()?;
+        Some(Request { name, bytes: Self::bytes_of(record, number) })
+    }
+
+    /// The provider makes a key. Names need not be unique: this is the `copy`th of its name. One that we chose is made once,
+    /// or made again after it was revoked.
+    pub fn make(&mut self, request: &Request, copy: u8) -> ProviderKey {
+        self.history.writes += 1;
+        let Request { name, bytes } = request;
+        let id = bytes.as_deref().map_or_else(|| format!("svc_{name}-{copy}"), id_of_chosen);
+        let key = ProviderKey {
+            name: name.clone(),
+            bytes: bytes.clone().unwrap_or_else(|| format!("sk-minted-{name}-{copy}")),
+            project: self.project.clone(),
+            host: self.host.clone(),
+            made: self.now,
+            revoked: None,
+            used: None,
+            id,
+        };
+        if let Some(known) = self.provider.keys.iter_mut().find(|k| bytes.is_some() && k.id == key.id) {
+            if known.revoked.is_some() {
+                *known = key;
+            }
+            return known.clone();
+        }
+        self.provider.keys.push(key.clone());
+        key
+    }
+}
+
+/// The provider knows such a key by its hash.
+fn id_of_chosen(bytes: &str) -> String {
+    facts(bytes).fingerprint
+}
