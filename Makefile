@@ -20,8 +20,8 @@ tools: ## Build etcd, kube-apiserver, kube-controller-manager, kubectl and helm 
 	$(call stage,tools,hack/build-tools.sh all >/dev/null)
 
 .PHONY: test-tools
-test-tools: tools ## Build what only the tests need as well: promtool and Prometheus
-	$(call stage,test tools,hack/build-tools.sh promtool prometheus >/dev/null)
+test-tools: tools ## Build what only the tests need as well: promtool, Prometheus, and Flux's kstatus
+	$(call stage,test tools,hack/build-tools.sh promtool prometheus kstatus >/dev/null)
 
 .PHONY: build
 build: ## Compile everything
@@ -60,12 +60,12 @@ bench: tools ## Measure the operator against a real API server, into benches/ (N
 	$(CARGO) run --quiet --release --features testbed --bin testbed -- bench $(if $(N),--keys=$(N),--out benches)
 
 .PHONY: crash-matrix
-crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2:7:CA: one cell; PAIRS=1: by two, SAMPLE=20: one of 20; TRACES=file: for make replay; OPERATOR=program)
+crash-matrix: tools ## Strike every effect of the operator by every fault (ONLY=S2: a story, ONLY=S2:7:CA: a cell; PAIRS=1: by two, SAMPLE=20: one of 20; TRACES=file: for make replay; OPERATOR=program)
 	$(call stage,build,$(CARGO) build --release --features testbed --locked --bin llmkey-operator --bin testbed)
 	@$(CARGO) run --quiet --release --features testbed --locked --bin testbed -- crash-matrix \
 	  $(if $(PAIRS),--pairs $(addprefix --sample=,$(SAMPLE))) \
 	  $(addprefix --only=,$(ONLY)) $(addprefix --traces=,$(TRACES)) $(if $(OPERATOR),--operator=$(OPERATOR)) \
-	  $(if $(ONLY)$(OPERATOR),,--write docs/evidence/crash-matrix$(if $(PAIRS),-pairs).md)
+	  $(if $(OPERATOR)$(findstring :,$(ONLY)),,$(if $(PAIRS),$(if $(ONLY),,--write docs/evidence/crash-matrix-pairs.md),--pages docs/evidence/crash-matrix))
 
 .PHONY: evidence
 evidence: tools ## The quick part of the evidence: S1, S2, S5 and S6 of the crash matrix, with a debug build
@@ -93,4 +93,4 @@ mutants: tools ## Apply each deliberate fault of tests/mutants and see that a te
 
 .PHONY: clean-cache
 clean-cache: ## Remove the built Go tools and the continuous integration's build directory
-	cd '$(CACHE)' && rm -rf -- control-plane-* helm-* promtool-* prometheus-* ./*.lock ./*.build.log target
+	cd '$(CACHE)' && rm -rf -- control-plane-* helm-* promtool-* prometheus-* kstatus-* ./*.lock ./*.build.log target

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds the Go tools that tests, demo and benchmark need, once, into a cache outside of the checkout.
 #
-#   hack/build-tools.sh control-plane|helm|promtool|prometheus|all
+#   hack/build-tools.sh control-plane|helm|promtool|prometheus|kstatus|all
 #
 # Standard output: the directory of each, one a line. It holds the binaries under their usual names
-# (etcd, kube-apiserver, kube-controller-manager, kubectl; helm; promtool; prometheus). Standard error: progress.
+# (etcd, kube-apiserver, kube-controller-manager, kubectl; helm; promtool; prometheus; kstatus). Standard error: progress.
 #
 # Cache: ${LLMKEY_CACHE:-${XDG_CACHE_HOME:-~/.cache}/llmkey-operator}/<tool>-<hash of its sources>/.
 # The hash leaves out the version of Go, so that a machine with a filled cache needs no Go at all.
@@ -36,6 +36,11 @@ describe() {
       ldflags='-s -w'
       names=(helm)
       ;;
+    kstatus)
+      package=.
+      ldflags='-s -w'
+      names=(kstatus)
+      ;;
     promtool | prometheus)
       module=prometheus
       package=github.com/prometheus/prometheus/cmd/$1
@@ -44,7 +49,7 @@ describe() {
       ldflags='-s -w'
       names=("$1")
       ;;
-    *) die "no such tool: $1 (control-plane, helm, promtool, prometheus, all)" ;;
+    *) die "no such tool: $1 (control-plane, helm, promtool, prometheus, kstatus, all)" ;;
   esac
 }
 
@@ -132,7 +137,7 @@ assets_complete() {
   [[ -n $dir && -x $dir/etcd && -x $dir/kube-apiserver && -x $dir/kube-controller-manager ]]
 }
 
-[[ $# -gt 0 ]] || die "usage: $0 control-plane|helm|promtool|prometheus|all"
+[[ $# -gt 0 ]] || die "usage: $0 control-plane|helm|promtool|prometheus|kstatus|all"
 for tool in "$@"; do
   if [[ $tool == all ]]; then
     if assets_complete; then say "control-plane: using KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS"; else build control-plane; fi

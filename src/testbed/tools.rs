@@ -47,6 +47,11 @@ pub fn prometheus() -> Result<PathBuf, Error> {
     Ok(build("prometheus")?.join("prometheus"))
 }
 
+/// Flux's judgement of objects, built by us. Blocks.
+pub fn kstatus() -> Result<PathBuf, Error> {
+    Ok(build("kstatus")?.join("kstatus"))
+}
+
 fn from_build(dir: &Path) -> Binaries {
     Binaries {
         etcd: dir.join("etcd"),

@@ -17,7 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["api", "domain", "kube_ext"]),
     ("cli", &["api", "telemetry"]),
     ("audit", &["api", "cli", "kube_ext", "ledger"]),
-    ("controller", &["api", "crypto", "domain", "kube_ext", "ledger", "provider", "telemetry"]),
+    // The exploration, which is no part of the operator's program, replays traces.
+    ("controller", &["api", "crypto", "domain", "kube_ext", "ledger", "provider", "telemetry", "trace"]),
     (
         "runtime",
         &[
@@ -37,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plugin", &["api", "audit", "cli", "controller", "domain", "kube_ext"]),
     ("sandbox", &[]),
     ("testbed", &["api"]),
+    ("trace", &[]),
 ];
 
 /// What a pure file does not name: waiting, clients, clocks, chance.

@@ -26,6 +26,7 @@ mod docs;
 mod events;
 mod examples;
 mod fleet;
+mod gitops;
 mod health;
 mod helm;
 mod history;

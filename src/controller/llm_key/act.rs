@@ -14,7 +14,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Resource, ResourceExt};
 
 use super::fold::{Failure, Learned};
-use super::memory::{Remember, Seen};
+use super::memory::{Remember, Seen, newest};
 use super::model::{Effect, LedgerView, Observed};
 use super::observe::{open, owner_reference, unreadable, written_at};
 use super::views::Texts;
@@ -154,7 +154,11 @@ impl Actor<'_> {
         }});
         match api.patch_metadata(&key.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(written) => {
-                self.remember.resource_version = written.resource_version().map(String::into_boxed_str);
+                let seen = newest(self.remember.resource_version.as_deref(), key.resource_version());
+                // What another hand wrote between our view and this is not in our view: no status made of it may go through.
+                let ours = found.resource_version() == seen;
+                self.remember.resource_version =
+                    written.resource_version().filter(|_| ours).map(String::into_boxed_str);
                 Ok(Learned::Finalizer(on))
             }
             Err(error) if gone(&error) => Ok(Learned::Finalizer(on)),

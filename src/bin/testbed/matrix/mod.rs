@@ -15,6 +15,7 @@ mod fault;
 mod history;
 mod listen;
 mod notes;
+mod pages;
 mod pairs;
 mod plan;
 mod probe;
@@ -70,6 +71,9 @@ pub struct Arguments {
     /// File for the tables; without it they are printed.
     #[arg(long)]
     write: Option<PathBuf>,
+    /// Directory for a page of each story that is run as a whole, and beside it the index of all pages there are.
+    #[arg(long, conflicts_with_all = ["write", "pairs"])]
+    pages: Option<PathBuf>,
     /// File for the trace of each run that is valid and passes, one line each; undisturbed runs come first.
     #[arg(long)]
     traces: Option<PathBuf>,
@@ -89,6 +93,9 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
     };
     if !program.is_file() {
         return Err(format!("{} does not exist; use `make crash-matrix`", program.display()).into());
+    }
+    if arguments.pages.is_some() && !arguments.only.iter().all(Only::is_a_whole_story) {
+        return Err("--pages: a page is of a whole story; name stories alone with --only".into());
     }
     // Cargo's directory for a profile.
     let profile = program.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
@@ -145,11 +152,15 @@ pub async fn run(arguments: Arguments) -> Result<bool, Failure> {
         cells.extend(not_applicable(plan.left_out));
         searched = secrecy::search(&bed).await?;
         let report = Report { learned, cells, versions, date: bed.clock.now(), searched: &searched };
+        if let Some(directory) = &arguments.pages {
+            pages::write(directory, &report)?;
+        }
         let page = report.markdown();
         (report.cells, page)
     };
     match &arguments.write {
         Some(path) => std::fs::write(path, page)?,
+        None if arguments.pages.is_some() => {}
         None => say(&page)?,
     }
     say(&format!("in {} s", bed.clock.monotonic().saturating_sub(begin).as_secs()))?;

@@ -61,6 +61,11 @@ impl std::str::FromStr for Only {
 }
 
 impl Only {
+    /// Whether it asks for everything of its story.
+    pub fn is_a_whole_story(&self) -> bool {
+        self.index.is_none() && self.fault.is_none() && self.then.is_none()
+    }
+
     /// Whether a cell was asked for, its second fault aside.
     pub fn takes_first(&self, name: &Name) -> bool {
         self.scenario == name.scenario

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::cell::Name;
 use super::fault::Fault;
 use super::plan::Learned;
-use super::rule::{RULES, SHORTER};
+use super::rule::{RULES, Rule, SHORTER};
 use super::scenario::Scenario;
 use super::secrecy::Searched;
 
@@ -72,14 +72,39 @@ pub fn rules(page: &mut String, cells: &[(Name, Outcome)], faults: &[Fault]) -> 
             *counts.entry(reason).or_default() += 1;
         }
     }
+    rule_table(page, faults, |rule| {
+        let count = counts.get(rule.reason).copied().unwrap_or_default();
+        (count > 0 || rule.reason != SHORTER).then(|| count.to_string())
+    })
+}
+
+/// The rules for these faults, each with a word in the last column, if it is shown.
+pub fn rule_table(
+    page: &mut String,
+    faults: &[Fault],
+    word: impl Fn(&Rule) -> Option<String>,
+) -> fmt::Result {
     writeln!(page, "\n## What is left out\n\n| Faults | At | Why | Cells |\n|---|---|---|---|")?;
     for rule in RULES {
         let faults: Vec<&str> =
             rule.faults.iter().filter(|fault| faults.contains(fault)).map(|fault| fault.code()).collect();
-        let count = counts.get(rule.reason).copied().unwrap_or_default();
-        if !faults.is_empty() && (count > 0 || rule.reason != SHORTER) {
-            writeln!(page, "| {} | {} | {} | {count} |", faults.join(", "), rule.at, rule.reason)?;
+        if let Some(word) = word(rule).filter(|_| !faults.is_empty()) {
+            writeln!(page, "| {} | {} | {} | {word} |", faults.join(", "), rule.at, rule.reason)?;
         }
+    }
+    Ok(())
+}
+
+/// A story's rows.
+pub fn story_table(page: &mut String, report: &Report<'_>, scenario: Scenario) -> fmt::Result {
+    let heads: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
+    writeln!(page, "| | Effect | {} |", heads.join(" | "))?;
+    writeln!(page, "|---|---|{}", "---|".repeat(heads.len()))?;
+    for (index, effect) in report.learned.get(&scenario).iter().flat_map(|effects| effects.iter().enumerate())
+    {
+        let cells: Vec<&str> =
+            Fault::ALL.iter().map(|fault| report.cell(scenario, index + 1, *fault)).collect();
+        writeln!(page, "| {} | `{effect}` | {} |", index + 1, cells.join(" | "))?;
     }
     Ok(())
 }
@@ -123,16 +148,9 @@ impl Report<'_> {
              rule below. `FAIL`: see the end.\n"
         )?;
         writeln!(page, "{}\n", tested(&self.versions, self.date))?;
-        for (scenario, effects) in &self.learned {
+        for scenario in self.learned.keys() {
             writeln!(page, "## {}: {}\n", scenario.code(), scenario.story())?;
-            let heads: Vec<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
-            writeln!(page, "| | Effect | {} |", heads.join(" | "))?;
-            writeln!(page, "|---|---|{}", "---|".repeat(heads.len()))?;
-            for (index, effect) in effects.iter().enumerate() {
-                let cells: Vec<&str> =
-                    Fault::ALL.iter().map(|fault| self.cell(*scenario, index + 1, *fault)).collect();
-                writeln!(page, "| {} | `{effect}` | {} |", index + 1, cells.join(" | "))?;
-            }
+            story_table(page, self, *scenario)?;
             writeln!(page)?;
         }
         writeln!(page, "## Faults\n\n| | What happens |\n|---|---|")?;

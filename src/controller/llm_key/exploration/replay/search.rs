@@ -255,9 +255,7 @@ impl Machine {
         {
             return Vec::new();
         }
-        // A status goes through with the version that the replica's own write of the finalizer gave; in the model it is a conflict.
-        let stale = visible.effect == "status" && request.done() && !guess.state.fresh[who].has(Fresh::KEY);
-        let writes = !reads && !stale && !matches!(visible.effect, "provider:mint" | "provider:revoke");
+        let writes = !reads && !matches!(visible.effect, "provider:mint" | "provider:revoke");
         let done = writes.then(|| request.done());
         seen.fates().iter().flat_map(|fate| self.carried(guess, who, *fate, done)).collect()
     }

@@ -1,0 +1,8 @@
+-- What can be done with an LLMKey.
+local annotations = obj.metadata.annotations or {}
+local paused = annotations["llmkeys.dev/paused"] == "true"
+return {
+  rotate = { disabled = paused or obj.spec.pinnedVersion ~= nil },
+  pause = { disabled = paused },
+  resume = { disabled = not paused },
+}
