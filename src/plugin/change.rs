@@ -103,16 +103,26 @@ pub fn burn(key: &LLMKey, named: &[i32]) -> Result<Change, PluginError> {
             Some(_) => {}
         }
     }
-    let listed: BTreeSet<i32> = key.spec.revoked_versions.iter().chain(&wanted).copied().collect();
-    // The greatest say the most: no version gets a number up to it again.
-    let room = |version: &&i32| wanted.contains(version);
-    let mut kept: Vec<i32> =
-        listed.iter().rev().filter(|version| !wanted.contains(version)).copied().collect();
-    kept.truncate(LISTED.saturating_sub(wanted.len()));
-    kept.extend(listed.iter().filter(room));
-    kept.sort_unstable();
-    if kept.len() > LISTED {
-        return Err(PluginError::Refused(format!("at most {LISTED} versions are revoked at once")));
+    let supplied = versions(key).any(|v| wanted.contains(&v.version) && v.origin == "Supplied");
+    if let (true, Some(source)) = (supplied, &key.spec.source.secret_ref) {
+        return Err(PluginError::Refused(format!(
+            "its key was supplied: delete it at the provider, and put the next one into Secret {}",
+            source.name
+        )));
+    }
+    let mut kept: BTreeSet<i32> = key.spec.revoked_versions.iter().chain(&wanted).copied().collect();
+    // What is over need not be listed any more, the smallest first: no version gets a number up to the greatest again.
+    let over = |version: i32| {
+        let found = versions(key).find(|v| v.version == version);
+        found.is_none_or(|v| ["Revoked", "Abandoned", "Republished"].contains(&v.state.as_str()))
+    };
+    while kept.len() > LISTED {
+        let Some(first) = kept.iter().copied().find(|v| !wanted.contains(v) && over(*v)) else {
+            return Err(PluginError::Refused(format!(
+                "spec.revokedVersions holds {LISTED} versions at most, and none of those in it is revoked yet"
+            )));
+        };
+        kept.remove(&first);
     }
     let told: Vec<String> =
         wanted.iter().map(|version| format!("{version}{}", four(key, *version))).collect();
@@ -120,17 +130,23 @@ pub fn burn(key: &LLMKey, named: &[i32]) -> Result<Change, PluginError> {
     let replaced = in_use.map_or_else(String::new, |current| {
         format!("; version {current} is in use and is replaced first, without an overlap: pods that do not get the next key at once are refused")
     });
+    let listed: Vec<i32> = kept.iter().copied().collect();
+    let mut notes = in_a_repository(key, &format!("revokedVersions: {listed:?}"));
+    if supplied {
+        let note = "its key comes from the pool: it is replaced, and whoever made it has to delete it at the provider";
+        notes.push(note.to_owned());
+    }
     let plural = if told.len() == 1 { "version" } else { "versions" };
     Ok(Change {
         patch: json!({
-            "metadata": {"resourceVersion": key.resource_version()}, "spec": {"revokedVersions": kept},
+            "metadata": {"resourceVersion": key.resource_version()}, "spec": {"revokedVersions": listed},
         }),
         asks: format!(
             "{plural} {} revoked at once{replaced}",
             told.join(", ") + if told.len() == 1 { " is" } else { " are" }
         ),
-        goal: Goal::Revoked(wanted),
-        notes: in_a_repository(key, &format!("revokedVersions: {kept:?}")),
+        goal: if supplied { Goal::Seen } else { Goal::Revoked(wanted) },
+        notes,
     })
 }
 
@@ -262,9 +278,31 @@ mod tests {
             listed.len() == 16 && listed[0] == 2 && listed[15] == 115 && !listed.contains(&json!(100)),
             "{listed:?}"
         );
+        let waiting = (100..116).map(|number| version(number, "Retiring", "Listed"));
+        let waiting: Vec<Value> = waiting.chain([version(2, "Overlap", "Possible")]).collect();
+        let refused = burn(&key(&json!({"revokedVersions": full}), &json!({"versions": waiting})), &[2]);
+        assert!(refused.is_err(), "what still has to be revoked stays listed");
         for wrong in [1, 9] {
             assert!(burn(&key(&json!({}), &status()), &[wrong]).is_err());
         }
+    }
+
+    #[test]
+    fn a_key_that_a_person_made_is_deleted_by_that_person() {
+        let mut supplied = status();
+        supplied["versions"][0]["origin"] = json!("Supplied");
+        let source = json!({"source": {"secretRef": {"name": "mine", "key": "k"}}});
+        let refused = burn(&key(&source, &supplied), &[]).unwrap_err().to_string();
+        assert!(refused.contains("Secret mine"), "{refused}");
+        let pool =
+            json!({"source": {"pool": {"members": [{"name": "a", "secretRef": {"name": "a", "key": "k"}}]}}});
+        let change = burn(&key(&pool, &supplied), &[]).unwrap();
+        assert_eq!(change.goal, Goal::Seen);
+        assert!(
+            change.notes.iter().any(|note| note.contains("delete it at the provider")),
+            "{:?}",
+            change.notes
+        );
     }
 
     #[test]

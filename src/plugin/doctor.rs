@@ -30,6 +30,9 @@ const LEASE_AGE: TimeDelta = TimeDelta::seconds(60);
 /// Names that one line has room for.
 const SHOWN: usize = 3;
 
+/// What to do where one may not look.
+const ASK: &str = "ask who may read it to run this";
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Verdict {
@@ -111,8 +114,7 @@ pub async fn doctor(args: &DoctorArgs, clock: Clock) -> Result<Report, PluginErr
 
 /// What may not be read is not known.
 fn may_read(check: &'static str, finding: Result<Finding, PluginError>) -> Finding {
-    finding
-        .unwrap_or_else(|error| Finding::warning(check, error.to_string(), "ask who may read it to run this"))
+    finding.unwrap_or_else(|error| Finding::warning(check, error.to_string(), ASK))
 }
 
 /// The server's version, and its time: that of its answer's `Date`.
@@ -142,9 +144,14 @@ async fn kinds(client: &Client) -> Finding {
         "helm install llmkey-operator charts/llmkey-operator -n llmkey-system --create-namespace";
     let wanted =
         api::crds().into_iter().filter_map(|crd| Some(crd["spec"]["names"]["kind"].as_str()?.to_owned()));
-    let served = client.list_api_group_resources("llmkeys.dev/v1alpha1").await;
-    let served: Vec<String> =
-        served.map(|list| list.resources.into_iter().map(|r| r.kind).collect()).unwrap_or_default();
+    let served: Vec<String> = match client.list_api_group_resources("llmkeys.dev/v1alpha1").await {
+        Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect(),
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => {
+            let why = refused("the kinds of llmkeys.dev/v1alpha1", &error).to_string();
+            return Finding::warning("kinds", why, ASK);
+        }
+    };
     let missing: Vec<String> = wanted.filter(|kind| !served.contains(kind)).collect();
     if missing.is_empty() {
         return Finding::ok("kinds", "llmkeys.dev/v1alpha1 is served");

@@ -39,6 +39,10 @@ impl State {
     }
 }
 
+/// Reasons of `RotationDue` that nobody has to do anything about.
+const BY_ITSELF: [&str; 6] =
+    ["MintBudget", "OverlapActive", "Rotating", "WaitingForProvider", "WaitingForTurn", "WaitingForWindow"];
+
 /// A condition, if it has this status.
 pub fn condition<'a>(key: &'a LLMKey, kind: ConditionType, status: &str) -> Option<&'a Condition> {
     let conditions = &key.status.as_ref()?.conditions;
@@ -56,24 +60,34 @@ pub fn story(key: &LLMKey, now: DateTime<Utc>) -> (State, String) {
         let why = "the operator has not looked at this spec yet; if that lasts: kubectl llmkey doctor";
         return (State::Unseen, why.to_owned());
     }
-    if let Some(why) = told(ConditionType::Ready, "False") {
-        let stalled = told(ConditionType::Stalled, "True");
+    let stalled = told(ConditionType::Stalled, "True");
+    // A key that works is told of as one, whatever keeps its next one from coming.
+    let works = key.status.as_ref().and_then(|status| status.health.as_ref());
+    let works = works.is_some_and(|health| ["Valid", "RestrictedScope"].contains(&health.state.as_str()));
+    if let Some(why) = told(ConditionType::Ready, "False")
+        && !(works && stalled.is_some())
+    {
         return (State::NotReady, stalled.unwrap_or(why));
     }
-    if let Some(why) = told(ConditionType::Stalled, "True") {
+    if let Some(why) = stalled {
         return (State::Waiting, why);
     }
     if key.annotations().get(PAUSED).is_some_and(|paused| paused == "true") {
         return (State::Waiting, format!("paused by the annotation {PAUSED}"));
     }
-    if let Some(why) = told(ConditionType::Reconciling, "True") {
-        return (State::Working, why);
+    if let Some(approval) = condition(key, ConditionType::OverlapActive, "True")
+        && approval.reason == "WaitingForApproval"
+    {
+        return (State::Waiting, said(approval));
     }
-    if let Some(why) = told(ConditionType::OverlapActive, "True") {
-        return (State::Working, why);
+    if let Some(due) = condition(key, ConditionType::RotationDue, "True") {
+        let state = if BY_ITSELF.contains(&due.reason.as_str()) { State::Working } else { State::Waiting };
+        return (state, said(due));
     }
-    if let Some(why) = told(ConditionType::RotationDue, "True") {
-        return (State::Waiting, why);
+    for kind in [ConditionType::Reconciling, ConditionType::OverlapActive] {
+        if let Some(why) = told(kind, "True") {
+            return (State::Working, why);
+        }
     }
     (State::Ready, upcoming(key, now))
 }
@@ -133,12 +147,33 @@ mod tests {
             ),
             (&[("Ready", "True", ""), ("Reconciling", "True", "c\nd")], State::Working, "c"),
             (&[("Ready", "True", ""), ("OverlapActive", "True", "")], State::Working, "Because"),
+            (
+                &[("Ready", "True", ""), ("RotationDue", "True", "e"), ("Reconciling", "True", "c")],
+                State::Waiting,
+                "e",
+            ),
             (&[("Ready", "True", ""), ("RotationDue", "True", "e")], State::Waiting, "e"),
             (&[("Ready", "True", ""), ("Stalled", "False", "")], State::Ready, "no rotation is planned"),
         ];
         for (list, state, sentence) in cases {
             assert_eq!(told(&json!({}), &conditions(list)), (state, sentence.to_owned()), "{list:?}");
         }
+    }
+
+    #[test]
+    fn a_person_is_called_for_what_only_a_person_can_do() {
+        let because = |kind: &str, reason: &str| {
+            let mut status = conditions(&[("Ready", "True", ""), (kind, "True", "x")]);
+            status["conditions"][1]["reason"] = json!(reason);
+            told(&json!({}), &status).0
+        };
+        assert_eq!(because("OverlapActive", "WaitingForApproval"), State::Waiting);
+        assert_eq!(because("OverlapActive", "WaitingForConsumers"), State::Working);
+        assert_eq!(because("RotationDue", "WaitingForWindow"), State::Working);
+        assert_eq!(because("RotationDue", "SupplyNextKey"), State::Waiting);
+        let mut works = conditions(&[("Ready", "False", "a"), ("Stalled", "True", "b")]);
+        works["health"] = json!({"state": "Valid", "since": "2027-01-01T00:00:00Z"});
+        assert_eq!(told(&json!({}), &works), (State::Waiting, "b".to_owned()));
     }
 
     #[test]

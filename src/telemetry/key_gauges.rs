@@ -35,18 +35,20 @@ pub struct KeyGauges {
     pub problems: [Option<Reason>; PROBLEMS.len()],
 }
 
-/// Conditions, and the status in which each is a problem.
-pub const PROBLEMS: [(ConditionType, ConditionStatus); 3] = [
+/// Conditions, and the status in which each is a problem; that a rotation is due is one only where it has failed.
+pub const PROBLEMS: [(ConditionType, ConditionStatus); 4] = [
     (ConditionType::Ready, ConditionStatus::False),
     (ConditionType::Stalled, ConditionStatus::True),
     (ConditionType::ConsumersCurrent, ConditionStatus::False),
+    (ConditionType::RotationDue, ConditionStatus::True),
 ];
 
 /// The reasons of the conditions that are a problem.
 pub fn problems(conditions: &[Condition]) -> [Option<Reason>; PROBLEMS.len()] {
     PROBLEMS.map(|(kind, status)| {
         let wrong = |c: &&Condition| c.type_ == kind.as_str() && c.status == status.as_str();
-        conditions.iter().find(wrong).and_then(|c| Reason::named(&c.reason))
+        let reason = conditions.iter().find(wrong).and_then(|c| Reason::named(&c.reason));
+        reason.filter(|reason| kind != ConditionType::RotationDue || *reason == Reason::RotationFailed)
     })
 }
 

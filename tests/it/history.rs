@@ -112,6 +112,13 @@ async fn a_rotation_that_fails_too_often_says_so_once_and_ends_by_itself() {
     t.annotate("chat", "llmkeys.dev/rotate", Some("1")).await;
     let failed = |k: &LLMKey| because(k, "RotationDue", "RotationFailed");
     let key = t.until("chat", "RotationFailed", failed).await;
+    let labels =
+        format!(r#"namespace="{}",name="chat",condition="RotationDue",reason="RotationFailed""#, t.namespace);
+    let series = format!("llmkey_key_problem{{{labels}}} 1");
+    wait("an alert can tell of it", async || {
+        t.operator().get("/metrics").await.1.contains(&series).then_some(())
+    })
+    .await;
     assert!(is(&key, "Ready", "True") && is(&key, "Stalled", "False"), "what is delivered works");
     let key = t.until("chat", "Failed", |k| result(k) == Some((2, "Failed".into()))).await;
     let told = &rotations(&key)[0];

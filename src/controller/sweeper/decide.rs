@@ -167,8 +167,15 @@ pub fn judge(id: &str, name: &MintName, record: &Record) -> Verdict {
         return Verdict::Ahead;
     }
     let open = record.versions.iter().any(|v| v.state == VersionState::Intent && v.account.is_some());
+    if open {
+        return Verdict::Owned;
+    }
+    // Its revocation was confirmed, and it is here: a request that came late has made it once more.
+    if record.versions.iter().filter(same).any(|v| v.state == VersionState::Revoked) {
+        return Verdict::Orphan;
+    }
     // Where nothing is delivered by the ledger, the target may still hold this very key.
-    if open || record.owner.is_some() && record.delivered().is_none() {
+    if record.owner.is_some() && record.delivered().is_none() {
         return Verdict::Owned;
     }
     Verdict::Orphan

@@ -11,7 +11,7 @@ const KEY: KeyGauges = KeyGauges {
     last_probe: Some(1_700_000_000),
     published: Some(1_600_000_000),
     spare: Some(true),
-    problems: [None, Some(Reason::RotationFailed), None],
+    problems: [None, None, None, Some(Reason::RotationFailed)],
 };
 
 /// Every metric, with at least one series each.

@@ -55,7 +55,8 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
     }
     let open = version.account.is_some();
     let known = chosen::is(version);
-    if open && o.pass.refused == Some(record.attempt) {
+    // A key that is known may still come from an earlier attempt: its intent stays open, and is tried again.
+    if open && !known && o.pass.refused == Some(record.attempt) {
         plan.effects.push(Effect::SwapLedger(Box::new(closed(record, version.version, env))));
         return;
     }
@@ -77,8 +78,7 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
         return;
     }
     let fenced = open && o.pass.fenced == Some(record.attempt);
-    // The same key once more is no other key.
-    if !fenced && !known && over_budget(record, env, plan) {
+    if !fenced && over_budget(record, env, plan) {
         return;
     }
     progressing(record, plan);
@@ -126,9 +126,6 @@ pub(super) fn refenced(
     let mut next = successor(record, env);
     next.attempt += 1;
     if account.is_some() {
-        if record.version(number).is_some_and(chosen::is) {
-            next.mints.pop();
-        }
         budget::spend(&mut next.mints, env.timings.mint_budget_window, env.now);
     }
     let name = mint_name(&next, number, env);
@@ -148,7 +145,6 @@ fn closed(record: &Record, number: i32, env: &Env) -> Record {
     if let Some(version) = next.version_mut(number) {
         version.mint_name = None;
         version.account = None;
-        chosen::take_out(version);
     }
     next
 }

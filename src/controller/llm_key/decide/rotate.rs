@@ -165,6 +165,7 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         );
     } else if delivered.is_some()
         && reason != RotationReason::Invalid
+        && !(reason == RotationReason::Requested && works_no_more(o, shown))
         && record.versions.iter().any(|v| matches!(v.state, VersionState::Overlap | VersionState::Retiring))
     {
         // Where nothing that works is delivered, a user waits for a key: that an older one is still being revoked is no reason.
@@ -194,6 +195,13 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         due(plan, Reason::Rotating, "the next key is being made");
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
+}
+
+/// Whether the provider has said for certain that the delivered key does not work: then the overlap of the last rotation, which
+/// waits for that very key, is no reason to make a person wait.
+fn works_no_more(o: &Observed, shown: Option<&str>) -> bool {
+    let health = o.memory.health.as_ref().filter(|health| Some(health.fingerprint.as_str()) == shown);
+    health.is_some_and(|health| health.accepted == Some(false))
 }
 
 /// Whether the policy has room for it. A key that does not work, or is another kind of key now, does not wait.
