@@ -297,7 +297,7 @@ async fn a_key_is_rotated_approved_pinned_and_burnt_from_a_desk() {
     t.until("chat", "rotated", current(2)).await;
     t.until("chat", "asks", |key| because(key, "OverlapActive", "WaitingForApproval")).await;
     let said = desk("describe chat");
-    for part in ["is Working: version 1 is kept", "WaitingForApproval", "kubectl-llmkey", "version 2 (..."] {
+    for part in ["is Waiting: version 1 is kept", "WaitingForApproval", "kubectl-llmkey", "version 2 (..."] {
         assert!(said.code == 0 && said.out.contains(part), "{part}: {} {}", said.out, said.err);
     }
     let said = desk("approve chat");

@@ -116,6 +116,13 @@ fn an_open_attempt_keeps_the_whole_lineage_for_its_llmkey() {
 fn where_the_ledger_delivers_nothing_the_target_may_hold_the_key() {
     let mut nothing = record(2, &[version(2, "Overlap", Some("svc_2/key_2"))]);
     assert_eq!(judge("svc_9", &name(1, 1), &nothing), Verdict::Owned);
+    let revoked =
+        record(2, &[version(1, "Revoked", Some("svc_9/key_9")), version(2, "Revoked", Some("svc_2/key_2"))]);
+    assert_eq!(
+        judge("svc_9", &name(1, 1), &revoked),
+        Verdict::Orphan,
+        "a request that came late made it once more"
+    );
     nothing.owner = None;
     assert_eq!(judge("svc_9", &name(1, 1), &nothing), Verdict::Orphan, "no LLMKey, no target");
 }

@@ -27,6 +27,34 @@ fn a_supplied_key_that_expires_is_asked_for_in_time() {
     assert_eq!((states(&run.world), ready(&run.world)), (vec![Retained, Current], "True KeyValid".into()));
 }
 
+/// The overlap waits for the current key to work, which it never will.
+#[test]
+fn a_person_who_asks_does_not_wait_for_the_overlap_of_a_key_that_does_not_work() {
+    let mut run = after(World::minting(), 600);
+    run.world.rotate("1");
+    run.until(&[], 660).unwrap();
+    run.world.edit(|key| key.spec.validation.interval = Some(GoDuration::from_secs(600)));
+    run.world.provider.answers = Some(Verdict::Rejected);
+    let invalid = |run: &Run| {
+        let status = run.world.key.as_ref().unwrap().status.as_ref().unwrap();
+        status.health.as_ref().is_some_and(|health| health.state == "Invalid")
+    };
+    let confirmed = (660..1900).find(|second| {
+        run.until(&[], *second).unwrap();
+        invalid(&run)
+    });
+    let confirmed = confirmed.unwrap();
+    run.until(&[], confirmed + 10).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Current], "no trigger asks for another one: {}", run.story());
+    run.world.provider.answers = None;
+    run.world.rotate("2");
+    run.until(&[], confirmed + 60).unwrap();
+    assert_eq!(states(&run.world), [Overlap, Overlap, Current], "{}", run.story());
+    assert!(ready(&run.world).starts_with("True"), "{}", ready(&run.world));
+    run.until(&[], 100 * 3600).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Revoked, Current], "{}", run.story());
+}
+
 #[test]
 fn a_rotation_that_is_due_waits_for_the_window_and_a_person_does_not() {
     let world = |windows: serde_json::Value| {
