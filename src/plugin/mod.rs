@@ -55,6 +55,9 @@ pub enum WideOutput {
 /// Who writes, as managed fields and the history of rotations show it.
 const MANAGER: &str = "kubectl-llmkey";
 
+/// How often a change is written whose object was changed meanwhile: the operator writes status often.
+const TRIES: usize = 5;
+
 /// Why there is no answer; one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
@@ -194,18 +197,41 @@ async fn change(
     if let Some(what) = ask {
         confirm(what, &key, &mut out)?;
     }
-    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch(name, &params, &Patch::Merge(&patch)).await.map_err(|error| match &error {
-        kube::Error::Api(status) if status.code == 409 => PluginError::Refused(format!(
-            "LLMKey {name} was changed by somebody else meanwhile; look at it, and ask again"
-        )),
-        _ => cluster::refused(&format!("LLMKey {name} of namespace {namespace}"), &error),
-    })?;
+    write_change(&api, &namespace, name, patch, &goal, change).await?;
     if waiting.wait {
         return wait::wait(api, name, &goal, waiting.timeout, &mut out).await;
     }
     writeln!(out, "Asked for. How it goes: kubectl llmkey describe {name} -n {namespace}")?;
     Ok(true)
+}
+
+/// Writes it; what was changed meanwhile is read and asked for again, as long as the same comes of it.
+async fn write_change(
+    api: &Api<LLMKey>,
+    namespace: &str,
+    name: &str,
+    mut patch: serde_json::Value,
+    goal: &wait::Goal,
+    change: impl Fn(&LLMKey) -> Result<Change, PluginError>,
+) -> Result<(), PluginError> {
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    for _ in 0..TRIES {
+        match api.patch(name, &params, &Patch::Merge(&patch)).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => {
+                return Err(cluster::refused(&format!("LLMKey {name} of namespace {namespace}"), &error));
+            }
+        }
+        let again = change(&cluster::key(api, namespace, name).await?)?;
+        if again.goal != *goal {
+            break;
+        }
+        patch = again.patch;
+    }
+    Err(PluginError::Refused(format!(
+        "LLMKey {name} was changed by somebody else meanwhile; look at it, and ask again"
+    )))
 }
 
 /// A person types the name, or nothing is done.
@@ -228,7 +254,7 @@ fn print<T: serde::Serialize>(
     text: impl Fn() -> String,
 ) -> Result<(), PluginError> {
     let text = match output {
-        Output::Table => text(),
+        Output::Table => table::printable(&text()),
         Output::Json => serde_json::to_string_pretty(report)? + "\n",
     };
     write(&text)

@@ -32,6 +32,11 @@ pub fn span(span: TimeDelta) -> String {
     shown.map(|(n, unit)| n.to_string() + unit).collect()
 }
 
+/// Without what a terminal would obey: much of what is shown was written by others.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Notes at the end of an answer, if there are any.
 pub fn notes(notes: &[String]) -> Option<String> {
     let lines: Vec<String> = notes.iter().map(|note| format!("Note: {note}.\n")).collect();
@@ -47,6 +52,11 @@ mod tests {
         let rows = [["a".into(), "long".into(), String::new()], ["bcd".into(), "x".into(), "end".into()]];
         assert_eq!(table(["A", "B", "C"], &rows), "A     B      C\na     long\nbcd   x      end\n");
         assert_eq!(table(["A"], &[]), "A\n");
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_is_shown() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\nc"), "a\u{fffd}[2Jb\u{fffd}\nc");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use kube::runtime::watcher::watch_object;
 
 use super::PluginError;
 use super::story::story;
-use super::table::span;
+use super::table::{printable, span};
 use crate::api::{LLMKey, LLMKeyStatus, VersionStatus};
 use crate::kube_ext::clock::Clock;
 
@@ -154,7 +154,7 @@ pub async fn wait(
                 return Err(PluginError::Refused(format!("LLMKey {name} is gone")));
             };
             let passed = TimeDelta::from_std(clock.monotonic()).unwrap_or_default();
-            let told = line(&key, clock.now());
+            let told = printable(&line(&key, clock.now()));
             if told != last {
                 writeln!(out, "{:>6}  {told}", span(passed))?;
                 last = told;

@@ -8,16 +8,14 @@ use std::{
     },
 };
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
 use super::*;
-use crate::{
-    api::{Addresses, LLMProviderSpec, ProviderType},
-    provider::AdminCredential,
-};
+use crate::{api::ProviderType, provider::AdminCredential};
 
 const KEY: &str = "sk-proj-0123456789abcdef";
 
@@ -340,19 +338,8 @@ async fn refused_addresses_get_no_connection() {
     // Not loopback-only: here `PublicOnly` alone must refuse, by literal and by name.
     let providers = Providers::new(ProvidersConfig::default());
     for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"] {
-        let spec = LLMProviderSpec {
-            r#type: ProviderType::OpenAI,
-            base_url: Some(format!("https://{host}:{port}/v1")),
-            ca_bundle: None,
-            addresses: Addresses::PublicOnly,
-            open_ai: None,
-            open_router: None,
-            lite_llm: None,
-            admin_credential_ref: None,
-            limits: None,
-            allowed_namespaces: vec![],
-        };
-        let endpoint = Endpoint::from_spec(&spec).unwrap();
+        let spec = json!({"type": "OpenAI", "baseURL": format!("https://{host}:{port}/v1"), "allowedNamespaces": []});
+        let endpoint = Endpoint::from_spec(&serde_json::from_value(spec).unwrap()).unwrap();
         let validation = providers.validate(&endpoint, &KEY.into()).await;
         assert_eq!(
             (validation.verdict, validation.code),
@@ -380,19 +367,8 @@ async fn a_key_that_cannot_be_a_header_is_not_sent() {
 
 #[tokio::test]
 async fn a_bad_ca_bundle_is_told_before_sending() {
-    let spec = LLMProviderSpec {
-        r#type: ProviderType::OpenAI,
-        base_url: None,
-        ca_bundle: Some("no certificate".to_owned()),
-        addresses: Addresses::PublicOnly,
-        open_ai: None,
-        open_router: None,
-        lite_llm: None,
-        admin_credential_ref: None,
-        limits: None,
-        allowed_namespaces: vec![],
-    };
-    let endpoint = Endpoint::from_spec(&spec).unwrap();
+    let spec = json!({"type": "OpenAI", "caBundle": "no certificate", "allowedNamespaces": []});
+    let endpoint = Endpoint::from_spec(&serde_json::from_value(spec).unwrap()).unwrap();
     let validation = Providers::new(ProvidersConfig::default()).validate(&endpoint, &KEY.into()).await;
     assert_eq!(validation.code, "BadCaBundle");
 }

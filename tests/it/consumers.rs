@@ -1,6 +1,7 @@
 //! Workloads that use the Secret: they hold the older key until they have the newer one, and are restarted for it. Pods are made
 //! by the workload controllers; no node runs, so that tests say when a pod is ready.
 
+use futures::StreamExt;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -8,6 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use llmkey_operator::api::{ConsumerStatus, LLMKey};
 use serde_json::{Value, json};
 
@@ -107,15 +109,16 @@ impl Kubelet {
         Self(tokio::spawn(async move {
             let ready =
                 json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
-            loop {
-                for pod in pods.list(&ListParams::default()).await.map(|l| l.items).unwrap_or_default() {
-                    let running = pod.status.and_then(|s| s.phase).is_some_and(|phase| phase == "Running");
-                    if !running {
-                        let name = pod.metadata.name.unwrap_or_default();
-                        drop(pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&ready)).await);
-                    }
+            let watched =
+                watcher(pods.clone(), watcher::Config::default()).default_backoff().applied_objects();
+            let mut watched = std::pin::pin!(watched);
+            while let Some(shown) = watched.next().await {
+                let Ok(pod) = shown else { continue };
+                let running = pod.status.and_then(|s| s.phase).is_some_and(|phase| phase == "Running");
+                if !running {
+                    let name = pod.metadata.name.unwrap_or_default();
+                    drop(pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&ready)).await);
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }))
     }

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use chrono::DateTime;
-use llmkey_operator::api::{Addresses, LLMProviderSpec, LiteLLMAccount, ProviderType};
+use llmkey_operator::api::{LiteLLMAccount, ProviderType};
 use llmkey_operator::crypto::SystemEntropy;
 use llmkey_operator::domain::health::Verdict;
 use llmkey_operator::domain::names::{AttemptId, MintName};
 use llmkey_operator::provider::{
-    Account, AdminCredential, Endpoint, ErrorClass, MintError, Minted, NO_TEAM, Providers, ProvidersConfig,
-    Revocation, choose,
+    Account, ErrorClass, MintError, Minted, NO_TEAM, Providers, ProvidersConfig, Revocation, choose,
 };
 use llmkey_operator::sandbox::{
     Answer, Effect, Fault, FaultRule, Operation, Sandbox, SandboxOptions, Settings,
@@ -18,6 +17,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::consumers::{pod, remove_pod, using};
+use super::provider::account_at;
 use super::restart::{kill, leads, start};
 use super::stage::{Stage, Tenant, because, empty_stage, is, stage, state, wait};
 use super::workload::{client, version};
@@ -34,21 +34,7 @@ pub(crate) async fn tenant(stage: &'static Stage, prefix: &str) -> Tenant {
 }
 
 fn account(sandbox: &Sandbox, credential: &str, team: &str) -> Account {
-    let spec = LLMProviderSpec {
-        r#type: ProviderType::LiteLLM,
-        base_url: Some(sandbox.proxy_url()),
-        ca_bundle: Some(sandbox.ca_pem().to_owned()),
-        addresses: Addresses::AllowPrivate,
-        open_ai: None,
-        open_router: None,
-        lite_llm: None,
-        admin_credential_ref: None,
-        limits: None,
-        allowed_namespaces: vec![],
-    };
-    let host = sandbox.addr().to_string();
-    let credential = AdminCredential::from_secret_data(host.as_bytes(), &credential.into()).unwrap();
-    Account::new(Endpoint::from_spec(&spec).unwrap(), team, credential).unwrap()
+    account_at(sandbox, "LiteLLM", &sandbox.proxy_url(), credential, team)
 }
 
 /// A call of the proxy's API as a person makes it.

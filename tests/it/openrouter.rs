@@ -3,36 +3,20 @@
 use std::sync::Arc;
 
 use chrono::DateTime;
-use llmkey_operator::api::{Addresses, LLMProviderSpec, ProviderType};
 use llmkey_operator::domain::health::Verdict;
 use llmkey_operator::domain::names::{AttemptId, MintName};
-use llmkey_operator::provider::{
-    Account, AdminCredential, Endpoint, ErrorClass, MintError, Providers, ProvidersConfig, Revocation,
-};
+use llmkey_operator::provider::{Account, ErrorClass, MintError, Providers, ProvidersConfig, Revocation};
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation, Sandbox, SandboxOptions, Settings};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::consumers::{pod, remove_pod, using};
+use super::provider::account_at;
 use super::stage::{Tenant, because, is, state, wait};
 use super::workload::{client, version};
 
 fn account(sandbox: &Sandbox, credential: &str, workspace: &str) -> Account {
-    let spec = LLMProviderSpec {
-        r#type: ProviderType::OpenRouter,
-        base_url: Some(sandbox.router_url()),
-        ca_bundle: Some(sandbox.ca_pem().to_owned()),
-        addresses: Addresses::AllowPrivate,
-        open_ai: None,
-        open_router: None,
-        lite_llm: None,
-        admin_credential_ref: None,
-        limits: None,
-        allowed_namespaces: vec![],
-    };
-    let host = sandbox.addr().to_string();
-    let credential = AdminCredential::from_secret_data(host.as_bytes(), &credential.into()).unwrap();
-    Account::new(Endpoint::from_spec(&spec).unwrap(), workspace, credential).unwrap()
+    account_at(sandbox, "OpenRouter", &sandbox.router_url(), credential, workspace)
 }
 
 /// A call of the management API as a person makes it.

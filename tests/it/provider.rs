@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::DateTime;
 use llmkey_operator::{
-    api::{Addresses, LLMProviderSpec, ProviderType},
     crypto::SecretBytes,
     domain::health::Verdict,
     provider::{
@@ -13,6 +12,7 @@ use llmkey_operator::{
     },
     sandbox::{Answer, Fault, FaultRule, Operation, Sandbox, SandboxOptions, Settings},
 };
+use serde_json::json;
 
 /// Every wait of these tests ends here.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -55,26 +55,28 @@ impl Rig {
     }
 }
 
+/// An endpoint of the sandbox, in one of its dialects.
+fn endpoint_at(sandbox: &Sandbox, kind: &str, url: &str, trusted: bool) -> Endpoint {
+    let spec = json!({
+        "type": kind, "baseURL": url, "caBundle": trusted.then(|| sandbox.ca_pem()), "addresses": "AllowPrivate",
+        "allowedNamespaces": [],
+    });
+    Endpoint::from_spec(&serde_json::from_value(spec).unwrap()).unwrap()
+}
+
+/// An account there: a project, a workspace or a team.
+pub(crate) fn account_at(sandbox: &Sandbox, kind: &str, url: &str, credential: &str, place: &str) -> Account {
+    let host = sandbox.addr().to_string();
+    let credential = AdminCredential::from_secret_data(host.as_bytes(), &credential.into()).unwrap();
+    Account::new(endpoint_at(sandbox, kind, url, true), place, credential).unwrap()
+}
+
 fn endpoint(sandbox: &Sandbox, trusted: bool) -> Endpoint {
-    let spec = LLMProviderSpec {
-        r#type: ProviderType::OpenAI,
-        base_url: Some(sandbox.base_url()),
-        ca_bundle: trusted.then(|| sandbox.ca_pem().to_owned()),
-        addresses: Addresses::AllowPrivate,
-        open_ai: None,
-        open_router: None,
-        lite_llm: None,
-        admin_credential_ref: None,
-        limits: None,
-        allowed_namespaces: vec![],
-    };
-    Endpoint::from_spec(&spec).unwrap()
+    endpoint_at(sandbox, "OpenAI", &sandbox.base_url(), trusted)
 }
 
 fn account(sandbox: &Sandbox, credential: &str, project: &str) -> Account {
-    let host = sandbox.addr().to_string();
-    let credential = AdminCredential::from_secret_data(host.as_bytes(), &credential.into()).unwrap();
-    Account::new(endpoint(sandbox, true), project, credential).unwrap()
+    account_at(sandbox, "OpenAI", &sandbox.base_url(), credential, project)
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ use tracing::Instrument;
 pub use act::{Actor, Held, NotDone};
 pub use model::{Env, Observed, Plan};
 pub use observe::{Depth, Seeing, unreadable, written};
-pub use views::{Resolved, account_at, allowed, policy};
+pub use views::{Resolved, account_at, allowed, bare, policy};
 
 use crate::api::{FIELD_MANAGER, FINALIZER, LLMKey, LLMKeyStatus, ObservedVersions, Reason};
 use crate::controller::context::Ctx;

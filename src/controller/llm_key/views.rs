@@ -270,7 +270,7 @@ pub struct Resolved {
 }
 
 /// A provider without an account.
-const fn bare(shown: String) -> ProviderView {
+pub const fn bare(shown: String) -> ProviderView {
     ProviderView {
         shown,
         problem: None,

@@ -20,11 +20,10 @@ use super::llm_key::model::{
     KeyView, LedgerView, Memory, Observed, Pass, PolicyView, ProviderView, SourceView, TargetView,
 };
 use super::llm_key::requester::Asked;
-use super::llm_key::{Actor, Held, NotDone, account_at, env, unreadable};
+use super::llm_key::{Actor, Held, NotDone, account_at, bare, env, unreadable};
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
 use crate::ledger::{LedgerError, Record};
-use crate::provider::MintKind;
 use decide::Waits;
 
 /// Steps of one pass at most.
@@ -238,15 +237,7 @@ fn alive(ctx: &Ctx, name: &Name) -> bool {
 
 /// The account that the ledger's keys are at, if it can be used.
 async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<ProviderView, kube::Error> {
-    let mut view = ProviderView {
-        shown: String::new(),
-        problem: None,
-        account: None,
-        account_problem: None,
-        reports_last_use: false,
-        can_disable: false,
-        mint: MintKind::ShownOnce,
-    };
+    let mut view = bare(String::new());
     // The account of what is to be revoked; when nothing is, that of the newest key, for a last look.
     let alive = record.minted_alive().find_map(|v| v.account.clone());
     let minted = record.versions.iter().rev().filter(|v| v.mint_name.is_some());
