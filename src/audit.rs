@@ -6,18 +6,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use crate::api::LEDGER_TYPE;
 use crate::cli::VerifyArgs;
 use crate::kube_ext::clock::Clock;
+use crate::ledger::all_unverified;
 use crate::ledger::audit::Trail;
-use crate::ledger::unverified;
 use crate::ledger::verify::{Head, verify};
-
-/// Ledgers in one page of a list.
-const PAGE: u32 = 500;
 
 /// Why a trail could not be checked.
 #[derive(Debug, thiserror::Error)]
@@ -101,12 +97,6 @@ async fn heads(args: &VerifyArgs) -> Result<Vec<Head>, AuditError> {
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
     let secrets: Api<Secret> =
         Api::namespaced(kube::Client::try_from(config).map_err(failed)?, &args.operator_namespace);
-    let mut params = ListParams::default().fields(&format!("type={LEDGER_TYPE}")).limit(PAGE);
-    let mut heads = Vec::new();
-    loop {
-        let page = secrets.list(&params).await.map_err(failed)?;
-        heads.extend(page.items.iter().filter_map(unverified).map(|record| Head::of(&record)));
-        let Some(next) = page.metadata.continue_.filter(|next| !next.is_empty()) else { return Ok(heads) };
-        params = params.continue_token(&next);
-    }
+    let records = all_unverified(&secrets).await.map_err(failed)?;
+    Ok(records.iter().map(Head::of).collect())
 }

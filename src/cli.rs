@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -46,6 +48,8 @@ enum Subcommands {
     Run(Box<RunArgs>),
     /// Prints the custom resource definitions as YAML.
     Crds,
+    /// Waits before an uninstallation until nothing is being made or revoked, and tells what is left.
+    Drain(DrainArgs),
     /// The audit trail.
     #[command(subcommand)]
     Audit(AuditCommands),
@@ -58,6 +62,23 @@ enum AuditCommands {
     /// kubectl logs -n llmkey-system deploy/llmkey-operator --since=24h | llmkey-operator audit verify
     #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
+}
+
+/// How long `drain` waits, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct DrainArgs {
+    /// Namespace of the operator's own Secrets [default: `POD_NAMESPACE`, or llmkey-system].
+    #[arg(long, env = "POD_NAMESPACE", default_value = DEFAULT_NAMESPACE, value_parser = namespace)]
+    pub operator_namespace: String,
+    /// Kubeconfig file [default: the pod's service account, else KUBECONFIG, else ~/.kube/config].
+    #[arg(long, env = "LLMKEY_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How long at most, as kubectl has it: 90s, 15m, 1h30m.
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Ends with an error while there are LLMKeys: for a release that takes the CRDs with it.
+    #[arg(long)]
+    pub refuse_while_keys_exist: bool,
 }
 
 /// What `audit verify` reads.
@@ -144,6 +165,8 @@ pub enum Command {
     Run(Box<Config>),
     /// `llmkey-operator crds`.
     Crds,
+    /// `llmkey-operator drain`.
+    Drain(DrainArgs),
     /// `llmkey-operator audit verify`.
     Verify(VerifyArgs),
 }
@@ -252,6 +275,7 @@ where
             Ok(Some(Command::Run(Box::new(Config::resolve(*args, around)))))
         }
         Ok(Cli { command: Subcommands::Crds }) => Ok(Some(Command::Crds)),
+        Ok(Cli { command: Subcommands::Drain(args) }) => Ok(Some(Command::Drain(args))),
         Ok(Cli { command: Subcommands::Audit(AuditCommands::Verify(args)) }) => {
             Ok(Some(Command::Verify(args)))
         }
@@ -266,7 +290,7 @@ where
 /// clap's errors go on with a usage text; the first paragraph says what is wrong.
 fn one_sentence(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is needed: run, crds or audit".to_owned();
+        return "a command is needed: run, crds, drain or audit".to_owned();
     }
     let text = error.to_string();
     let first = text.split("\n\n").next().unwrap_or_default();
@@ -281,6 +305,16 @@ pub fn print_crds() -> Result<(), CliError> {
         write!(out, "---\n{}", serde_saphyr::to_string(&crd)?)?;
     }
     Ok(out.flush()?)
+}
+
+/// A duration as kubectl has it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a duration like 90s, 15m or 1h30m".to_owned();
+    kube::core::Duration::from_str(text)
+        .ok()
+        .filter(|d| !d.is_negative())
+        .map(Duration::from)
+        .ok_or_else(wrong)
 }
 
 fn namespace(text: &str) -> Result<String, &'static str> {

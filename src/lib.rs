@@ -17,6 +17,7 @@ pub mod cli;
 pub mod controller;
 pub mod crypto;
 pub mod domain;
+pub mod drain;
 pub mod kube_ext;
 pub mod ledger;
 pub mod plugin;

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use llmkey_operator::cli::{self, Command, Config};
-use llmkey_operator::{audit, runtime, telemetry};
+use llmkey_operator::kube_ext::clock::Clock;
+use llmkey_operator::{audit, drain, runtime, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -22,6 +23,11 @@ fn start() -> Result<(), Box<dyn Error>> {
     match cli::parse()? {
         None => Ok(()),
         Some(Command::Crds) => Ok(cli::print_crds()?),
+        Some(Command::Drain(args)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let clear = runtime.block_on(drain::drain(&args, Clock::start()))?;
+            if clear { Ok(()) } else { Err("LLMKeys exist: nothing was taken away".into()) }
+        }
         Some(Command::Verify(args)) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let whole = runtime.block_on(audit::check(&args))?;

@@ -7,15 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use kube::client::{ClientBuilder, DynBody};
 use kube::core::DeserializeGuard;
 use kube::runtime::{Controller, controller};
-use kube::{Client, Config as KubeConfig, Resource};
+use kube::{Client, Resource};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tower::timeout::TimeoutLayer;
-use tower::util::MapResponseLayer;
 
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::audit;
@@ -30,6 +27,7 @@ use crate::controller::{
 };
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
+use crate::kube_ext::connect::{ConnectError, connect};
 use crate::kube_ext::events::Events;
 use crate::kube_ext::lease::{Elector, LeaderGuard, Leadership, Timing};
 use crate::ledger;
@@ -41,10 +39,6 @@ use crate::telemetry::server::{self, Endpoints};
 
 /// Events of one object within this time are one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(10);
-
-/// The API server begins every answer within this time, that of a watch too. Without an end a connection that lost its
-/// other side would hold an object for ever.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why the operator could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +54,9 @@ pub enum RunError {
     /// The endpoints ended with an error.
     #[error("the metrics endpoint failed: {0}")]
     Serve(std::io::Error),
-    /// No kubeconfig and no service account, or a broken one.
-    #[error("no connection to a cluster is configured: {0}")]
-    Kubeconfig(String),
-    /// The client could not be built.
-    #[error("the Kubernetes client could not be built: {0}")]
-    Client(String),
+    /// There is no client.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The install cannot be used.
     #[error(transparent)]
     Install(#[from] install::InstallError),
@@ -104,7 +95,7 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
     if config.test_time_divisor > 1 {
         tasks.spawn(warn_of_test_time(config.test_time_divisor));
     }
-    let client = connect(&config, clock).await?;
+    let client = connect(config.kubeconfig.as_deref(), clock).await?;
     let (guard, end_election) = elect(&config, &client, clock, &mut tasks)?;
     // A replica that waits is ready: being leader is not readiness.
     synced.open();
@@ -133,27 +124,6 @@ pub async fn run(config: Config, log: LogHandle, shutdown: watch::Receiver<bool>
             .await,
     );
     result
-}
-
-async fn connect(config: &Config, clock: Clock) -> Result<Client, RunError> {
-    let mut kube = match &config.kubeconfig {
-        Some(path) => {
-            let file =
-                kube::config::Kubeconfig::read_from(path).map_err(|e| RunError::Kubeconfig(e.to_string()))?;
-            KubeConfig::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-                .await
-                .map_err(|e| RunError::Kubeconfig(e.to_string()))?
-        }
-        None => KubeConfig::infer().await.map_err(|e| RunError::Kubeconfig(e.to_string()))?,
-    };
-    // HTTPS_PROXY is for the world outside; the API server is always spoken to directly.
-    kube.proxy_url = None;
-    let builder = ClientBuilder::try_from(kube).map_err(|e| RunError::Client(e.to_string()))?;
-    let follow = MapResponseLayer::new(move |response: http::Response<Box<DynBody>>| {
-        clock.follow(response.headers());
-        response
-    });
-    Ok(builder.with_layer(&follow).with_layer(&TimeoutLayer::new(ANSWER_WITHIN)).build())
 }
 
 fn elect(

@@ -143,6 +143,7 @@ impl Health {
 
     /// Takes one answer in. `threshold`: rejections in a row before the key is called bad.
     pub fn observe(&mut self, verdict: Verdict, at: DateTime<Utc>, threshold: i32) {
+        let known = self.first_asked.is_some() || self.accepted.is_some() || self.rejections > 0;
         self.first_asked.get_or_insert(at);
         self.last = Some((verdict, at));
         let state = match verdict {
@@ -169,11 +170,23 @@ impl Health {
             self.accepted = Some(false);
         }
         if state != self.state {
-            self.history.insert(0, (self.state, self.since));
-            self.history.truncate(HISTORY);
+            // That nobody had asked yet is no state that the key was in.
+            if known || self.state != HealthState::Unknown {
+                self.history.insert(0, (self.state, self.since));
+                self.history.truncate(HISTORY);
+            }
             self.state = state;
             self.since = at;
         }
+    }
+
+    /// Goes on from the health of the key whose place this one's key has taken.
+    pub fn succeed(&mut self, before: &Self) {
+        if before.state != self.state {
+            self.history.push((before.state, before.since));
+        }
+        self.history.extend(before.history.iter().copied());
+        self.history.truncate(HISTORY);
     }
 
     /// The provider refused the key, and it is asked again before that is believed.
@@ -210,6 +223,23 @@ mod tests {
         }
         assert_eq!(health.accepted, Some(true));
         assert_eq!(health.rejections, 0);
+    }
+
+    #[test]
+    fn a_key_that_follows_a_good_one_and_is_good_adds_nothing_to_the_history() {
+        let mut first = Health::unknown("f", at(0));
+        first.observe(Verdict::Valid, at(1), 3);
+        assert_eq!(first.history, []);
+        first.observe(Verdict::ProviderDown, at(2), 3);
+        let mut next = Health::unknown("g", at(3));
+        next.observe(Verdict::Valid, at(4), 3);
+        next.succeed(&first);
+        let told = [(HealthState::ProviderDown, at(2)), (HealthState::Valid, at(1))];
+        assert_eq!((next.state, next.since, next.history.as_slice()), (HealthState::Valid, at(4), &told[..]));
+        let mut third = Health::unknown("h", at(5));
+        third.observe(Verdict::Valid, at(6), 3);
+        third.succeed(&next);
+        assert_eq!(third.history, told);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod account;
 pub mod audit;
 mod codec;
+mod outside;
 mod record;
 mod rewrap;
 mod rotation;
@@ -15,6 +16,9 @@ pub mod verify;
 
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
+pub use outside::all_unverified;
+#[cfg(test)]
+pub(crate) use record::tests;
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
 pub use rewrap::Rewrapped;
 pub use rotation::{

@@ -382,4 +382,4 @@ impl Record {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -1,14 +1,13 @@
 //! Arguments of `kubectl llmkey`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::Styles;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use super::{Output, WideOutput};
-use crate::cli::VerifyArgs;
+use crate::cli::{VerifyArgs, duration};
 
 /// Each is run by a test.
 const EXAMPLES: &str = "\
@@ -334,15 +333,6 @@ pub struct WaitArgs {
     /// How long, as kubectl has it: 90s, 15m, 1h30m.
     #[arg(long, default_value = "15m", requires = "wait", value_parser = duration)]
     pub timeout: Duration,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration like 90s, 15m or 1h30m".to_owned();
-    kube::core::Duration::from_str(text)
-        .ok()
-        .filter(|d| !d.is_negative())
-        .map(Duration::from)
-        .ok_or_else(wrong)
 }
 
 /// Of `__complete`.

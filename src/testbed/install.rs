@@ -54,8 +54,10 @@ pub async fn install_chart(
     };
     let admin = cluster.admin()?;
     create_namespace(&admin, namespace).await?;
+    // What Helm does at its own times is no part of an installation.
+    let lasting = manifests.into_iter().filter(|m| m["metadata"]["annotations"]["helm.sh/hook"].is_null());
     let (deployments, others): (Vec<Value>, Vec<Value>) =
-        manifests.into_iter().partition(|manifest| manifest["kind"] == "Deployment");
+        lasting.partition(|manifest| manifest["kind"] == "Deployment");
     apply(&admin, &others).await?;
 
     let text = |value: &Value| value.as_str().map(str::to_owned);

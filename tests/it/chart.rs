@@ -29,11 +29,15 @@ fn only<'a>(manifests: &'a [Value], kind: &str) -> &'a Value {
 }
 
 fn pod(manifests: &[Value]) -> &Value {
-    &only(manifests, "Deployment")["spec"]["template"]["spec"]
+    pod_of(manifests, "Deployment")
 }
 
-fn args(manifests: &[Value]) -> Vec<String> {
-    let args = pod(manifests)["containers"][0]["args"].as_array().unwrap();
+fn pod_of<'a>(manifests: &'a [Value], kind: &str) -> &'a Value {
+    &only(manifests, kind)["spec"]["template"]["spec"]
+}
+
+fn args(pod: &Value) -> Vec<String> {
+    let args = pod["containers"][0]["args"].as_array().unwrap();
     args.iter().map(|arg| arg.as_str().unwrap().to_owned()).collect()
 }
 
@@ -76,15 +80,17 @@ fn crds_can_be_left_out_and_can_go_with_the_release() {
 #[test]
 fn the_pod_meets_the_restricted_standard() {
     let manifests = render(&json!({})).unwrap();
-    let pod = pod(&manifests);
-    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(pod["securityContext"]["seccompProfile"], json!({"type": "RuntimeDefault"}));
-    let context = &pod["containers"][0]["securityContext"];
-    assert_eq!(context["allowPrivilegeEscalation"], false);
-    assert_eq!(context["readOnlyRootFilesystem"], true);
-    assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
-    for field in ["hostNetwork", "hostPID", "hostIPC", "initContainers", "volumes"] {
-        assert!(pod.get(field).is_none(), "{field}");
+    for kind in ["Deployment", "Job"] {
+        let pod = pod_of(&manifests, kind);
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"], json!({"type": "RuntimeDefault"}));
+        let context = &pod["containers"][0]["securityContext"];
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}));
+        for field in ["hostNetwork", "hostPID", "hostIPC", "initContainers", "volumes"] {
+            assert!(pod.get(field).is_none(), "{kind}: {field}");
+        }
     }
     assert_eq!(only(&manifests, "ServiceAccount")["automountServiceAccountToken"], false);
 }
@@ -120,7 +126,7 @@ fn odd_values_are_rendered_whole() {
     assert!(pod["securityContext"].get("runAsUser").is_none());
     assert_eq!(pod["volumes"][0]["secret"]["secretName"], "kek");
     assert_eq!(pod["containers"][0]["image"], "llmkey-operator:1.10");
-    let args = args(&manifests);
+    let args = args(pod);
     for arg in ["--keyring-dir=/etc/llmkey/keyring", "--identity=a b \"c\"", "--lease-name=odd"] {
         assert!(args.iter().any(|found| found == arg), "{arg} in {args:?}");
     }
@@ -173,7 +179,7 @@ fn what_can_be_switched_on_and_off_is_there_when_it_should_be() {
 fn the_operator_understands_the_charts_arguments() {
     for values in [json!({}), json!({"keyring": {"existingSecret": "k"}})] {
         let output = Command::new(env!("CARGO_BIN_EXE_llmkey-operator"))
-            .args(args(&render(&values).unwrap()))
+            .args(args(pod(&render(&values).unwrap())))
             // Refused after the rest was read: the answer tells which argument was not understood.
             .arg("--concurrency=0")
             .output()
@@ -182,6 +188,37 @@ fn the_operator_understands_the_charts_arguments() {
         assert!(!output.status.success() && text.contains("concurrency"), "{text}");
         assert!(!text.contains("unexpected argument"), "{text}");
     }
+    for values in [json!({}), json!({"crds": {"keep": false}, "drain": {"timeout": "1m30s"}})] {
+        let output = Command::new(env!("CARGO_BIN_EXE_llmkey-operator"))
+            .args(args(pod_of(&render(&values).unwrap(), "Job")))
+            .arg("--kubeconfig=/nowhere")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains("no connection to a cluster"), "{text}");
+    }
+}
+
+/// With the CRDs every LLMKey would go, whose keys nobody could revoke any more.
+#[test]
+fn the_drain_is_asked_before_the_release_goes_and_refuses_where_the_crds_go_too() {
+    let job = |values: &Value| {
+        let manifests = render(values).unwrap();
+        manifests.into_iter().find(|manifest| manifest["kind"] == "Job")
+    };
+    let refuses = |values: Value| {
+        let job = job(&values).unwrap();
+        assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-delete");
+        args(&job["spec"]["template"]["spec"]).contains(&"--refuse-while-keys-exist".to_owned())
+    };
+    assert!(!refuses(json!({})) && refuses(json!({"crds": {"keep": false}})));
+    assert!(!refuses(json!({"crds": {"enabled": false, "keep": false}})));
+    assert_eq!(job(&json!({"drain": {"enabled": false}})), None);
+    // The Deployment, its Service and its budget count no such pod.
+    let manifests = render(&json!({})).unwrap();
+    let labels = &only(&manifests, "Job")["spec"]["template"]["metadata"]["labels"];
+    let selector = &only(&manifests, "Deployment")["spec"]["selector"]["matchLabels"];
+    assert_ne!(labels["app.kubernetes.io/name"], selector["app.kubernetes.io/name"]);
 }
 
 #[test]
@@ -276,10 +313,11 @@ const FOR_EVERYBODY: [&str; 3] =
 fn restarting_workloads_is_granted_only_when_asked_for() {
     let restarts = "apps/deployments [\"get\",\"patch\"]";
     let asked = render(&json!({"rollout": {"enabled": true}})).unwrap();
-    assert!(rights(&asked).contains(restarts) && args(&asked).contains(&"--rollout=true".to_owned()));
+    assert!(rights(&asked).contains(restarts) && args(pod(&asked)).contains(&"--rollout=true".to_owned()));
     let by_default = render(&json!({})).unwrap();
     assert!(
-        !rights(&by_default).contains(restarts) && args(&by_default).contains(&"--rollout=false".to_owned())
+        !rights(&by_default).contains(restarts)
+            && args(pod(&by_default)).contains(&"--rollout=false".to_owned())
     );
 }
 

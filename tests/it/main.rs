@@ -23,6 +23,7 @@ mod crds;
 mod dashboard;
 mod deletion;
 mod docs;
+mod drain;
 mod events;
 mod examples;
 mod fleet;

@@ -26,6 +26,13 @@ app.kubernetes.io/name: {{ include "llmkey-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* The drain's pod is none of the Deployment's, the Service's or the budget's. */}}
+{{- define "llmkey-operator.drainLabels" -}}
+app.kubernetes.io/name: {{ include "llmkey-operator.name" . }}-drain
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: llmkey-operator
+{{- end }}
+
 {{- define "llmkey-operator.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
 {{ include "llmkey-operator.selectorLabels" . }}

@@ -368,9 +368,7 @@ impl Observed {
             Health::unknown(fingerprint, since)
         });
         if let Some(before) = &self.memory.health {
-            health.history.insert(0, (before.state, before.since));
-            health.history.extend(before.history.iter().copied());
-            health.history.truncate(10);
+            health.succeed(before);
         }
         self.memory.health = Some(health);
     }
