@@ -40,7 +40,7 @@ use crate::controller::context::Ctx;
 use crate::controller::fleet;
 use crate::controller::index::Name;
 use crate::controller::llm_key::memory::{Seen, newest};
-use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
+use crate::controller::llm_key::model::{Effect, LedgerView, Look, TargetView};
 use crate::controller::{ReconcileError, brief, malformed, retry_after};
 use crate::domain::health::Health;
 use crate::domain::lifecycle::VersionState;
@@ -49,6 +49,10 @@ use crate::telemetry::metrics::{Controller, Outcome};
 
 /// Steps of one reconcile at most; what is left is done in the next.
 const MAX_STEPS: usize = 32;
+
+/// A pass that has waited for an answer so long does not go by what it saw before to make or revoke a further key: a person may have
+/// paused the `LLMKey` or changed its policy since.
+const SEEN_LASTS: Duration = Duration::from_secs(5);
 
 /// How long to wait for a watch that is behind our own write.
 const LATE_WATCH: Duration = Duration::from_millis(20);
@@ -255,9 +259,14 @@ impl Ended {
 async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, ReconcileError> {
     let mut acted = false;
     let mut looked_again = 0;
+    let begun = ctx.clock.monotonic();
     for _ in 0..MAX_STEPS {
         let env = env(ctx)?;
         let plan = decide::decide(&seeing.observed, &env);
+        let late = acted && ctx.clock.monotonic().saturating_sub(begun) > SEEN_LASTS;
+        if late && plan.commits(&seeing.observed.ledger) {
+            return Ok(Ended::Unfinished);
+        }
         if plan.effects.is_empty() {
             if fleet::ask(ctx, key, &mut seeing.observed, &plan) {
                 continue;
@@ -410,43 +419,4 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
             problems: if ended { Default::default() } else { problems(&status.conditions) },
         },
     );
-}
-
-impl Effect {
-    /// Whether nothing of source and target enters into it.
-    const fn needs_ledger_only(&self) -> bool {
-        matches!(
-            self,
-            Self::Validate(Subject::Delivered(_) | Subject::Spare(_))
-                | Self::NoteReminder { .. }
-                | Self::Announce { .. }
-        )
-    }
-
-    /// The effect's name in metrics.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::SetFinalizer(_) => "set_finalizer",
-            Self::CreateLedger(_) => "create_ledger",
-            Self::SwapLedger(_) => "swap_ledger",
-            Self::DeleteLedger => "delete_ledger",
-            Self::Choose => "choose",
-            Self::LookUp { .. } => "look_up",
-            Self::Mint { .. } => "mint",
-            Self::FindStrays { .. } => "find_strays",
-            Self::RevokeStray { .. } => "revoke_stray",
-            Self::Validate(_) => "validate",
-            Self::WriteTarget { .. } => "write_target",
-            Self::DeleteTarget => "delete_target",
-            Self::CheckShared { .. } => "check_shared",
-            Self::ReadLastUse { .. } => "read_last_use",
-            Self::LookAtConsumers { .. } => "look_at_consumers",
-            Self::Restart(_) => "restart",
-            Self::Revoke { .. } => "revoke",
-            Self::ConfirmRevoked { .. } => "confirm_revoked",
-            Self::NoteReminder { .. } => "note_reminder",
-            Self::Announce { .. } => "announce",
-            Self::ReadMembers { .. } => "read_members",
-        }
-    }
 }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::model::LedgerView;
 use crate::api::{ConditionStatus, ConditionType, PoolStatus, Reason};
 use crate::domain::evidence::{Judged, Workload};
+use crate::domain::lifecycle::VersionState;
 use crate::domain::turns::Place;
 use crate::ledger::Record;
 
@@ -135,6 +137,45 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Whether nothing of source and target enters into it.
+    pub const fn needs_ledger_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Validate(Subject::Delivered(_) | Subject::Spare(_))
+                | Self::NoteReminder { .. }
+                | Self::Announce { .. }
+        )
+    }
+
+    /// The effect's name in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SetFinalizer(_) => "set_finalizer",
+            Self::CreateLedger(_) => "create_ledger",
+            Self::SwapLedger(_) => "swap_ledger",
+            Self::DeleteLedger => "delete_ledger",
+            Self::Choose => "choose",
+            Self::LookUp { .. } => "look_up",
+            Self::Mint { .. } => "mint",
+            Self::FindStrays { .. } => "find_strays",
+            Self::RevokeStray { .. } => "revoke_stray",
+            Self::Validate(_) => "validate",
+            Self::WriteTarget { .. } => "write_target",
+            Self::DeleteTarget => "delete_target",
+            Self::CheckShared { .. } => "check_shared",
+            Self::ReadLastUse { .. } => "read_last_use",
+            Self::LookAtConsumers { .. } => "look_at_consumers",
+            Self::Restart(_) => "restart",
+            Self::Revoke { .. } => "revoke",
+            Self::ConfirmRevoked { .. } => "confirm_revoked",
+            Self::NoteReminder { .. } => "note_reminder",
+            Self::Announce { .. } => "announce",
+            Self::ReadMembers { .. } => "read_members",
+        }
+    }
+}
+
 /// One thing to be said in the conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Finding {
@@ -208,6 +249,20 @@ impl Plan {
     /// Wakes at the earliest of all times asked for.
     pub fn wake_at(&mut self, at: DateTime<Utc>) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Whether it puts on record, beyond what the record says, that a key is to be made or revoked.
+    pub fn commits(&self, ledger: &LedgerView) -> bool {
+        let known = |version, state| match ledger {
+            LedgerView::Present(ledger) => ledger.record.version(version).is_some_and(|v| v.state == state),
+            _ => false,
+        };
+        self.effects.iter().any(|effect| match effect {
+            Effect::CreateLedger(next) | Effect::SwapLedger(next) => next.versions.iter().any(|v| {
+                matches!(v.state, VersionState::Intent | VersionState::Retiring) && !known(v.version, v.state)
+            }),
+            _ => false,
+        })
     }
 
     /// Whether a person must act.
