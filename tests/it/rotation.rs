@@ -1,11 +1,8 @@
 //! Rotation: when a key is replaced, what the older one waits for, and what holds either.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use llmkey_operator::api::{ClusterRotationPolicy, LLMKey, RotationPolicy};
-use llmkey_operator::domain::names::ledger_name;
-use llmkey_operator::ledger::unverified;
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation, Settings};
 use serde_json::{Value, json};
 
@@ -54,34 +51,6 @@ fn published(key: &LLMKey, number: i32) -> DateTime<Utc> {
 
 fn revoked(key: &LLMKey, number: i32) -> DateTime<Utc> {
     time(version(key, number).revoked_at.as_ref())
-}
-
-/// A pass does not revoke by what it saw before it waited long for an answer.
-#[tokio::test]
-async fn a_pause_while_the_provider_is_slow_keeps_the_older_key() {
-    let t = Tenant::new("slow-pause").await;
-    let policy =
-        json!({"overlap": {"minimum": "0s", "evidence": {"consumers": "Ignored", "quietFor": "0s"}}});
-    let first = ready(&t, policy, json!({})).await;
-    let slow =
-        FaultRule::on(Operation::CreateServiceAccount, Fault::slow(7_000)).project(&t.project).times(1);
-    t.sandbox().add_fault(slow);
-    rotate(&t, "1").await;
-    let ledgers: Api<Secret> = Api::namespaced(t.client.clone(), &t.stage.installation.namespace);
-    wait("the next key is being made", async || {
-        let record = unverified(&ledgers.get(&ledger_name(&t.namespace, "chat")).await.unwrap()).unwrap();
-        record.version(2).map(|_| ())
-    })
-    .await;
-    t.annotate("chat", "llmkeys.dev/paused", Some("true")).await;
-    until_state(&t, 2, "Current").await;
-    let key = t
-        .until("chat", "it is paused", |k| find(k, "OverlapActive").is_some_and(|f| f.2.contains("paused")))
-        .await;
-    assert_eq!(state(&key, 1).as_deref(), Some("Overlap"));
-    assert!(t.sandbox().accepts(&first) && t.revocations() == 0);
-    t.annotate("chat", "llmkeys.dev/paused", None).await;
-    until_state(&t, 1, "Revoked").await;
 }
 
 #[tokio::test]

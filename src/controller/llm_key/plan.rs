@@ -270,3 +270,36 @@ impl Plan {
         self.findings.iter().any(|f| f.condition == ConditionType::Stalled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::lifecycle::Origin;
+    use crate::ledger::Ledger;
+    use crate::ledger::tests::{record, version};
+
+    #[test]
+    fn a_further_key_to_make_or_to_revoke_commits_and_the_rest_of_the_way_does_not() {
+        use VersionState::{Current, Intent, Overlap, Pending, Retiring, Revoked};
+        let of = |states: &[VersionState]| {
+            record(states.iter().zip(1..).map(|(state, n)| version(n, *state, Origin::Minted)).collect())
+        };
+        let commits = |before: Option<&[VersionState]>, next: &[VersionState]| {
+            let ledger = before.map_or(LedgerView::Absent, |before| {
+                let (resource_version, uid) = ("1".to_owned(), "uid".to_owned());
+                LedgerView::Present(Box::new(Ledger { record: of(before), resource_version, uid }))
+            });
+            let effects = vec![Effect::SwapLedger(Box::new(of(next)))];
+            Plan { effects, ..Plan::default() }.commits(&ledger)
+        };
+        assert!(commits(None, &[Intent]));
+        assert!(commits(Some(&[Current]), &[Current, Intent]));
+        assert!(commits(Some(&[Overlap, Current]), &[Retiring, Current]));
+        // Another attempt at what is on record, and each step after it.
+        assert!(!commits(Some(&[Current, Intent]), &[Current, Intent]));
+        assert!(!commits(Some(&[Current, Intent]), &[Current, Pending]));
+        assert!(!commits(Some(&[Current, Pending]), &[Overlap, Current]));
+        assert!(!commits(Some(&[Retiring, Current]), &[Revoked, Current]));
+        assert!(!Plan { effects: vec![Effect::Choose], ..Plan::default() }.commits(&LedgerView::Absent));
+    }
+}
