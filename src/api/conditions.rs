@@ -270,6 +270,14 @@ reasons! {
     WorkloadRestarted,
     /// The keys are revoked, as the spec asks.
     Revoked,
+    /// The keys are switched off at the provider, as the spec asks.
+    SwitchedOff,
+    /// The keys are being switched off.
+    SwitchingOff,
+    /// The keys are being switched on again.
+    SwitchingOn,
+    /// The provider did not switch a key off or on.
+    SwitchFailed,
     /// The provider did not make a key.
     MintFailed,
     /// The account has no project of that name.

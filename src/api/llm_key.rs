@@ -85,8 +85,8 @@ pub struct LLMKeySpec {
     pub validation: Validation,
     /// `Active` (default), `Disabled` or `Revoked`. Revoked: revoke all keys of this resource at the provider now, without overlap, then
     /// take the target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
-    /// Disabled: switch the key off at the provider. This version can do that nowhere (OpenAI has no such call, OpenRouter's is not used yet):
-    /// `Stalled` says so, and all goes on as with Active.
+    /// Disabled: switch all keys off at the provider (OpenRouter, LiteLLM), until it is Active again. Elsewhere `Stalled` says so, and all goes
+    /// on as with Active.
     #[serde(default)]
     pub desired_state: DesiredState,
     /// Break-glass: versions whose keys are to be revoked now, without overlap and without waiting for evidence, up to 16

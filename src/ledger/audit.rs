@@ -43,7 +43,7 @@ pub struct Entry {
     pub writer: String,
     /// Number of the newest mint attempt.
     pub attempt: u32,
-    /// What else changed: `Created`, `Owner`, `Attempt`, `HandledRotate`, `Format`, `Resealed`, `Deleted`.
+    /// What else changed: `Created`, `Owner`, `Attempt`, `HandledRotate`, `Switched`, `Format`, `Resealed`, `Deleted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<String>,
     /// Versions that moved.
@@ -162,10 +162,16 @@ fn also(before: Option<&Record>, after: Option<&Record>) -> Vec<String> {
         ("Owner", before.owner != after.owner),
         ("Attempt", before.attempt != after.attempt),
         ("HandledRotate", before.handled_rotate != after.handled_rotate),
+        ("Switched", switched(before, after)),
         ("Format", before.format != after.format),
         ("Resealed", resealed(before, after)),
     ];
     changed.iter().filter(|(_, changed)| *changed).map(|(what, _)| (*what).to_owned()).collect()
+}
+
+/// Whether a key is to be switched off or on, or was.
+fn switched(before: &Record, after: &Record) -> bool {
+    after.versions.iter().any(|v| before.version(v.version).and_then(|was| was.switch) != v.switch)
 }
 
 /// Whether a key that stays is sealed with another key-encryption key.

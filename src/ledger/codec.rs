@@ -9,6 +9,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::record::{FORMAT, Record, Version};
+use super::switch::Extent;
 use crate::api::{
     KEY_FINGERPRINT_LABEL_PREFIX, LEDGER_SEALED_BY, LEDGER_SUMMARY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL,
 };
@@ -59,6 +60,9 @@ pub struct Summary {
     /// The next version is on its way beside the delivered one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rotating: bool,
+    /// How many keys are switched off at the provider, or may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched_off: Option<Extent>,
 }
 
 impl Summary {
@@ -95,6 +99,7 @@ impl Summary {
                 .min(),
             spare: record.versions.iter().find(|v| v.state == VersionState::Spare).map(|v| v.version),
             rotating: record.rotating().is_some(),
+            switched_off: record.switched_off(),
         }
     }
 }

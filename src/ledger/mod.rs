@@ -11,6 +11,7 @@ mod record;
 mod rewrap;
 mod rotation;
 mod store;
+mod switch;
 mod used;
 pub mod verify;
 
@@ -25,4 +26,5 @@ pub use rotation::{
     MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,
 };
 pub use store::{Holder, Ledger, LedgerError, Listed, Store};
+pub use switch::{Extent, Switch};
 pub use used::{MAX_USED, UsedKey};

@@ -135,6 +135,9 @@ pub struct Version {
     /// When a rotation took the version that was begun as a spare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted_at: Option<DateTime<Utc>>,
+    /// Whether its key is switched off at the provider, or was and is to be on again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<super::Switch>,
 }
 
 impl Version {
@@ -168,6 +171,7 @@ impl Version {
             member: None,
             spare_since: None,
             promoted_at: None,
+            switch: None,
         }
     }
 

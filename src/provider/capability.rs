@@ -107,9 +107,9 @@ mod tests {
         assert_eq!(all, ["LastUsed", "List", "Mint", "Revoke", "Validate"]);
         assert!(!Capabilities::of(ProviderType::OpenAI, true).has(Capability::Disable));
         let router: Vec<_> = Capabilities::of(ProviderType::OpenRouter, true).names().collect();
-        assert_eq!(router, ["List", "Mint", "Revoke", "Validate"]);
+        assert_eq!(router, ["Disable", "List", "Mint", "Revoke", "Validate"]);
         let proxy = Capabilities::of(ProviderType::LiteLLM, true);
-        assert_eq!(proxy.names().collect::<Vec<_>>(), ["List", "Mint", "Revoke", "Validate"]);
+        assert_eq!(proxy.names().collect::<Vec<_>>(), ["Disable", "List", "Mint", "Revoke", "Validate"]);
         assert_eq!(proxy.mint_kind(), MintKind::CallerChosen);
         assert_eq!(Capabilities::of(ProviderType::OpenAI, true).mint_kind(), MintKind::ShownOnce);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();

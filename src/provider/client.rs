@@ -269,6 +269,15 @@ impl Providers {
         admin.read_revocation(id, &reply).map_err(|error| scrubbed(error, account))
     }
 
+    /// Switches the key off or on at the provider. Safe to repeat.
+    pub async fn switch(&self, account: &Account, id: &ProviderKeyId, on: bool) -> Result<(), CallError> {
+        let Some(calls) = admin(account)?.switch() else {
+            return Err(CallError::local(ErrorClass::BadRequest, "NotSupported"));
+        };
+        let reply = self.call("switch", account, calls.switch_request(account, id, on)).await?;
+        calls.read_switched(id, on, &reply).map_err(|error| scrubbed(error, account))
+    }
+
     pub(super) async fn call(
         &self,
         operation: &'static str,

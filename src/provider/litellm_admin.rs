@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Account, Admin, BadKeyId, CallError, CallerChosen, Capabilities, Capability, ErrorClass, ListedKey,
-    MintError, Minting, Page, ProviderKeyId, Revocation,
+    MintError, Minting, Page, ProviderKeyId, Revocation, Switch,
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     litellm::error_type,
@@ -74,6 +74,12 @@ struct Key {
 }
 
 #[derive(Deserialize)]
+struct Blocked {
+    #[serde(default)]
+    blocked: Option<bool>,
+}
+
+#[derive(Deserialize)]
 struct Deleted {
     deleted_keys: Vec<String>,
 }
@@ -99,7 +105,17 @@ fn team(account: &Account) -> Option<&str> {
 
 impl Admin for LiteLLMAdmin {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(&[Capability::List, Capability::Mint, Capability::Revoke, Capability::Validate])
+        Capabilities::new(&[
+            Capability::Disable,
+            Capability::List,
+            Capability::Mint,
+            Capability::Revoke,
+            Capability::Validate,
+        ])
+    }
+
+    fn switch(&self) -> Option<&'static dyn Switch> {
+        Some(&LiteLLMAdmin)
     }
 
     fn minting(&'static self) -> Minting {
@@ -186,6 +202,22 @@ impl Admin for LiteLLMAdmin {
         } else {
             Err(reply.error(ErrorClass::Garbled, "NotDeleted"))
         }
+    }
+}
+
+impl Switch for LiteLLMAdmin {
+    fn switch_request(&self, account: &Account, id: &ProviderKeyId, on: bool) -> Result<Request, Unsendable> {
+        let call = if on { "unblock" } else { "block" };
+        Request::new(Method::POST, account.endpoint().url(&["key", call], &[]))
+            .json(&json!({ "key": id.handle() }))
+            .bearer(account.credential())
+    }
+
+    fn read_switched(&self, _: &ProviderKeyId, on: bool, reply: &Reply) -> Result<(), CallError> {
+        // The row as it is now; older proxies leave the flag out where it is false.
+        let Blocked { blocked } = read(reply)?;
+        let is_on = !blocked.unwrap_or(false);
+        if is_on == on { Ok(()) } else { Err(reply.error(ErrorClass::Garbled, "NotSwitched")) }
     }
 }
 

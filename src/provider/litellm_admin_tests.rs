@@ -102,12 +102,34 @@ fn every_request_is_the_documented_one_and_its_line_has_no_key() {
     let delete = LiteLLMAdmin.revoke_request(&team, &id).ok().unwrap();
     assert_eq!(shown(&delete).0, format!("POST {BASE}/key/delete"));
     assert_eq!(delete.body.as_deref(), Some(format!(r#"{{"keys":["{hash}"]}}"#).as_bytes()));
+    for (on, call) in [(false, "block"), (true, "unblock")] {
+        let switch = LiteLLMAdmin.switch_request(&team, &id, on).ok().unwrap();
+        assert_eq!(shown(&switch).0, format!("POST {BASE}/key/{call}"));
+        assert_eq!(switch.body.as_deref(), Some(format!(r#"{{"key":"{hash}"}}"#).as_bytes()));
+    }
     let mint = LiteLLMAdmin.mint_request(&none, "lk1-a", &SECRET.into()).ok().unwrap();
     let (line, headers) = shown(&mint);
     assert_eq!(line, format!("POST {BASE}/key/generate"));
     assert!(headers.contains(&"content-type: application/json".to_owned()));
     let body = format!(r#"{{"key":"{SECRET}","key_alias":"lk1-a"}}"#);
     assert_eq!(mint.body.as_deref(), Some(body.as_bytes()));
+}
+
+#[test]
+fn a_key_is_switched_only_if_the_proxy_shows_it() {
+    let read = |on, status, body: &str| LiteLLMAdmin.read_switched(&id(), on, &reply(status, &[], body));
+    let row = |blocked: Value| json!({"token": id().handle(), "blocked": blocked}).to_string();
+    assert_eq!(read(false, 200, &row(json!(true))), Ok(()));
+    assert_eq!(read(true, 200, &row(json!(false))), Ok(()));
+    assert_eq!(read(true, 200, &row(Value::Null)), Ok(()));
+    for (on, status, body) in [
+        (false, 200, row(json!(false))),
+        (false, 200, row(Value::Null)),
+        (true, 200, row(json!(true))),
+        (true, 200, "[]".into()),
+    ] {
+        assert_eq!(read(on, status, &body).unwrap_err().class, ErrorClass::Garbled, "{on} {body}");
+    }
 }
 
 #[test]

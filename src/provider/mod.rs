@@ -112,6 +112,11 @@ trait Admin: Sync {
     fn revoke_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
     fn read_revocation(&self, id: &ProviderKeyId, reply: &Reply) -> Result<Revocation, CallError>;
 
+    /// Where it can switch keys off, and on again.
+    fn switch(&self) -> Option<&'static dyn Switch> {
+        None
+    }
+
     /// Where it tells of single keys when they were last used.
     fn last_use(&self) -> Option<&'static dyn LastUse> {
         None
@@ -144,6 +149,13 @@ trait CallerChosen: Sync {
     fn look_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
     /// Whether the key is there.
     fn read_look(&self, id: &ProviderKeyId, reply: &Reply) -> Result<bool, CallError>;
+}
+
+/// Keys that can be switched off, and on again. Safe to repeat.
+trait Switch: Sync {
+    fn switch_request(&self, account: &Account, id: &ProviderKeyId, on: bool) -> Result<Request, Unsendable>;
+    /// `on`: what was asked for.
+    fn read_switched(&self, id: &ProviderKeyId, on: bool, reply: &Reply) -> Result<(), CallError>;
 }
 
 /// A provider's word on the last use of a key.

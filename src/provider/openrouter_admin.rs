@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Account, Admin, CallError, Capabilities, Capability, ErrorClass, ListedKey, MintError, Minted, Minting,
-    Page, ProviderKeyId, Revocation, ShownOnce,
+    Page, ProviderKeyId, Revocation, ShownOnce, Switch,
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
@@ -63,6 +63,17 @@ struct Key {
 }
 
 #[derive(Deserialize)]
+struct Updated {
+    data: UpdatedKey,
+}
+
+#[derive(Deserialize)]
+struct UpdatedKey {
+    hash: String,
+    disabled: bool,
+}
+
+#[derive(Deserialize)]
 struct Deleted {
     deleted: bool,
 }
@@ -76,7 +87,13 @@ impl Key {
 
 impl Admin for OpenRouterAdmin {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(&[Capability::List, Capability::Mint, Capability::Revoke, Capability::Validate])
+        Capabilities::new(&[
+            Capability::Disable,
+            Capability::List,
+            Capability::Mint,
+            Capability::Revoke,
+            Capability::Validate,
+        ])
     }
 
     fn account_request(&self, account: &Account) -> Result<Request, Unsendable> {
@@ -91,6 +108,10 @@ impl Admin for OpenRouterAdmin {
         } else {
             Err(reply.error(ErrorClass::Garbled, "OtherWorkspace"))
         }
+    }
+
+    fn switch(&self) -> Option<&'static dyn Switch> {
+        Some(&OpenRouterAdmin)
     }
 
     fn minting(&'static self) -> Minting {
@@ -142,6 +163,23 @@ impl Admin for OpenRouterAdmin {
         }
         let Deleted { deleted } = read(reply)?;
         if deleted { Ok(Revocation::Revoked) } else { Err(reply.error(ErrorClass::Garbled, "NotDeleted")) }
+    }
+}
+
+impl Switch for OpenRouterAdmin {
+    fn switch_request(&self, account: &Account, id: &ProviderKeyId, on: bool) -> Result<Request, Unsendable> {
+        Request::new(Method::PATCH, key_url(account, id))
+            .json(&json!({ "disabled": !on }))
+            .bearer(account.credential())
+    }
+
+    fn read_switched(&self, id: &ProviderKeyId, on: bool, reply: &Reply) -> Result<(), CallError> {
+        let Updated { data } = read(reply)?;
+        if data.hash == id.handle() && data.disabled != on {
+            Ok(())
+        } else {
+            Err(reply.error(ErrorClass::Garbled, "NotSwitched"))
+        }
     }
 }
 

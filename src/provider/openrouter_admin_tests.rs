@@ -64,6 +64,33 @@ fn every_request_is_the_documented_one() {
     assert!(headers.contains(&"content-type: application/json".to_owned()));
     let body = format!(r#"{{"name":"lk1-a","workspace_id":"{WORKSPACE}"}}"#);
     assert_eq!(mint.body.as_deref(), Some(body.as_bytes()));
+    for (on, body) in [(false, r#"{"disabled":true}"#), (true, r#"{"disabled":false}"#)] {
+        let switch = OpenRouterAdmin.switch_request(&account, &id, on).ok().unwrap();
+        assert_eq!(shown(&switch).0, format!("PATCH {base}/keys/{HASH}"));
+        assert_eq!(switch.body.as_deref(), Some(body.as_bytes()));
+    }
+}
+
+#[test]
+fn a_key_is_switched_only_if_openrouter_shows_it() {
+    let id = ProviderKeyId::parse(HASH).unwrap();
+    let read = |on, status, body: &str| OpenRouterAdmin.read_switched(&id, on, &reply(status, &[], body));
+    let shown = |hash: &str, disabled: bool| {
+        json!({"data": {"hash": hash, "name": "lk1-a", "disabled": disabled, "of_tomorrow": 1}}).to_string()
+    };
+    assert_eq!(read(false, 200, &shown(HASH, true)), Ok(()));
+    assert_eq!(read(true, 200, &shown(HASH, false)), Ok(()));
+    for (on, status, body, class) in [
+        (false, 200, shown(HASH, false), ErrorClass::Garbled),
+        (true, 200, shown(HASH, true), ErrorClass::Garbled),
+        (true, 200, shown("other", false), ErrorClass::Garbled),
+        (true, 200, json!({"data": {"hash": HASH}}).to_string(), ErrorClass::Garbled),
+        (true, 404, error(404), ErrorClass::NotFound),
+        (true, 404, "<html>".to_owned(), ErrorClass::Garbled),
+        (false, 503, error(503), ErrorClass::Server),
+    ] {
+        assert_eq!(read(on, status, &body).unwrap_err().class, class, "{on} {status} {body}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::consumers::{pod, remove_pod, using};
+use super::openrouter::switched_off_and_on;
 use super::provider::account_at;
 use super::restart::{kill, leads, start};
 use super::stage::{Stage, Tenant, because, empty_stage, is, stage, state, wait};
@@ -256,6 +257,8 @@ async fn chooses_delivers_rotates_revokes_and_sweeps() {
     .await;
     assert!(sandbox.live_keys(&t.project).iter().any(|key| key.id == hashes[1]));
     assert!(sandbox.accepts(&second));
+
+    switched_off_and_on(&t, "proxy", Operation::BlockProxyKey, &second).await;
 
     // A proxy that lets nobody choose is told of, and what is delivered stays.
     sandbox.set_settings(Some(&t.project), Settings { custom_keys_refused: true, ..lags });

@@ -120,6 +120,7 @@ impl Actor<'_> {
             Effect::ReadLastUse { version } => self.read_last_use(o, *version).await,
             Effect::LookAtConsumers { since } => Ok(self.look_at_consumers(o, *since).await),
             Effect::Restart(order) => self.restart(o, order).await,
+            Effect::Switch { version, on } => self.switch(o, *version, *on).await,
             Effect::Revoke { version } => self.revoke(o, *version).await,
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version).await,
             Effect::ReadMembers { members } => self.read_members(o, members).await,

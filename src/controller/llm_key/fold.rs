@@ -75,6 +75,8 @@ pub enum Learned {
         /// Admission did not let it happen.
         refused: bool,
     },
+    /// The version's key is off or on, as it should be.
+    Switched(i32),
     /// The provider answered the revocation.
     RevokeAnswered(i32),
     /// Whether the version's key is gone and refused.
@@ -181,6 +183,10 @@ impl Observed {
                         self.memory.restart_refused.remove(&workload);
                     }
                 }
+            }
+            Learned::Switched(version) => {
+                self.pass.switched.insert(version);
+                self.mended(&[Reason::SwitchFailed]);
             }
             Learned::RevokeAnswered(version) => {
                 self.pass.revoke_answered.insert(version);
@@ -311,6 +317,7 @@ impl Observed {
         self.pass.found_none = false;
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();
+        self.pass.switched.clear();
         self.ledger = LedgerView::Present(Box::new(ledger));
     }
 

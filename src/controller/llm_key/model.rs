@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 
 pub use super::plan::{Effect, Finding, Look, Plan, RestartOrder, Subject};
 use super::requester::Asked;
+pub use super::retry::Work;
 use crate::api::{OnReplacementFailure, PoolMember, Reason, RotationMode, ValidationMode};
 use crate::domain::evidence;
 use crate::domain::health::Health;
@@ -310,27 +311,6 @@ impl Memory {
         let known = [&self.candidate, &self.pinned].into_iter().flatten().filter(|h| h.fingerprint == shown);
         known.max_by_key(|h| h.last.map(|(_, at)| at))
     }
-
-    /// What puts off work at the provider. A key that cannot be made keeps none from being revoked, and the other way round.
-    pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
-        let other: &[Reason] = match work {
-            Work::Mint => &[Reason::RevokeFailed],
-            Work::Revoke => {
-                &[Reason::MintFailed, Reason::ProjectNotFound, Reason::CustomKeysDisabled, Reason::MintBudget]
-            }
-        };
-        let waiting = self.failing.values().filter(|f| !other.contains(&f.reason) && now < f.not_before);
-        waiting.max_by_key(|f| f.not_before)
-    }
-}
-
-/// Work at the provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Work {
-    /// To make a key.
-    Mint,
-    /// To revoke one, and what has to be known before.
-    Revoke,
 }
 
 /// Failures in a row.
@@ -358,6 +338,7 @@ impl Failing {
                 | Reason::CustomKeysDisabled
                 | Reason::MintBudget
                 | Reason::RevokeFailed
+                | Reason::SwitchFailed
                 | Reason::AdminCredentialInvalid
                 | Reason::AddressRefused
         )
@@ -400,6 +381,8 @@ pub struct Pass {
     pub wrote_target: Option<i32>,
     /// The target was deleted in this reconcile.
     pub deleted_target: bool,
+    /// Versions of which the provider said that they are switched as their wish on record says.
+    pub switched: BTreeSet<i32>,
     /// Members of the pool that were read in this reconcile, by name.
     pub members: BTreeMap<String, SourceView>,
 }

@@ -121,6 +121,13 @@ pub enum Effect {
         /// The reminder.
         before: Duration,
     },
+    /// Switch a version's key off or on at the provider.
+    Switch {
+        /// The version.
+        version: i32,
+        /// Off or on.
+        on: bool,
+    },
     /// An event on the LLMKey.
     Announce {
         /// Something is wrong.
@@ -167,6 +174,7 @@ impl Effect {
             Self::ReadLastUse { .. } => "read_last_use",
             Self::LookAtConsumers { .. } => "look_at_consumers",
             Self::Restart(_) => "restart",
+            Self::Switch { .. } => "switch",
             Self::Revoke { .. } => "revoke",
             Self::ConfirmRevoked { .. } => "confirm_revoked",
             Self::NoteReminder { .. } => "note_reminder",

@@ -37,7 +37,41 @@ pub enum Standing {
     TimedOut(DateTime<Utc>),
 }
 
+/// Work at the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// To make a key.
+    Mint,
+    /// To revoke one, and what has to be known before.
+    Revoke,
+    /// To switch one off or on.
+    Switch,
+}
+
 impl Memory {
+    /// What puts off work at the provider. A key that cannot be made keeps none from being revoked, and the other way round.
+    pub fn waits(&self, work: Work, now: DateTime<Utc>) -> Option<&Failing> {
+        let other: &[Reason] = match work {
+            Work::Mint => &[Reason::RevokeFailed, Reason::SwitchFailed],
+            Work::Revoke => &[
+                Reason::MintFailed,
+                Reason::ProjectNotFound,
+                Reason::CustomKeysDisabled,
+                Reason::MintBudget,
+                Reason::SwitchFailed,
+            ],
+            Work::Switch => &[
+                Reason::MintFailed,
+                Reason::ProjectNotFound,
+                Reason::CustomKeysDisabled,
+                Reason::MintBudget,
+                Reason::RevokeFailed,
+            ],
+        };
+        let waiting = self.failing.values().filter(|f| !other.contains(&f.reason) && now < f.not_before);
+        waiting.max_by_key(|f| f.not_before)
+    }
+
     /// Failed tries to make a key. A budget that is used up is no failure.
     pub fn failed_mints(&self) -> u32 {
         let counted = MAKING.iter().filter(|reason| **reason != Reason::MintBudget);

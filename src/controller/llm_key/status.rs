@@ -249,6 +249,9 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
         conditions.set(kind, False, stall.reason, &stall.message);
         return;
     }
+    if found(kind).is_some() {
+        return;
+    }
     if o.key.revoke_all {
         let gone = match &o.ledger {
             LedgerView::Present(ledger) => ledger.record.minted_alive().next().is_none(),

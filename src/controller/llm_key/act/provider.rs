@@ -272,6 +272,20 @@ impl Actor<'_> {
         }
     }
 
+    /// A key that is gone is as off as can be, and no call makes it work again.
+    pub(super) async fn switch(&mut self, o: &Observed, version: i32, on: bool) -> Result<Learned, NotDone> {
+        let account = self.account_of(o, version)?;
+        match self.ctx.providers.switch(&account, &Self::key_id(o, version)?, on).await {
+            Ok(()) => Ok(Learned::Switched(version)),
+            Err(error) if error.class == ErrorClass::NotFound => Ok(Learned::Switched(version)),
+            Err(error) => {
+                let way = if on { "on" } else { "off" };
+                let message = format!("the key of version {version} could not be switched {way}: {error}");
+                Err(NotDone::Failed(call_failure(Reason::SwitchFailed, message, &error)))
+            }
+        }
+    }
+
     async fn is_there(&self, account: &Account, id: &ProviderKeyId) -> Result<bool, CallError> {
         match self.ctx.providers.exists(account, id).await? {
             Some(there) => Ok(there),

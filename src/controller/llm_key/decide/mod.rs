@@ -21,6 +21,7 @@ mod rotate;
 pub mod spare;
 mod steady;
 mod strays;
+pub mod switch;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -57,6 +58,7 @@ fn next_step(o: &Observed, env: &Env) -> Plan {
     blockers(o, env, &mut plan);
     match &o.ledger {
         LedgerView::Unreadable(reason, message) => plan.stall(*reason, message.clone()),
+        LedgerView::Absent if switch::wanted_off(o) => switch::first(&mut plan),
         LedgerView::Absent => first::first(o, env, &mut plan),
         LedgerView::Unread(summary) => steady::steady(o, summary, env, &mut plan),
         LedgerView::Present(ledger) => present(o, ledger, env, &mut plan),
@@ -75,7 +77,7 @@ fn next_step(o: &Observed, env: &Env) -> Plan {
         }
     }
     pin::tell(o, &mut plan);
-    if o.key.disable && !o.provider.can_disable {
+    if o.key.disable && !switch::wanted_off(o) {
         // All goes on as if it were Active.
         plan.stall(
             Reason::NotSupported,
@@ -141,7 +143,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 14] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 15] = [
         repair_before_revocation,
         // Before the next key is made for a listed one: the pinned one may take its place.
         pin::advance,
@@ -154,6 +156,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         // After the start: a key that cannot be revoked keeps nobody from getting another one.
         retire_step,
         break_glass::supplied,
+        switch::advance,
         overlap::advance,
         retention::advance,
         steady::probe,

@@ -147,7 +147,9 @@ pub(super) fn waiting(record: &Record, memory: &Memory, work: Work, env: &Env, p
         Reason::RevokeFailed if works => {
             plan.find(ConditionType::OverlapActive, ConditionStatus::True, reason, message);
         }
-        Reason::MintFailed | Reason::MintBudget | Reason::RevokeFailed => plan.progress(reason, message),
+        Reason::MintFailed | Reason::MintBudget | Reason::RevokeFailed | Reason::SwitchFailed => {
+            plan.progress(reason, message);
+        }
         // The other failures wait for a person.
         _ => plan.stall(reason, message),
     }
@@ -167,7 +169,13 @@ pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env,
 }
 
 /// The version's account is not the one at hand, or cannot be used: a call elsewhere would find nothing and prove nothing.
-fn unreachable(view: &View<'_>, version: &Version, what: &str, env: &Env, plan: &mut Plan) -> bool {
+pub(super) fn unreachable(
+    view: &View<'_>,
+    version: &Version,
+    what: &str,
+    env: &Env,
+    plan: &mut Plan,
+) -> bool {
     let (problem, account) = match view.former.filter(|former| at(former, version)) {
         Some(former) => (former.account.as_ref().err(), former.account.as_ref().ok()),
         None => (view.account_problem, view.account),

@@ -124,7 +124,7 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
 
 /// Starts a new version, if one is due and nothing stands in its way.
 pub(super) fn start(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
-    if o.key.revoke_all || super::pin::holds(o, record, env, plan) {
+    if o.key.revoke_all || super::switch::wanted_off(o) || super::pin::holds(o, record, env, plan) {
         return;
     }
     if o.key.minted {

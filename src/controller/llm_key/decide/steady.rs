@@ -3,6 +3,7 @@
 use super::gate::delta;
 use super::rotate::{due_time, supply_next};
 use super::spare::{self, Steady};
+use super::switch;
 use crate::api::ValidationMode;
 use crate::controller::llm_key::model::{Effect, Env, Look, Observed, Plan, Subject};
 use crate::domain::health::last_slot;
@@ -12,8 +13,12 @@ use crate::ledger::{Record, Summary};
 
 /// Only the summary is known: enough to say what is due, and when to look again.
 pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan) {
-    if o.key.pinned.is_some() {
-        // Whether the pin is carried out stands in the record.
+    if switch::wanted_off(o) {
+        switch::at_rest(summary.switched_off, plan);
+        return;
+    }
+    if o.key.pinned.is_some() || summary.switched_off.is_some() {
+        // Whether the pin is carried out, or a key is off, stands in the record.
         plan.look = Look::Everything;
     }
     if let Some(since) = summary.retained_since.filter(|_| o.policy.problem.is_none())

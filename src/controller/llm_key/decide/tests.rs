@@ -17,6 +17,7 @@ mod retire;
 mod retry;
 mod shown;
 mod spare;
+mod switch;
 mod triggers;
 mod turn;
 

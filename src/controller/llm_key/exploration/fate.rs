@@ -109,6 +109,7 @@ pub fn befalls(effect: &Effect, fate: Fate) -> bool {
 fn reason(effect: &Effect) -> Reason {
     match effect {
         Effect::Mint { .. } | Effect::LookUp { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
+        Effect::Switch { .. } => Reason::SwitchFailed,
         _ => Reason::RevokeFailed,
     }
 }

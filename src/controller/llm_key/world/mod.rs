@@ -73,6 +73,10 @@ pub struct Provider {
     pub answers: Option<Verdict>,
     /// Whether it or we choose the keys.
     pub mint: MintKind,
+    /// It can switch keys off.
+    pub switches: bool,
+    /// Ids of keys that are switched off.
+    pub off: BTreeSet<String>,
     /// New keys are refused for so long.
     pub spreading: Duration,
     /// Revoked keys work on for so long.
@@ -403,6 +407,9 @@ impl World {
         let Some(key) = self.provider.keys.iter().find(|k| k.bytes == bytes) else {
             return Verdict::Rejected;
         };
+        if self.provider.off.contains(&key.id) && key.revoked.is_none() {
+            return Verdict::Disabled;
+        }
         let spread = self.now >= key.made + delta(self.provider.spreading);
         let works = key.revoked.is_none_or(|at| self.now < at + delta(self.provider.lingering));
         if spread && works { Verdict::Valid } else { Verdict::Rejected }

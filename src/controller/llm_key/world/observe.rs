@@ -28,7 +28,7 @@ impl World {
                 account: self.account(),
                 account_problem: self.account_problem.clone(),
                 reports_last_use: true,
-                can_disable: false,
+                can_disable: self.provider.switches,
                 mint: self.provider.mint,
             },
             source: SourceView::None,
@@ -53,7 +53,7 @@ impl World {
             account: self.account(),
             account_problem: self.account_problem.clone(),
             reports_last_use: false,
-            can_disable: false,
+            can_disable: self.provider.switches,
             mint: self.provider.mint,
         };
         let mut observed = observed(self.record(), provider, memory.clone());

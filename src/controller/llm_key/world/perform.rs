@@ -9,7 +9,7 @@ use crate::crypto::Envelope;
 use crate::domain::backoff::Class;
 use crate::domain::evidence::{Census, Look};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{Ledger, Record, Switch};
 use crate::provider::{MintKind, ProviderKeyId};
 
 /// Why an effect did not happen, or seems not to have happened.
@@ -47,6 +47,7 @@ pub fn at_provider(effect: &Effect) -> bool {
             | Effect::FindStrays { .. }
             | Effect::RevokeStray { .. }
             | Effect::ReadLastUse { .. }
+            | Effect::Switch { .. }
             | Effect::Revoke { .. }
             | Effect::ConfirmRevoked { .. }
     )
@@ -99,6 +100,7 @@ impl World {
             Effect::ReadLastUse { version } => self.read_last_use(o, *version),
             Effect::LookAtConsumers { .. } => Ok(Learned::Consumers(self.look_at_consumers())),
             Effect::Restart(order) => self.restart(order),
+            Effect::Switch { version, on } => self.switch(o, *version, *on),
             Effect::Revoke { version } => self.revoke(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
@@ -273,6 +275,20 @@ impl World {
             key.used = key.used.max(Some(now));
         }
         Ok(Learned::Answer { subject, fingerprint: facts(&bytes).shown, verdict: self.verdict(&bytes) })
+    }
+
+    fn switch(&mut self, o: &Observed, version: i32, on: bool) -> Result<Learned, Undone> {
+        let id = Self::id_of(o, version)?;
+        let wish = if on { Switch::TurningOn } else { Switch::TurningOff };
+        if record(o)?.version(version).and_then(|v| v.switch) != Some(wish) {
+            return broken(format!("I9: {id} is switched and the ledger does not say so"));
+        }
+        if on {
+            self.provider.off.remove(&id);
+        } else {
+            self.provider.off.insert(id);
+        }
+        Ok(Learned::Switched(version))
     }
 
     fn write_target(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {

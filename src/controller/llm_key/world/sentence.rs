@@ -28,6 +28,9 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::ReadLastUse { version } => format!("when was version {version} used?"),
         Effect::LookAtConsumers { .. } => "look at the consumers".into(),
         Effect::Restart(order) => format!("restart {} for {}", order.workload, order.mark),
+        Effect::Switch { version, on } => {
+            format!("switch version {version} {}", if *on { "on" } else { "off" })
+        }
         Effect::Revoke { version } => format!("revoke version {version}"),
         Effect::ConfirmRevoked { version } => format!("confirm the revocation of version {version}"),
         Effect::Validate(Subject::Member(n)) => format!("validate the key of pool member {n}"),

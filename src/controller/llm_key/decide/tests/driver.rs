@@ -319,6 +319,7 @@ fn reason(o: &Observed, effect: &Effect) -> Reason {
         Effect::LookUp { .. } | Effect::FindStrays { .. } | Effect::RevokeStray { .. } => {
             o.waits_for_strays()
         }
+        Effect::Switch { .. } => Reason::SwitchFailed,
         _ => Reason::RevokeFailed,
     }
 }

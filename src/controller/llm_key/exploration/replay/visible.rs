@@ -65,6 +65,7 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
         Effect::DeleteTarget if work.target_seen => plain("target:delete"),
         Effect::ReadLastUse { .. } => plain("provider:last-use"),
         Effect::LookUp { .. } => plain("provider:look-up"),
+        Effect::Switch { .. } => plain("provider:switch"),
         Effect::DeleteTarget
         | Effect::Choose
         | Effect::CheckShared { .. }

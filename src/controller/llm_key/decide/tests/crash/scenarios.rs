@@ -48,7 +48,36 @@ fn pin(world: &mut World, version: Option<i32>) {
     world.edit(|key: &mut LLMKey| key.spec.pinned_version = version);
 }
 
+/// A minted key at a provider that can switch it off.
+fn switching() -> World {
+    let mut world = World::minting();
+    world.provider.switches = true;
+    world
+}
+
 pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "disable",
+        world: switching,
+        events: &[(600, |w| desire(w, "Disabled"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "disable in an overlap and enable again",
+        world: switching,
+        events: &[
+            (600, |w| w.rotate("now")),
+            (700, |w| desire(w, "Disabled")),
+            (3 * HOUR, |w| desire(w, "Active")),
+        ],
+        end: 9 * HOUR,
+    },
+    Scenario {
+        name: "disable and delete",
+        world: switching,
+        events: &[(600, |w| desire(w, "Disabled")), (1200, World::delete)],
+        end: 9 * HOUR,
+    },
     Scenario { name: "create, minted", world: World::minting, events: &[], end: 6 * HOUR },
     Scenario { name: "create, chosen", world: World::choosing, events: &[], end: 6 * HOUR },
     Scenario {
