@@ -75,6 +75,7 @@ struct Key {
 
 #[derive(Deserialize)]
 struct Blocked {
+    token: String,
     #[serde(default)]
     blocked: Option<bool>,
 }
@@ -213,11 +214,15 @@ impl Switch for LiteLLMAdmin {
             .bearer(account.credential())
     }
 
-    fn read_switched(&self, _: &ProviderKeyId, on: bool, reply: &Reply) -> Result<(), CallError> {
+    fn read_switched(&self, id: &ProviderKeyId, on: bool, reply: &Reply) -> Result<(), CallError> {
         // The row as it is now; older proxies leave the flag out where it is false.
-        let Blocked { blocked } = read(reply)?;
+        let Blocked { token, blocked } = read(reply)?;
         let is_on = !blocked.unwrap_or(false);
-        if is_on == on { Ok(()) } else { Err(reply.error(ErrorClass::Garbled, "NotSwitched")) }
+        if is_on == on && token == id.handle() {
+            Ok(())
+        } else {
+            Err(reply.error(ErrorClass::Garbled, "NotSwitched"))
+        }
     }
 }
 
