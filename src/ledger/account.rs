@@ -11,6 +11,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{DecodeError, EncodeError, authentic};
+use super::lease::Lease;
 use super::record::AccountRef;
 use super::store::LedgerError;
 use crate::api::{LEDGER_SEALED_BY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL, ProviderType, Reason};
@@ -126,6 +127,9 @@ pub struct AccountRecord {
     /// When keys were made, where the LLMProvider limits how many; as far back as it counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mints: Vec<DateTime<Utc>>,
+    /// Who has the account for itself, where it has a fixed number of keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 impl AccountRecord {
@@ -143,6 +147,7 @@ impl AccountRecord {
             known: Vec::new(),
             counts_from: None,
             mints: Vec::new(),
+            lease: None,
         }
     }
 

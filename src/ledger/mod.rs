@@ -6,6 +6,7 @@
 mod account;
 pub mod audit;
 mod codec;
+mod lease;
 mod record;
 mod rewrap;
 mod rotation;
@@ -15,6 +16,7 @@ pub mod verify;
 
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
+pub use lease::{Claim, Found, Lease, Tenancy};
 pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
 pub use rewrap::Rewrapped;
 pub use rotation::{

@@ -57,13 +57,20 @@ pub enum MintKind {
 pub struct Capabilities {
     has: &'static [Capability],
     mint: MintKind,
+    for_one: bool,
 }
 
 impl Capabilities {
     const VALIDATION: Self = Self::new(&[Capability::Validate]);
 
     pub(super) const fn new(sorted: &'static [Capability]) -> Self {
-        Self { has: sorted, mint: MintKind::ShownOnce }
+        Self { has: sorted, mint: MintKind::ShownOnce, for_one: false }
+    }
+
+    /// The same at an account whose keys are fixed in number.
+    #[must_use]
+    pub const fn for_one(self) -> Self {
+        Self { for_one: true, ..self }
     }
 
     /// What this build can do at a provider of the type; without an account (project and admin credential) only
@@ -89,6 +96,11 @@ impl Capabilities {
     /// How keys are made, where they are.
     pub const fn mint_kind(self) -> MintKind {
         self.mint
+    }
+
+    /// Whether an account's keys are fixed in number, so that one `LLMKey` has it for itself.
+    pub const fn is_for_one(self) -> bool {
+        self.for_one
     }
 
     /// The names, sorted, as an `LLMProvider`'s status shows them.

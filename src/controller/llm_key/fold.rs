@@ -10,7 +10,7 @@ use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::evidence::Look;
 use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::VersionState;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Tenancy};
 
 /// Refused keys that are remembered: twice as many as a pool has members.
 const MAX_REFUSED: usize = 64;
@@ -24,6 +24,8 @@ pub enum Learned {
     Ledger(Box<Ledger>),
     /// The ledger is gone.
     LedgerDeleted,
+    /// How the account is found now; or, in words, who else has it.
+    Lease(Result<Tenancy, String>),
     /// A key was chosen.
     Chosen(Chosen),
     /// Whether the account has the chosen key.
@@ -112,6 +114,11 @@ impl Observed {
             Learned::Finalizer(on) => self.key.finalizer = on,
             Learned::Ledger(ledger) => self.learn_ledger(*ledger),
             Learned::LedgerDeleted => self.ledger = LedgerView::Absent,
+            Learned::Lease(Ok(tenancy)) => self.provider.tenancy = tenancy,
+            Learned::Lease(Err(held)) => {
+                self.provider.tenancy = Tenancy::Vacant;
+                self.provider.account_problem = Some((Reason::AccountLeased, held));
+            }
             Learned::Chosen(chosen) => self.pass.chosen = Some(chosen),
             Learned::LookedUp(there) => self.learn_look(effect, there),
             Learned::Minted(minted) => self.learn_minted(minted),

@@ -430,6 +430,8 @@ impl Effect {
             Self::CreateLedger(_) => "create_ledger",
             Self::SwapLedger(_) => "swap_ledger",
             Self::DeleteLedger => "delete_ledger",
+            Self::TakeLease => "take_lease",
+            Self::ReturnLease => "return_lease",
             Self::Choose => "choose",
             Self::LookUp { .. } => "look_up",
             Self::Mint { .. } => "mint",

@@ -13,7 +13,7 @@ use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
-use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Version};
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Tenancy, Version};
 use crate::provider::MintKind;
 
 /// What a decision may use besides the observation: the time and the ids, all given.
@@ -211,6 +211,8 @@ pub struct ProviderView {
     pub can_disable: bool,
     /// How it makes keys.
     pub mint: MintKind,
+    /// Whether one LLMKey has the account for itself, and whether it is this one.
+    pub tenancy: Tenancy,
 }
 
 /// An account that only revocation still needs.

@@ -50,6 +50,10 @@ pub enum Effect {
     SwapLedger(Box<Record>),
     /// Take an empty ledger away, exactly as it was read.
     DeleteLedger,
+    /// Take the account for this LLMKey alone, or confirm with its ledger that it has it.
+    TakeLease,
+    /// Give the account back.
+    ReturnLease,
     /// Choose the bytes of the key that the next intent will make.
     Choose,
     /// Ask the account for the key that an intent has sealed.

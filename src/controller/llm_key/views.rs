@@ -18,7 +18,7 @@ use crate::api::{
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
 use crate::domain::{schedule, timings::Timings};
-use crate::ledger::AccountRef;
+use crate::ledger::{AccountRef, Tenancy};
 use crate::provider::{Account, Capabilities, Capability, Endpoint, MintKind, PRIVATE_ADDRESS, default_data};
 
 /// Longest `spec.config`, as text.
@@ -279,6 +279,7 @@ pub const fn bare(shown: String) -> ProviderView {
         reports_last_use: false,
         can_disable: false,
         mint: MintKind::ShownOnce,
+        tenancy: Tenancy::Shared,
     }
 }
 
@@ -353,10 +354,14 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
         host: endpoint.authority(),
         project: account.project().to_owned(),
     });
-    let held = match &account_ref {
+    let mut held = match &account_ref {
         Some(account) => ctx.hold_on(account).await?.or_else(|| over_limit(ctx, provider, key)),
         None => None,
     };
+    let mut tenancy = Tenancy::Shared;
+    if let Some(account) = account_ref.as_ref().filter(|_| held.is_none() && capabilities.is_for_one()) {
+        (tenancy, held) = ctx.tenancy(account, &namespace, &key.name_any()).await?;
+    }
     Ok(Resolved {
         view: ProviderView {
             shown,
@@ -366,6 +371,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
             reports_last_use: capabilities.has(Capability::LastUsed),
             can_disable: capabilities.has(Capability::Disable),
             mint: capabilities.mint_kind(),
+            tenancy,
         },
         endpoint: Some(endpoint),
         account: account.ok(),

@@ -104,6 +104,7 @@ impl Actor<'_> {
         let record = record(o)?;
         let known = record.version(version).is_some_and(|v| v.provider_key_id.is_some());
         let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
+        self.only_tenant(o, version).await?;
         if let Some(failure) = self.over_limit(o, version).await? {
             return Ok(Learned::MintRefused(failure));
         }
@@ -181,6 +182,7 @@ impl Actor<'_> {
     ) -> Result<Learned, NotDone> {
         let account = self.account_in(o, project)?;
         let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
+        self.only_tenant_in(o, project).await?;
         match self.ctx.providers.revoke(&account, &key).await {
             Ok(_) => {
                 let note = format!("the key {id} of an attempt whose answer was lost is revoked");
@@ -262,6 +264,7 @@ impl Actor<'_> {
 
     pub(super) async fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let account = self.account_of(o, version)?;
+        self.only_tenant(o, version).await?;
         match self.ctx.providers.revoke(&account, &Self::key_id(o, version)?).await {
             Ok(_) => Ok(Learned::RevokeAnswered(version)),
             Err(error) => {

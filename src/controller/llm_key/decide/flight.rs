@@ -2,7 +2,7 @@
 
 use super::gate::{Gate, delta, gate};
 use super::rotate::over_budget;
-use super::{chosen, pin, retention, retire, spare};
+use super::{chosen, lease, pin, retention, retire, spare};
 use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
@@ -82,7 +82,9 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
         return;
     }
     progressing(record, plan);
-    if !fenced && !known && chosen::is_missing(o) {
+    if let Some(lease) = lease::missing(o) {
+        plan.effects.push(lease);
+    } else if !fenced && !known && chosen::is_missing(o) {
         plan.effects.push(Effect::Choose);
     } else if !fenced {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer

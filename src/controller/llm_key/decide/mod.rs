@@ -11,6 +11,7 @@ mod first;
 mod flight;
 mod gate;
 mod history;
+pub(crate) mod lease;
 mod overlap;
 pub mod pin;
 pub mod pool;
@@ -98,7 +99,7 @@ fn blockers(o: &Observed, env: &Env, plan: &mut Plan) {
         && let Some((reason, message)) = &o.provider.account_problem
     {
         plan.stall(*reason, message.clone());
-        if *reason == Reason::KeyLimit {
+        if matches!(reason, Reason::KeyLimit | Reason::AccountLeased) {
             // Whoever makes room does not know of this one.
             plan.wake_at(env.now + gate::delta(env.timings.provider_check_interval));
         }
@@ -141,7 +142,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 14] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 15] = [
         repair_before_revocation,
         // Before the next key is made for a listed one: the pinned one may take its place.
         pin::advance,
@@ -158,6 +159,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         retention::advance,
         steady::probe,
         spare::advance,
+        lease::give_back,
     ];
     for step in steps {
         step(o, record, env, plan);
@@ -211,6 +213,7 @@ fn view<'a>(o: &'a Observed, record: &'a Record) -> retire::View<'a> {
         record,
         account_problem: o.provider.account_problem.as_ref().or(o.provider.problem.as_ref()),
         account: o.provider.account.as_ref(),
+        lease: lease::missing(o),
         former: o.former.as_ref(),
         memory: &o.memory,
         pass: &o.pass,

@@ -15,6 +15,8 @@ pub struct View<'a> {
     pub account_problem: Option<&'a (Reason, String)>,
     /// The account that can be used.
     pub account: Option<&'a AccountRef>,
+    /// What is to be done before anything is ended at the account.
+    pub lease: Option<Effect>,
     /// The account of another LLMProvider, for keys that were made there.
     pub former: Option<&'a Former>,
     /// Hints.
@@ -49,6 +51,9 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
 fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
     let number = version.version;
     if unreachable(view, version, "waits for its revocation", env, plan) {
+        return;
+    }
+    if leased_first(view, version, plan) {
         return;
     }
     match view.pass.confirmed.get(&number) {
@@ -183,6 +188,13 @@ fn unreachable(view: &View<'_>, version: &Version, what: &str, env: &Env, plan: 
     true
 }
 
+/// The account is this LLMKey's alone, and has to be taken or confirmed before anything is ended there.
+fn leased_first(view: &View<'_>, version: &Version, plan: &mut Plan) -> bool {
+    let former = view.former.is_some_and(|former| at(former, version));
+    plan.effects.extend(view.lease.clone().filter(|_| !former));
+    !former && view.lease.is_some()
+}
+
 /// Whether the version's key is at a former account.
 pub(super) fn at(former: &Former, version: &Version) -> bool {
     version.account.as_ref().is_some_and(|account| account.provider == former.provider)
@@ -224,6 +236,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     if unreachable(view, version, "may have been made", env, plan)
         || waiting(record, memory, Work::Mint, env, plan)
         || unlisted(record, pass, memory, env, plan)
+        || leased_first(view, version, plan)
     {
         return;
     }

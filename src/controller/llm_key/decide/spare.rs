@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::flight::{self, over_good};
 use super::gate::{Gate, again, delta, gate};
-use super::rotate::{intent, next_number};
+use super::rotate::{before_intent, intent, next_number};
 use super::{at_home, chosen, due, retire, successor};
 use crate::api::{ConditionStatus, ConditionType, LLMKeyStatus, Reason, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, Subject, TargetView};
@@ -213,8 +213,8 @@ fn begin(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     }
     if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
-    } else if chosen::is_missing(o) {
-        plan.effects.push(Effect::Choose);
+    } else if let Some(before) = before_intent(o, record) {
+        plan.effects.push(before);
     } else if let Some(next) = intent(o, record, RotationReason::Spare, env) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }

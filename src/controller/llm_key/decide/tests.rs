@@ -10,6 +10,7 @@ mod deliver;
 mod driver;
 mod history;
 mod learned;
+mod lease;
 mod pin;
 mod pool;
 mod retention;

@@ -2,11 +2,13 @@
 //! `act.rs` do, and keeps the history that the invariants speak of. The planner's tests and the model share it.
 
 mod judge;
+mod lease;
 mod making;
 mod observe;
 pub mod perform;
 mod sentence;
 
+pub use lease::Holder;
 pub use making::Request;
 pub use sentence::sentence;
 
@@ -151,6 +153,10 @@ pub struct World {
     pub pool: BTreeMap<String, String>,
     /// Whether the policy has room for another rotation.
     pub turn: Turn,
+    /// One LLMKey has the account for itself.
+    pub for_one: bool,
+    /// Which.
+    pub holder: Option<Holder>,
 }
 
 /// Key material and object versions of one reconcile.
@@ -276,6 +282,8 @@ impl World {
             supplied_by: None,
             pool: BTreeMap::new(),
             turn: Turn::Now,
+            for_one: false,
+            holder: None,
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});

@@ -80,14 +80,18 @@ impl World {
                 self.write_ledger(held, next)
             }
             Effect::DeleteLedger => self.delete_ledger(o),
+            Effect::TakeLease => Ok(self.take_lease(o)),
+            Effect::ReturnLease => Ok(self.return_lease()),
             Effect::Choose => Ok(self.choose(o, held)),
             Effect::LookUp { version } => {
                 let id = Self::id_of(o, *version)?;
                 Ok(Learned::LookedUp(self.live_keys().any(|key| key.id == id)))
             }
-            Effect::Mint { version } => self.mint(o, held, *version),
+            Effect::Mint { .. } | Effect::Revoke { .. } | Effect::RevokeStray { .. } => {
+                self.only_tenant()?;
+                self.call(o, held, effect)
+            }
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below),
-            Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id),
             Effect::Validate(subject) => self.validate(o, held, *subject),
             Effect::WriteTarget { version } => self.write_target(o, held, *version),
             Effect::DeleteTarget => self.delete_target(held),
@@ -99,11 +103,20 @@ impl World {
             Effect::ReadLastUse { version } => self.read_last_use(o, *version),
             Effect::LookAtConsumers { .. } => Ok(Learned::Consumers(self.look_at_consumers())),
             Effect::Restart(order) => self.restart(order),
-            Effect::Revoke { version } => self.revoke(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
             Effect::ReadMembers { members } => Ok(self.read_members(o, held, members)),
             Effect::Announce { .. } => Ok(Learned::Nothing),
+        }
+    }
+
+    /// A call that makes or ends a key.
+    fn call(&mut self, o: &Observed, held: &mut Held, effect: &Effect) -> Result<Learned, Undone> {
+        match effect {
+            Effect::Mint { version } => self.mint(o, held, *version),
+            Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id),
+            Effect::Revoke { version } => self.revoke(o, *version),
+            _ => Err(Undone::Changed),
         }
     }
 

@@ -12,6 +12,8 @@ pub fn sentence(effect: &Effect) -> String {
             format!("ledger: epoch {}, attempt {}, {}", r.epoch, r.attempt, states.join(" "))
         }
         Effect::DeleteLedger => "delete the ledger".into(),
+        Effect::TakeLease => "take the account".into(),
+        Effect::ReturnLease => "give the account back".into(),
         Effect::Choose => "choose a key".into(),
         Effect::LookUp { version } => format!("is the key of version {version} there?"),
         Effect::Mint { version } => format!("mint version {version}"),

@@ -66,6 +66,8 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
         Effect::ReadLastUse { .. } => plain("provider:last-use"),
         Effect::LookUp { .. } => plain("provider:look-up"),
         Effect::DeleteTarget
+        | Effect::TakeLease
+        | Effect::ReturnLease
         | Effect::Choose
         | Effect::CheckShared { .. }
         | Effect::LookAtConsumers { .. }
