@@ -17,7 +17,7 @@ pub mod verify;
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
 pub use lease::{Claim, Found, Lease, Tenancy};
-pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
+pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Slot, Version};
 pub use rewrap::Rewrapped;
 pub use rotation::{
     MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,

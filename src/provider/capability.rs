@@ -50,6 +50,9 @@ pub enum MintKind {
     ShownOnce,
     /// The operator chooses the key and seals it before the call. After a lost answer the same key is made, or found.
     CallerChosen,
+    /// The account has a fixed number of slots, each with a key that can be read again; one is made anew, which ends the key that it
+    /// had. After a lost answer the slot tells whether that has happened.
+    Slots,
 }
 
 /// A set of capabilities, in the order of their names.
@@ -81,6 +84,7 @@ impl Capabilities {
                 let mint = match admin.minting() {
                     Minting::ShownOnce(_) => MintKind::ShownOnce,
                     Minting::CallerChosen(_) => MintKind::CallerChosen,
+                    Minting::Slots(_) => MintKind::Slots,
                 };
                 Self { mint, ..admin.capabilities() }
             }
@@ -124,6 +128,10 @@ mod tests {
         assert_eq!(proxy.names().collect::<Vec<_>>(), ["List", "Mint", "Revoke", "Validate"]);
         assert_eq!(proxy.mint_kind(), MintKind::CallerChosen);
         assert_eq!(Capabilities::of(ProviderType::OpenAI, true).mint_kind(), MintKind::ShownOnce);
+        let slots = Capabilities::of(ProviderType::AzureOpenAI, true);
+        assert_eq!(slots.names().collect::<Vec<_>>(), ["Mint", "Revoke", "Validate"]);
+        assert!(slots.is_for_one() && !proxy.is_for_one());
+        assert_eq!(slots.mint_kind(), MintKind::Slots);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

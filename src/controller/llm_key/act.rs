@@ -4,6 +4,7 @@ mod consumers;
 mod lease;
 mod pool;
 mod provider;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -112,6 +113,7 @@ impl Actor<'_> {
             Effect::TakeLease => self.take_lease(o).await,
             Effect::ReturnLease => self.return_lease(o).await,
             Effect::Choose => self.choose(o),
+            Effect::ReadSlots => self.read_slots(o).await,
             Effect::LookUp { version } => self.look_up(o, *version).await,
             Effect::Mint { version } => self.mint(o, *version).await,
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below).await,

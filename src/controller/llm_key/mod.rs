@@ -5,7 +5,9 @@ pub mod decide;
 mod edits;
 #[cfg(any(test, feature = "model"))]
 pub mod exploration;
+mod fit;
 pub mod fold;
+pub mod made;
 pub mod memory;
 pub mod model;
 mod observe;
@@ -40,7 +42,7 @@ use crate::controller::context::Ctx;
 use crate::controller::fleet;
 use crate::controller::index::Name;
 use crate::controller::llm_key::memory::{Seen, newest};
-use crate::controller::llm_key::model::{Effect, LedgerView, Look, Subject, TargetView};
+use crate::controller::llm_key::model::{Effect, LedgerView, Look, TargetView};
 use crate::controller::{ReconcileError, brief, malformed, retry_after};
 use crate::domain::health::Health;
 use crate::domain::lifecycle::VersionState;
@@ -410,45 +412,4 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
             problems: if ended { Default::default() } else { problems(&status.conditions) },
         },
     );
-}
-
-impl Effect {
-    /// Whether nothing of source and target enters into it.
-    const fn needs_ledger_only(&self) -> bool {
-        matches!(
-            self,
-            Self::Validate(Subject::Delivered(_) | Subject::Spare(_))
-                | Self::NoteReminder { .. }
-                | Self::Announce { .. }
-        )
-    }
-
-    /// The effect's name in metrics.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::SetFinalizer(_) => "set_finalizer",
-            Self::CreateLedger(_) => "create_ledger",
-            Self::SwapLedger(_) => "swap_ledger",
-            Self::DeleteLedger => "delete_ledger",
-            Self::TakeLease => "take_lease",
-            Self::ReturnLease => "return_lease",
-            Self::Choose => "choose",
-            Self::LookUp { .. } => "look_up",
-            Self::Mint { .. } => "mint",
-            Self::FindStrays { .. } => "find_strays",
-            Self::RevokeStray { .. } => "revoke_stray",
-            Self::Validate(_) => "validate",
-            Self::WriteTarget { .. } => "write_target",
-            Self::DeleteTarget => "delete_target",
-            Self::CheckShared { .. } => "check_shared",
-            Self::ReadLastUse { .. } => "read_last_use",
-            Self::LookAtConsumers { .. } => "look_at_consumers",
-            Self::Restart(_) => "restart",
-            Self::Revoke { .. } => "revoke",
-            Self::ConfirmRevoked { .. } => "confirm_revoked",
-            Self::NoteReminder { .. } => "note_reminder",
-            Self::Announce { .. } => "announce",
-            Self::ReadMembers { .. } => "read_members",
-        }
-    }
 }

@@ -56,7 +56,9 @@ pub enum Effect {
     ReturnLease,
     /// Choose the bytes of the key that the next intent will make.
     Choose,
-    /// Ask the account for the key that an intent has sealed.
+    /// Read what the account's slots hold.
+    ReadSlots,
+    /// Ask the account for the key that an intent has sealed, or whether its slot's key was made anew.
     LookUp {
         /// The version.
         version: i32,
@@ -137,6 +139,48 @@ pub enum Effect {
         /// Their names.
         members: Vec<String>,
     },
+}
+
+impl Effect {
+    /// Whether nothing of source and target enters into it.
+    pub const fn needs_ledger_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Validate(Subject::Delivered(_) | Subject::Spare(_))
+                | Self::NoteReminder { .. }
+                | Self::Announce { .. }
+        )
+    }
+
+    /// The effect's name in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SetFinalizer(_) => "set_finalizer",
+            Self::CreateLedger(_) => "create_ledger",
+            Self::SwapLedger(_) => "swap_ledger",
+            Self::DeleteLedger => "delete_ledger",
+            Self::TakeLease => "take_lease",
+            Self::ReturnLease => "return_lease",
+            Self::Choose => "choose",
+            Self::ReadSlots => "read_slots",
+            Self::LookUp { .. } => "look_up",
+            Self::Mint { .. } => "mint",
+            Self::FindStrays { .. } => "find_strays",
+            Self::RevokeStray { .. } => "revoke_stray",
+            Self::Validate(_) => "validate",
+            Self::WriteTarget { .. } => "write_target",
+            Self::DeleteTarget => "delete_target",
+            Self::CheckShared { .. } => "check_shared",
+            Self::ReadLastUse { .. } => "read_last_use",
+            Self::LookAtConsumers { .. } => "look_at_consumers",
+            Self::Restart(_) => "restart",
+            Self::Revoke { .. } => "revoke",
+            Self::ConfirmRevoked { .. } => "confirm_revoked",
+            Self::NoteReminder { .. } => "note_reminder",
+            Self::Announce { .. } => "announce",
+            Self::ReadMembers { .. } => "read_members",
+        }
+    }
 }
 
 /// One thing to be said in the conditions.

@@ -51,8 +51,8 @@ fn mint_first(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SetFinalizer(true));
         return;
     }
-    if let Some(before) = before_intent(o, record) {
-        plan.effects.push(before);
+    if before_intent(o, record, env, plan) {
+        // Planned, or told.
     } else if let Some(record) = intent(o, record, RotationReason::Initial, env) {
         plan.effects.push(Effect::CreateLedger(Box::new(record)));
     }

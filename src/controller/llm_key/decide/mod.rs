@@ -19,6 +19,7 @@ mod release;
 mod retention;
 pub mod retire;
 mod rotate;
+mod slots;
 pub mod spare;
 mod steady;
 mod strays;
@@ -200,7 +201,8 @@ fn rolled_back(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> boo
 
 /// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.
 fn nobodys(o: &Observed, record: &Record) -> Option<String> {
-    let minted = o.pass.minted.as_ref()?;
+    // What a slot holds stays there; nobody has it.
+    let minted = o.pass.minted.as_ref().filter(|_| !slots::is_so(o))?;
     let expected =
         record.attempt == minted.attempt && record.versions.iter().any(|v| v.state == VersionState::Intent);
     let holds = |v: &Version| v.provider_key_id.as_ref() == Some(&minted.id) && v.state.key_may_work();

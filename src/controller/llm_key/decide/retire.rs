@@ -227,7 +227,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         give_up_intent(record, version.version, env, plan);
         return;
     };
-    if chosen::is(version) {
+    if chosen::recovers(version) {
         // Whether it was made or not: from here on nobody can take it into use, and then it is revoked.
         let given_up = chosen::given_up(record, version.version, env);
         plan.effects.extend(given_up.map(Box::new).map(Effect::SwapLedger));
@@ -286,7 +286,9 @@ fn open_attempt(record: &Record) -> bool {
 /// there is something to do.
 pub fn searched_after(view: &View<'_>, version: &Version, plan: &mut Plan) -> bool {
     let all = view.record.attempt.saturating_add(1);
-    version.account.as_ref().is_none_or(|account| searched(account, all, view.pass, plan))
+    // What is in slots has no names.
+    let named = version.account.as_ref().filter(|_| version.slot.is_none());
+    named.is_none_or(|account| searched(account, all, view.pass, plan))
 }
 
 /// Whether the version's project holds no key of an attempt below `below`. False while there is something to do.

@@ -17,6 +17,7 @@ mod retention;
 mod retire;
 mod retry;
 mod shown;
+mod slots;
 mod spare;
 mod triggers;
 mod turn;

@@ -97,6 +97,7 @@ impl Shift {
             member: _,
             spare_since,
             promoted_at,
+            slot: _,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });

@@ -52,7 +52,11 @@ impl World {
     }
 
     /// The last look before a call. Only a replica that was held up may find another one's account.
-    pub fn only_tenant(&self) -> Result<(), Undone> {
+    pub fn only_tenant(&self, o: &Observed) -> Result<(), Undone> {
+        let LedgerView::Present(read) = &o.ledger else { return Err(Undone::Changed) };
+        if self.for_one && self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version) {
+            return Err(Undone::Changed);
+        }
         let uid = self.ledger.as_ref().map(|ledger| ledger.uid.clone());
         match &self.holder {
             _ if !self.for_one => Ok(()),

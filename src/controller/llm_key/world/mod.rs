@@ -7,6 +7,7 @@ mod making;
 mod observe;
 pub mod perform;
 mod sentence;
+mod slots;
 
 pub use lease::Holder;
 pub use making::Request;
@@ -75,6 +76,8 @@ pub struct Provider {
     pub answers: Option<Verdict>,
     /// Whether it or we choose the keys.
     pub mint: MintKind,
+    /// What each slot has, where there are slots.
+    pub slots: BTreeMap<String, String>,
     /// New keys are refused for so long.
     pub spreading: Duration,
     /// Revoked keys work on for so long.

@@ -43,6 +43,7 @@ pub fn at_provider(effect: &Effect) -> bool {
     matches!(
         effect,
         Effect::Mint { .. }
+            | Effect::ReadSlots
             | Effect::LookUp { .. }
             | Effect::FindStrays { .. }
             | Effect::RevokeStray { .. }
@@ -83,12 +84,14 @@ impl World {
             Effect::TakeLease => Ok(self.take_lease(o)),
             Effect::ReturnLease => Ok(self.return_lease()),
             Effect::Choose => Ok(self.choose(o, held)),
+            Effect::ReadSlots => Ok(self.read_slots()),
+            Effect::LookUp { version } if self.in_slots() => self.look_into_slot(o, held, *version),
             Effect::LookUp { version } => {
                 let id = Self::id_of(o, *version)?;
                 Ok(Learned::LookedUp(self.live_keys().any(|key| key.id == id)))
             }
             Effect::Mint { .. } | Effect::Revoke { .. } | Effect::RevokeStray { .. } => {
-                self.only_tenant()?;
+                self.only_tenant(o)?;
                 self.call(o, held, effect)
             }
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below),
@@ -190,7 +193,8 @@ impl World {
         }
         self.judge_ledger(&next)?;
         let n = self.next();
-        let uid = self.ledger.as_ref().map_or_else(|| format!("ledger-{n}"), |l| l.uid.clone());
+        let fresh = || if self.concurrent { "ledger".to_owned() } else { format!("ledger-{n}") };
+        let uid = self.ledger.as_ref().map_or_else(fresh, |l| l.uid.clone());
         let ledger = Ledger { record: next, resource_version: n.to_string(), uid };
         self.ledger = Some(ledger.clone());
         self.history.writes += 1;
@@ -208,7 +212,8 @@ impl World {
                 read.record.versions.iter().any(|v| {
                     v.provider_key_id.as_deref() == Some(&key.id) && v.state == VersionState::Retained
                 });
-            if !kept {
+            // What a slot has is nobody's.
+            if !kept && !self.in_slots() {
                 return broken(format!("I2: the ledger goes and {} lives", key.id));
             }
         }
@@ -395,7 +400,11 @@ impl World {
         if account.host != self.host {
             return broken(format!("version {version} is revoked at another account than it was made at"));
         }
-        self.end(&account.project, &id)?;
+        if self.in_slots() {
+            self.end_in_slot(o, version)?;
+        } else {
+            self.end(&account.project, &id)?;
+        }
         Ok(Learned::RevokeAnswered(version))
     }
 
@@ -405,6 +414,7 @@ impl World {
         let listed = match self.provider.mint {
             MintKind::ShownOnce => self.listed(&account.project).iter().any(|(listed, _)| *listed == id),
             MintKind::CallerChosen => self.live_keys().any(|key| key.id == id),
+            MintKind::Slots => self.is_in_slot(o, version)?,
         };
         let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());
         Ok(Learned::Confirmed { version, gone: !listed && refused })

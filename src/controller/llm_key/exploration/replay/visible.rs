@@ -68,6 +68,7 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
         Effect::DeleteTarget
         | Effect::TakeLease
         | Effect::ReturnLease
+        | Effect::ReadSlots
         | Effect::Choose
         | Effect::CheckShared { .. }
         | Effect::LookAtConsumers { .. }
