@@ -113,6 +113,9 @@ struct RunArgs {
     /// Directory with the key-encryption keys [default: a Secret in the operator's namespace].
     #[arg(long, env = "LLMKEY_KEYRING_DIR")]
     keyring_dir: Option<PathBuf>,
+    /// File with the cluster's token that Azure exchanges for one of its own, as workload identity mounts it.
+    #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
+    azure_federated_token_file: Option<PathBuf>,
     /// Address of /metrics, /healthz, /readyz and /log-level.
     #[arg(long, env = "LLMKEY_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
     metrics_listen: SocketAddr,
@@ -181,6 +184,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Directory with the key-encryption keys; `None` = a Secret in the operator's namespace.
     pub keyring_dir: Option<PathBuf>,
+    /// The cluster's token that Azure exchanges for one of its own.
+    pub federated_token_file: Option<PathBuf>,
     /// Address of the HTTP endpoints.
     pub metrics_listen: SocketAddr,
     /// Whether metrics carry the names of keys.
@@ -245,6 +250,7 @@ impl Config {
             operator_namespace,
             kubeconfig: args.kubeconfig,
             keyring_dir: args.keyring_dir,
+            federated_token_file: args.azure_federated_token_file,
             metrics_listen: args.metrics_listen,
             per_key_metrics: args.per_key_metrics,
             leader_elect: args.leader_elect,

@@ -31,7 +31,7 @@ use crate::kube_ext::connect::{ConnectError, connect};
 use crate::kube_ext::events::Events;
 use crate::kube_ext::lease::{Elector, LeaderGuard, Leadership, Timing};
 use crate::ledger;
-use crate::provider::{CallWatch, Providers, ProvidersConfig};
+use crate::provider::{CallWatch, Providers, ProvidersConfig, Ticks};
 use crate::telemetry::health::Health;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
@@ -214,6 +214,8 @@ async fn lead(
         providers: Providers::new(ProvidersConfig {
             loopback_only: config.test_time_divisor > 1,
             watch: calls(metrics.clone(), clock),
+            ticks: Ticks::new(move || clock.monotonic()),
+            federated_token_file: config.federated_token_file.clone(),
             ..ProvidersConfig::default()
         }),
         index: Arc::clone(&index),

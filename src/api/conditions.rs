@@ -320,6 +320,10 @@ reasons! {
     MassDeletion,
     /// Many keys of an account turned invalid at once.
     ProviderSuspect,
+    /// Another LLMKey has the account for itself.
+    AccountLeased,
+    /// Every slot of the account has a key that may be in use.
+    SlotsTaken,
     /// The namespace has as many keys at the account as it may have.
     KeyLimit,
     /// A rotation has failed as often as its policy allows, or takes too long. It goes on being tried.

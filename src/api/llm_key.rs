@@ -42,11 +42,12 @@ use super::{GoDuration, LLMKeyStatus, Pool, ProviderType};
 #[x_kube(
     validation = Rule::new("has(self.provider) != has(self.providerRef)").message("set exactly one of provider (a public endpoint, validation only) and providerRef (an LLMProvider)"),
     validation = Rule::new("!has(self.source.mint) || has(self.providerRef)").message("source.mint needs providerRef: an LLMProvider with an admin credential"),
+    validation = Rule::new("!has(self.source.slots) || has(self.providerRef)").message("source.slots needs providerRef: an LLMProvider of an account with slots, and its admin credential"),
     validation = Rule::new("has(self.provider) == has(oldSelf.provider) && (!has(self.provider) || self.provider == oldSelf.provider) && (!has(self.providerRef) || self.providerRef.name == oldSelf.providerRef.name)").message("provider: a key's provider does not change; create another LLMKey"),
-    validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint)").message("desiredState: Revoked needs source.mint: a supplied key is revoked at the provider by who made it"),
-    validation = Rule::new("!has(self.expiresAt) || !has(self.source.mint)").message("expiresAt is for supplied keys: the operator asks for no lifetime when it makes one"),
+    validation = Rule::new("!has(self.desiredState) || self.desiredState != 'Revoked' || has(self.source.mint) || has(self.source.slots)").message("desiredState: Revoked needs source.mint or source.slots: a supplied key is revoked at the provider by who made it"),
+    validation = Rule::new("!has(self.expiresAt) || !has(self.source.mint) && !has(self.source.slots)").message("expiresAt is for supplied keys: the operator asks for no lifetime when it makes one"),
     validation = Rule::new("!has(self.expiresAt) || !has(self.source.pool)").message("expiresAt is for the one key of source.secretRef: the keys of a pool expire each at its own time; give the policy a schedule that is shorter than their life"),
-    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint)").message("deletionPolicy: Revoke needs source.mint: a supplied key is revoked at the provider by who made it"),
+    validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Revoke' || has(self.source.mint) || has(self.source.slots)").message("deletionPolicy: Revoke needs source.mint or source.slots: a supplied key is revoked at the provider by who made it"),
     validation = Rule::new("!has(self.pinnedVersion) || !has(self.revokedVersions) || !(self.pinnedVersion in self.revokedVersions)").message("pinnedVersion stands in revokedVersions: pin another version, or none")
 )]
 pub struct LLMKeySpec {
@@ -58,7 +59,7 @@ pub struct LLMKeySpec {
     /// An LLMProvider: an account, which is needed to mint and revoke, or an endpoint of your own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_ref: Option<ProviderRef>,
-    /// Where the key comes from. Exactly one of `secretRef`, `mint` and `pool`.
+    /// Where the key comes from. Exactly one of `secretRef`, `mint`, `slots` and `pool`.
     pub source: Source,
     /// The Secret that workloads mount.
     #[serde(default)]
@@ -181,7 +182,7 @@ pub struct ProviderRef {
 /// Where the key comes from: exactly one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.secretRef), has(self.mint), has(self.pool)].filter(x, x).size() == 1").message("set exactly one of secretRef, mint, pool"))]
+#[x_kube(validation = Rule::new("[has(self.secretRef), has(self.mint), has(self.slots), has(self.pool)].filter(x, x).size() == 1").message("set exactly one of secretRef, mint, slots, pool"))]
 pub struct Source {
     /// A Secret of the same namespace that holds a key you supply. A changed value is a new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,10 +190,20 @@ pub struct Source {
     /// The key is created at the provider's admin API: one service account for each version at OpenAI, one key at OpenRouter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint: Option<Mint>,
+    /// Two fixed slots of an account, whose keys are made anew in turn (AzureOpenAI). One LLMKey has the account for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<Slots>,
     /// Keys that you supply in advance. They are used in order, each once: whenever a rotation is due, the next one is checked
     /// and delivered without a person, until none is left. Status warns when the last one is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Pool>,
+}
+
+impl Source {
+    /// Whether the operator makes the key.
+    pub const fn is_made(&self) -> bool {
+        self.mint.is_some() || self.slots.is_some()
+    }
 }
 
 /// One key of a Secret of the same namespace.
@@ -212,6 +223,10 @@ pub struct SecretKeyRef {
 /// A minted key; the account of the LLMProvider says the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Mint {}
+
+/// Slots whose keys are made anew; the account of the LLMProvider says the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Slots {}
 
 /// The Secret that workloads mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]

@@ -33,6 +33,8 @@ pub enum ProviderType {
     HuggingFace,
     /// A LiteLLM proxy.
     LiteLLM,
+    /// An account of Azure OpenAI (Cognitive Services).
+    AzureOpenAI,
     /// Any server that speaks OpenAI's data API, such as vLLM.
     OpenAICompatible,
 }
@@ -53,8 +55,14 @@ impl ProviderType {
             Self::Together => "Together",
             Self::HuggingFace => "HuggingFace",
             Self::LiteLLM => "LiteLLM",
+            Self::AzureOpenAI => "AzureOpenAI",
             Self::OpenAICompatible => "OpenAICompatible",
         }
+    }
+
+    /// Whether its place is the account itself, so that what is known of one says nothing of another one.
+    pub const fn is_one_account(self) -> bool {
+        matches!(self, Self::AzureOpenAI)
     }
 
     /// What a provider calls the part of an account that keys are made in.
@@ -62,6 +70,7 @@ impl ProviderType {
         match self {
             Self::OpenRouter => "workspace",
             Self::LiteLLM => "team",
+            Self::AzureOpenAI => "account",
             _ => "project",
         }
     }
@@ -104,6 +113,10 @@ impl ProviderType {
     validation = Rule::new("self.type != 'LiteLLM' || has(self.baseURL)").message("baseURL: a LiteLLM proxy has no public endpoint; set its URL"),
     validation = Rule::new("self.type != 'LiteLLM' || !has(self.baseURL) || !self.baseURL.matches('/v1/?$')").message("baseURL: the URL of the LiteLLM proxy itself, without /v1: its API for keys is not below that"),
     validation = Rule::new("!has(self.liteLLM) || self.type == 'LiteLLM'").message("liteLLM: only for type LiteLLM"),
+    validation = Rule::new("self.type != 'AzureOpenAI' || has(self.azureOpenAI) || has(self.baseURL)").message("azureOpenAI: names the account; without it keys are checked only, and baseURL says where"),
+    validation = Rule::new("self.type != 'AzureOpenAI' || !has(self.adminCredentialRef) || has(self.azureOpenAI)").message("azureOpenAI: an admin credential of Azure needs azureOpenAI, the account whose keys are made anew"),
+    validation = Rule::new("!has(self.azureOpenAI) || self.type == 'AzureOpenAI'").message("azureOpenAI: only for type AzureOpenAI"),
+    validation = Rule::new("!has(oldSelf.azureOpenAI) || has(self.azureOpenAI) && self.azureOpenAI.subscription == oldSelf.azureOpenAI.subscription && self.azureOpenAI.resourceGroup == oldSelf.azureOpenAI.resourceGroup && self.azureOpenAI.account == oldSelf.azureOpenAI.account").message("azureOpenAI: the account does not change; create another LLMProvider"),
     validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
     validation = Rule::new("!has(self.openRouter) || self.type == 'OpenRouter'").message("openRouter: only for type OpenRouter"),
     validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in"),
@@ -134,9 +147,13 @@ pub struct LLMProviderSpec {
     /// LiteLLM: where keys are made, and what they may do.
     #[serde(default, rename = "liteLLM", skip_serializing_if = "Option::is_none")]
     pub lite_llm: Option<LiteLLMAccount>,
+    /// Azure OpenAI: the account whose two keys are made anew in turn.
+    #[serde(default, rename = "azureOpenAI", skip_serializing_if = "Option::is_none")]
+    pub azure_open_ai: Option<AzureOpenAIAccount>,
     /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
     /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
-    /// by a change of the URL. Without it: validation only.
+    /// by a change of the URL. For AzureOpenAI it has `tenantID`, `clientID`, `clientSecret` (left out: workload identity), `host`, the one
+    /// of the management API, and `authorityHost`, the one that tokens come from. Without it: validation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_credential_ref: Option<SecretName>,
     /// How many keys are made here at most. Default: no limit but the operator's own, five an hour for one LLMKey.
@@ -226,6 +243,46 @@ pub struct LiteLLMAccount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub rpm_limit: Option<i32>,
+}
+
+/// An account of Azure OpenAI, and that it is the operator's to change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AzureOpenAIAccount {
+    /// Id (UUID) of the subscription. Immutable, like `resourceGroup` and `account`.
+    #[schemars(
+        length(min = 36, max = 36),
+        regex(pattern = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$")
+    )]
+    pub subscription: String,
+    /// Name of the resource group.
+    #[schemars(length(min = 1, max = 90), regex(pattern = r"^[A-Za-z0-9_().-]*[A-Za-z0-9_()-]$"))]
+    pub resource_group: String,
+    /// Name of the account (Cognitive Services). Without `baseURL`, its keys are checked at `https://<account>.openai.azure.com`.
+    #[schemars(length(min = 2, max = 64), regex(pattern = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"))]
+    pub account: String,
+    /// `Exclusive`, the only value, and to be written out: from now on both keys of the account are the operator's. When the
+    /// first LLMKey comes, `Key2` is made anew and whoever has it is refused from then on; at the first rotation `Key1` is as well. Nothing
+    /// but that LLMKey's workloads may use either.
+    pub ownership: Ownership,
+    /// URL of Azure's management API. Default: `https://management.azure.com`.
+    #[serde(default, rename = "resourceManagerURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub resource_manager_url: Option<String>,
+    /// URL that tokens come from. Default: `https://login.microsoftonline.com`.
+    #[serde(default, rename = "authorityURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub authority_url: Option<String>,
+}
+
+/// Whose the keys of an account are that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(description = "Exclusive: both keys are the operator's, and nothing else uses them.")]
+pub enum Ownership {
+    /// Both keys are the operator's.
+    Exclusive,
 }
 
 /// Names a Secret.

@@ -19,7 +19,7 @@ use crate::ledger::{
 };
 
 /// Another hand wrote first: so often it is tried again.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 /// Least time between two counts of deleted LLMKeys: many of them are looked at together.
 const COUNT_GAP: Duration = Duration::from_millis(500);
@@ -28,9 +28,9 @@ const COUNT_GAP: Duration = Duration::from_millis(500);
 pub struct AccountStates {
     /// Uid of the namespace `kube-system`: it tells this cluster from a copy.
     cluster: String,
-    store: AccountStore,
+    pub(super) store: AccountStore,
     /// As they were last read.
-    known: Mutex<HashMap<AccountId, Arc<AccountLedger>>>,
+    pub(super) known: Mutex<HashMap<AccountId, Arc<AccountLedger>>>,
     /// Keys of ours that no ledger holds, as the last sweep found them.
     orphans: Mutex<BTreeMap<AccountId, usize>>,
     /// When LLMKeys that were deleted were last counted.
@@ -38,10 +38,10 @@ pub struct AccountStates {
     /// Who waits for an account's limit, and when it is their turn.
     slots: Mutex<HashMap<AccountId, BTreeMap<String, DateTime<Utc>>>>,
     /// One at a time reads or writes.
-    turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -299,7 +299,7 @@ impl Ctx {
     }
 
     /// Writes the account's ledger by compare-and-swap; none: there is nothing to write.
-    async fn change(
+    pub(super) async fn change(
         &self,
         account: &AccountId,
         next: impl Fn(&AccountRecord) -> Option<AccountRecord>,
@@ -353,7 +353,7 @@ pub enum AccountError {
 }
 
 /// A random mark.
-fn writer() -> String {
+pub(super) fn writer() -> String {
     // Without randomness the mark is no mark of ours, and a lost reply counts as a failure.
     format!("{:016x}", getrandom::u64().unwrap_or_default())
 }

@@ -148,6 +148,12 @@ fn assemble(
         return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true; set it")));
     }
     let mut data = found.data.unwrap_or_default();
+    if let Some(block) = &provider.spec.azure_open_ai {
+        let data = data.into_iter().map(|(name, value)| (name, SecretBytes::new(value.0))).collect();
+        return Account::of_azure(endpoint, block, &data)
+            .map(Arc::new)
+            .map_err(|error| unusable(place, &error));
+    }
     let (Some(host), Some(credential)) = (data.remove("host"), data.remove("credential")) else {
         return Err(missing(format!("{place} must have the keys credential and host")));
     };
@@ -163,15 +169,20 @@ fn assemble(
         )
     })?;
     let account = Account::new(endpoint.clone(), project, credential);
-    account.map(|account| Arc::new(account.with_lite_llm(provider.spec.lite_llm.as_ref()))).map_err(|error| {
-        match error {
-            AccountError::HostMismatch { .. } => (
-                Reason::AdminCredentialHostMismatch,
-                format!("{place}: {error}; nothing is sent there until both agree"),
-            ),
-            _ => missing(format!("{place}: {error}")),
-        }
-    })
+    account
+        .map(|account| Arc::new(account.with_lite_llm(provider.spec.lite_llm.as_ref())))
+        .map_err(|error| unusable(place, &error))
+}
+
+/// What is wrong with a credential's Secret.
+fn unusable(place: &str, error: &AccountError) -> (Reason, String) {
+    match error {
+        AccountError::HostMismatch { .. } => (
+            Reason::AdminCredentialHostMismatch,
+            format!("{place}: {error}; nothing is sent there until both agree"),
+        ),
+        _ => (Reason::AdminCredentialMissing, format!("{place}: {error}")),
+    }
 }
 
 /// Where keys are made within the account; none where the operator cannot make any.

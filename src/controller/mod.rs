@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod index;
 pub mod install;
 pub mod keyring;
+mod lease;
 pub mod llm_key;
 pub mod llm_provider;
 pub mod parsed;

@@ -107,6 +107,8 @@ timings! {
         sweep_interval = 5 * 60;
         /// Within this time at most five keys are made for one `LLMKey`, and `limits.mintsPerHour` at an account.
         mint_budget_window = 60 * 60;
+        /// Who has taken an account for itself, and has no ledger, may keep it this long.
+        lease_patience = 60;
         /// Deletions, and keys that turn invalid, within this time count together.
         crowd_window = 10 * 60;
         /// A key that no ledger holds is revoked only if the provider made it this long ago, by the provider's clock.
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 36);
+        assert_eq!(table.len(), 37);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

@@ -11,6 +11,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{DecodeError, EncodeError, authentic};
+use super::lease::Lease;
 use super::record::AccountRef;
 use super::store::LedgerError;
 use crate::api::{LEDGER_SEALED_BY, LEDGER_TYPE, MANAGED_BY, MANAGED_BY_LABEL, ProviderType, Reason};
@@ -37,7 +38,7 @@ pub struct AccountId {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none).
+    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none), path of an account at Azure.
     pub project: String,
 }
 
@@ -126,6 +127,9 @@ pub struct AccountRecord {
     /// When keys were made, where the LLMProvider limits how many; as far back as it counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mints: Vec<DateTime<Utc>>,
+    /// Who has the account for itself, where it has a fixed number of keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 impl AccountRecord {
@@ -143,6 +147,7 @@ impl AccountRecord {
             known: Vec::new(),
             counts_from: None,
             mints: Vec::new(),
+            lease: None,
         }
     }
 

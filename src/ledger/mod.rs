@@ -6,6 +6,7 @@
 mod account;
 pub mod audit;
 mod codec;
+mod lease;
 mod outside;
 mod record;
 mod rewrap;
@@ -17,10 +18,11 @@ pub mod verify;
 
 pub use account::{AccountId, AccountLedger, AccountRecord, AccountStore, Freeze, FreezeReason, MAX_LISTED};
 pub use codec::{DecodeError, EncodeError, Summary, decode, encode, fingerprint_label, unverified};
+pub use lease::{Claim, Found, Lease, Tenancy};
 pub use outside::all_unverified;
 #[cfg(test)]
 pub(crate) use record::tests;
-pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Version};
+pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Slot, Version};
 pub use rewrap::Rewrapped;
 pub use rotation::{
     MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,

@@ -138,6 +138,9 @@ pub struct Version {
     /// Whether its key is switched off at the provider, or was and is to be on again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch: Option<super::Switch>,
+    /// Where its key is, if the account has a fixed number of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
 }
 
 impl Version {
@@ -172,6 +175,7 @@ impl Version {
             spare_since: None,
             promoted_at: None,
             switch: None,
+            slot: None,
         }
     }
 
@@ -208,6 +212,16 @@ pub struct KeyFacts {
     pub last_four: String,
 }
 
+/// A slot of an account, each of which has one key at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    /// Its name at the provider.
+    pub name: String,
+    /// Fingerprint of the key that it had at L1: as long as it has that one, the version's key was not made.
+    pub before: String,
+}
+
 /// The account that a key was made at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -218,14 +232,15 @@ pub struct AccountRef {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none).
+    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none); at Azure subscription, resource group and account.
     pub project: String,
 }
 
 impl AccountRef {
     /// Whether one admin credential reaches both.
     fn same_but_for_the_project(&self, other: &Self) -> bool {
-        self.provider == other.provider && self.r#type == other.r#type && self.host == other.host
+        let same = self.provider == other.provider && self.r#type == other.r#type && self.host == other.host;
+        same && (!self.r#type.is_one_account() || self.project == other.project)
     }
 }
 

@@ -191,7 +191,7 @@ fn one(
     let terms = Terms {
         schedule: schedule.as_ref(),
         expiry: upcoming::expiry(key.spec.expires_at.as_deref().and_then(parse_rfc3339), before, timings),
-        minted: key.spec.source.mint.is_some(),
+        minted: key.spec.source.is_made(),
         seed: &seed,
     };
     let since = published(key).unwrap_or(now);
@@ -277,7 +277,7 @@ fn shown(key: &LLMKey, policy: Option<&PolicyView>, end: DateTime<Utc>) -> Vec<(
 fn by(key: &LLMKey, policy: Option<&PolicyView>) -> (&'static str, &'static str) {
     let paused = key.annotations().get(PAUSED).is_some_and(|value| value == "true");
     let reminds = policy.is_some_and(|policy| policy.mode == RotationMode::RemindOnly);
-    if key.spec.source.mint.is_none() {
+    if !key.spec.source.is_made() {
         ("Person", "; put the next key into the source Secret")
     } else if reminds {
         ("Person", "; the policy only reminds: set llmkeys.dev/rotate")

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::Endpoint;
+use super::{AzureAccess, Endpoint, azure_account};
 use crate::{api::LiteLLMAccount, crypto::SecretBytes};
 
 /// Why an account cannot be used. Quotes no credential.
@@ -24,6 +24,12 @@ pub enum AccountError {
     /// The Secret's `credential` is missing or not 8–512 printable characters.
     #[error("the admin credential must be 8 to 512 printable characters without spaces")]
     BadCredential,
+    /// A URL of the account is none.
+    #[error("azureOpenAI.resourceManagerURL and authorityURL must be plain https URLs")]
+    BadUrl,
+    /// The Secret lacks an entry.
+    #[error("the admin credential's Secret needs `{0}`")]
+    Missing(&'static str),
     /// The project's id is none.
     #[error("the id of the project or workspace must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     BadProject,
@@ -40,15 +46,27 @@ impl AdminCredential {
     /// Reads the data of an admin credential's Secret: `host` (`host[:port]`, port 443 if not written) and `credential`.
     /// White space around both is dropped: tools that write files add line breaks.
     pub fn from_secret_data(host: &[u8], credential: &SecretBytes) -> Result<Self, AccountError> {
-        let host = std::str::from_utf8(host).map_err(|_| AccountError::BadHost)?.trim().to_ascii_lowercase();
-        let (name, port) = split_port(&host).ok_or(AccountError::BadHost)?;
         let bytes = credential.expose().trim_ascii();
         if !(8..=512).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_graphic) {
             return Err(AccountError::BadCredential);
         }
         let credential = SecretBytes::new(bytes.to_vec());
-        Ok(Self { authority: format!("{name}:{port}"), credential })
+        Ok(Self { authority: authority(host)?, credential })
     }
+}
+
+/// `host:port` of what a Secret says; the port is always written.
+fn authority(host: &[u8]) -> Result<String, AccountError> {
+    let host = std::str::from_utf8(host).map_err(|_| AccountError::BadHost)?.trim().to_ascii_lowercase();
+    let (name, port) = split_port(&host).ok_or(AccountError::BadHost)?;
+    Ok(format!("{name}:{port}"))
+}
+
+/// Whether the host in a Secret is the one that is to be called.
+pub(super) fn same_authority(host: Option<&SecretBytes>, endpoint: &Endpoint) -> Result<(), AccountError> {
+    let bound = authority(host.ok_or(AccountError::BadHost)?.expose())?;
+    let called = endpoint.authority();
+    if bound == called { Ok(()) } else { Err(AccountError::HostMismatch { bound, called }) }
 }
 
 /// Host name and port of `host[:port]`; IPv6 addresses stand in brackets.
@@ -74,6 +92,7 @@ pub struct Account {
     project: String,
     credential: SecretBytes,
     lite_llm: Option<Arc<LiteLLMAccount>>,
+    azure: Option<Arc<AzureAccess>>,
 }
 
 impl Account {
@@ -87,7 +106,13 @@ impl Account {
             return Err(AccountError::BadProject);
         }
         let (project, credential) = (project.to_owned(), credential.credential);
-        Ok(Self { endpoint, project, credential, lite_llm: None })
+        Ok(Self { endpoint, project, credential, lite_llm: None, azure: None })
+    }
+
+    /// An account of Azure's.
+    pub(super) fn with_azure(endpoint: Endpoint, project: String, access: AzureAccess) -> Self {
+        let credential = access.secret.clone().unwrap_or_else(|| SecretBytes::new(Vec::new()));
+        Self { endpoint, project, credential, lite_llm: None, azure: Some(Arc::new(access)) }
     }
 
     /// The same with what keys of a LiteLLM proxy may do.
@@ -98,10 +123,21 @@ impl Account {
 
     /// Another project of the same account.
     pub fn in_project(&self, project: &str) -> Result<Self, AccountError> {
-        if !is_object_id(project) {
+        let good = if self.azure.is_some() { azure_account::is_path(project) } else { is_object_id(project) };
+        if !good {
             return Err(AccountError::BadProject);
         }
         Ok(Self { project: project.to_owned(), ..self.clone() })
+    }
+
+    /// Host and port of the API that manages it.
+    pub fn authority(&self) -> String {
+        self.azure.as_ref().map_or_else(|| self.endpoint.authority(), |azure| azure.manager.authority())
+    }
+
+    /// How an account of Azure's is managed.
+    pub(super) fn azure(&self) -> Option<&AzureAccess> {
+        self.azure.as_deref()
     }
 
     /// The API it belongs to.
@@ -114,7 +150,7 @@ impl Account {
         self.lite_llm.as_deref()
     }
 
-    /// The project (OpenAI), workspace (OpenRouter) or team (LiteLLM) that keys are made in.
+    /// The project (OpenAI), workspace (OpenRouter), team (LiteLLM) or account (Azure) that keys are made in.
     pub fn project(&self) -> &str {
         &self.project
     }
@@ -136,7 +172,7 @@ pub(super) fn is_object_id(text: &str) -> bool {
 ///
 /// `handle` or `handle/key`: the handle is what ends the key when it is deleted. OpenAI: `svc_acct_x/key_y`, a service
 /// account and its only key; in lists the key part is not known. OpenRouter and LiteLLM: the
-/// key's hash.
+/// key's hash. Azure: the slot, and which of its keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderKeyId(String);

@@ -50,6 +50,9 @@ pub enum MintKind {
     ShownOnce,
     /// The operator chooses the key and seals it before the call. After a lost answer the same key is made, or found.
     CallerChosen,
+    /// The account has a fixed number of slots, each with a key that can be read again; one is made anew, which ends the key that it
+    /// had. After a lost answer the slot tells whether that has happened.
+    Slots,
 }
 
 /// A set of capabilities, in the order of their names.
@@ -57,13 +60,20 @@ pub enum MintKind {
 pub struct Capabilities {
     has: &'static [Capability],
     mint: MintKind,
+    for_one: bool,
 }
 
 impl Capabilities {
     const VALIDATION: Self = Self::new(&[Capability::Validate]);
 
     pub(super) const fn new(sorted: &'static [Capability]) -> Self {
-        Self { has: sorted, mint: MintKind::ShownOnce }
+        Self { has: sorted, mint: MintKind::ShownOnce, for_one: false }
+    }
+
+    /// The same at an account whose keys are fixed in number.
+    #[must_use]
+    pub const fn for_one(self) -> Self {
+        Self { for_one: true, ..self }
     }
 
     /// What this build can do at a provider of the type; without an account (project and admin credential) only
@@ -74,6 +84,7 @@ impl Capabilities {
                 let mint = match admin.minting() {
                     Minting::ShownOnce(_) => MintKind::ShownOnce,
                     Minting::CallerChosen(_) => MintKind::CallerChosen,
+                    Minting::Slots(_) => MintKind::Slots,
                 };
                 Self { mint, ..admin.capabilities() }
             }
@@ -89,6 +100,11 @@ impl Capabilities {
     /// How keys are made, where they are.
     pub const fn mint_kind(self) -> MintKind {
         self.mint
+    }
+
+    /// Whether an account's keys are fixed in number, so that one `LLMKey` has it for itself.
+    pub const fn is_for_one(self) -> bool {
+        self.for_one
     }
 
     /// The names, sorted, as an `LLMProvider`'s status shows them.
@@ -112,6 +128,10 @@ mod tests {
         assert_eq!(proxy.names().collect::<Vec<_>>(), ["Disable", "List", "Mint", "Revoke", "Validate"]);
         assert_eq!(proxy.mint_kind(), MintKind::CallerChosen);
         assert_eq!(Capabilities::of(ProviderType::OpenAI, true).mint_kind(), MintKind::ShownOnce);
+        let slots = Capabilities::of(ProviderType::AzureOpenAI, true);
+        assert_eq!(slots.names().collect::<Vec<_>>(), ["Mint", "Revoke", "Validate"]);
+        assert!(slots.is_for_one() && !proxy.is_for_one());
+        assert_eq!(slots.mint_kind(), MintKind::Slots);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

@@ -1,6 +1,12 @@
 //! The calls that the controllers make.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -32,6 +38,10 @@ pub struct ProvidersConfig {
     pub loopback_only: bool,
     /// Told of each request.
     pub watch: CallWatch,
+    /// Monotonic time, for what is good for a while only.
+    pub ticks: Ticks,
+    /// The cluster's token that Azure exchanges for one of its own.
+    pub federated_token_file: Option<PathBuf>,
 }
 
 /// Called with the class of an answer: `2xx` to `5xx`, or why there was none.
@@ -45,6 +55,30 @@ impl CallWatch {
     /// Calls `begin`, and what that returns when the request has ended.
     pub fn new(begin: impl Fn(ProviderType, &'static str) -> Answered + Send + Sync + 'static) -> Self {
         Self(Arc::new(begin))
+    }
+}
+
+/// Monotonic time since some beginning.
+#[derive(Clone)]
+pub struct Ticks(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Ticks {
+    /// Reads it by `now`.
+    pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+}
+
+/// Time that stands still: what is good for a while is good for ever.
+impl Default for Ticks {
+    fn default() -> Self {
+        Self::new(Duration::default)
+    }
+}
+
+impl fmt::Debug for Ticks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticks")
     }
 }
 
@@ -69,6 +103,8 @@ impl Default for ProvidersConfig {
             user_agent: concat!("llmkey-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
             loopback_only: false,
             watch: CallWatch::default(),
+            ticks: Ticks::default(),
+            federated_token_file: None,
         }
     }
 }
@@ -188,6 +224,9 @@ impl Providers {
     /// Asks whether the admin credential works and keys can be made in the project.
     pub async fn check_account(&self, account: &Account) -> Result<(), CallError> {
         let admin = admin(account)?;
+        if matches!(admin.minting(), Minting::Slots(_)) {
+            return self.slots(account).await.map(drop);
+        }
         let reply = self.call("check_account", account, admin.account_request(account)).await?;
         admin.read_account(account, &reply).map_err(|error| scrubbed(error, account))
     }
@@ -287,7 +326,15 @@ impl Providers {
         self.send(operation, account.endpoint(), request?).await.map_err(|lost| lost.error)
     }
 
-    async fn send(
+    pub(super) fn now(&self) -> Duration {
+        (self.0.config.ticks.0)()
+    }
+
+    pub(super) fn federated_token_file(&self) -> Option<&Path> {
+        self.0.config.federated_token_file.as_deref()
+    }
+
+    pub(super) async fn send(
         &self,
         operation: &'static str,
         endpoint: &Endpoint,

@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-use super::address::AddressPolicy;
+use super::{address::AddressPolicy, azure_account};
 use crate::api::{Addresses, LLMProviderSpec, ProviderType};
 
 /// The public API of a provider type; none for a type that has no public one.
@@ -21,7 +21,8 @@ pub const fn default_base_url(provider: ProviderType) -> Option<&'static str> {
         ProviderType::DeepSeek => Some("https://api.deepseek.com"),
         ProviderType::Together => Some("https://api.together.ai"),
         ProviderType::HuggingFace => Some("https://huggingface.co"),
-        ProviderType::LiteLLM | ProviderType::OpenAICompatible => None,
+        // Each account of Azure has a host of its own.
+        ProviderType::LiteLLM | ProviderType::AzureOpenAI | ProviderType::OpenAICompatible => None,
     }
 }
 
@@ -69,16 +70,25 @@ impl Endpoint {
 
     /// The endpoint that an `LLMProvider` describes.
     pub fn from_spec(spec: &LLMProviderSpec) -> Result<Self, EndpointError> {
+        let of_account = || spec.azure_open_ai.as_ref().map(|block| azure_account::data_url(&block.account));
         let url = match &spec.base_url {
-            Some(url) => url.as_str(),
-            None => default_base_url(spec.r#type).ok_or(EndpointError::NoBaseUrl)?,
+            Some(url) => url.clone(),
+            None => default_base_url(spec.r#type)
+                .map(str::to_owned)
+                .or_else(of_account)
+                .ok_or(EndpointError::NoBaseUrl)?,
         };
         Ok(Self {
             provider: spec.r#type,
-            base_url: parse(url)?,
+            base_url: parse(&url)?,
             ca_bundle: spec.ca_bundle.clone(),
             addresses: spec.addresses,
         })
+    }
+
+    /// Another API of the same provider's, reached and trusted alike.
+    pub(super) fn beside(&self, url: &str) -> Result<Self, EndpointError> {
+        Ok(Self { base_url: parse(url)?, ..self.clone() })
     }
 
     /// The provider's type.
@@ -182,6 +192,7 @@ mod tests {
             open_ai: None,
             open_router: None,
             lite_llm: None,
+            azure_open_ai: None,
             admin_credential_ref: None,
             limits: None,
             allowed_namespaces: vec![],

@@ -86,7 +86,7 @@ pub struct CallError {
 
 impl CallError {
     /// A failure without an answer.
-    pub(super) const fn local(class: ErrorClass, code: &'static str) -> Self {
+    pub const fn local(class: ErrorClass, code: &'static str) -> Self {
         Self { class, code, status: None, request_id: None }
     }
 

@@ -63,6 +63,14 @@ impl Request {
         self
     }
 
+    /// Sends pairs that are encoded as forms are.
+    pub(super) fn form(mut self, body: Vec<u8>) -> Self {
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        self.headers.insert(CONTENT_TYPE, kind);
+        self.body = Some(body);
+        self
+    }
+
     pub(super) fn json(mut self, body: &Value) -> Self {
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.body = Some(body.to_string().into_bytes());
@@ -96,7 +104,7 @@ impl Reply {
     /// The provider's own id of the request, if it is harmless text.
     pub(super) fn request_id(&self) -> Option<String> {
         let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-        ["x-request-id", "request-id"]
+        ["x-request-id", "request-id", "x-ms-request-id", "apim-request-id"]
             .into_iter()
             .filter_map(|name| self.headers.get(name)?.to_str().ok())
             .find(|id| (1..=128).contains(&id.len()) && id.bytes().all(harmless))

@@ -7,6 +7,9 @@ mod account;
 mod address;
 mod admin_reply;
 mod anthropic;
+mod azure;
+mod azure_account;
+mod azure_admin;
 mod capability;
 mod chosen;
 mod classification;
@@ -28,6 +31,7 @@ mod openai_compatible;
 mod openrouter;
 mod openrouter_admin;
 mod shape;
+mod slots;
 mod together;
 mod variables;
 mod xai;
@@ -37,16 +41,18 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
+pub use azure_account::{AUTHORITY, AzureAccess, RESOURCE_MANAGER, azure_path};
 pub use capability::{Capabilities, Capability, MintKind};
 pub use chosen::choose;
 pub use client::{
-    Answered, CallWatch, LastUsed, ListedKey, Listing, Minted, Providers, ProvidersConfig, Revocation,
+    Answered, CallWatch, LastUsed, ListedKey, Listing, Minted, Providers, ProvidersConfig, Revocation, Ticks,
     Validation,
 };
 pub use endpoint::{Endpoint, EndpointError, PRIVATE_ADDRESS, PRIVATE_NAME, default_base_url};
 pub use error::{CallError, ErrorClass, MintError};
 pub use litellm_admin::NO_TEAM;
 pub use shape::{ShapeError, check_shape};
+pub use slots::{SlotKey, slot_key_id, slot_of};
 pub use variables::default_data;
 
 use self::{
@@ -99,18 +105,37 @@ trait Dialect: Sync {
     }
 }
 
-/// A provider's admin API: requests out of, and meanings into, plain data.
+/// A provider's admin API: requests out of, and meanings into, plain data. What is about single keys is asked for only where an
+/// account has keys that are told apart by their ids, and no [`Slots`].
 trait Admin: Sync {
     fn capabilities(&self) -> Capabilities;
-    fn account_request(&self, account: &Account) -> Result<Request, Unsendable>;
-    fn read_account(&self, account: &Account, reply: &Reply) -> Result<(), CallError>;
     /// How it makes keys.
     fn minting(&'static self) -> Minting;
-    fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable>;
+
+    fn account_request(&self, _account: &Account) -> Result<Request, Unsendable> {
+        Err(Unsendable)
+    }
+
+    fn read_account(&self, _account: &Account, reply: &Reply) -> Result<(), CallError> {
+        Err(reply.error(ErrorClass::BadRequest, "NotSupported"))
+    }
+
+    fn list_request(&self, _account: &Account, _after: Option<&str>) -> Result<Request, Unsendable> {
+        Err(Unsendable)
+    }
+
     /// `after` is where the page was asked to start.
-    fn read_list(&self, account: &Account, after: Option<&str>, reply: &Reply) -> Result<Page, CallError>;
-    fn revoke_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
-    fn read_revocation(&self, id: &ProviderKeyId, reply: &Reply) -> Result<Revocation, CallError>;
+    fn read_list(&self, _account: &Account, _after: Option<&str>, reply: &Reply) -> Result<Page, CallError> {
+        Err(reply.error(ErrorClass::BadRequest, "NotSupported"))
+    }
+
+    fn revoke_request(&self, _account: &Account, _id: &ProviderKeyId) -> Result<Request, Unsendable> {
+        Err(Unsendable)
+    }
+
+    fn read_revocation(&self, _id: &ProviderKeyId, reply: &Reply) -> Result<Revocation, CallError> {
+        Err(reply.error(ErrorClass::BadRequest, "NotSupported"))
+    }
 
     /// Where it can switch keys off, and on again.
     fn switch(&self) -> Option<&'static dyn Switch> {
@@ -127,6 +152,26 @@ trait Admin: Sync {
 enum Minting {
     ShownOnce(&'static dyn ShownOnce),
     CallerChosen(&'static dyn CallerChosen),
+    Slots(&'static dyn Slots),
+}
+
+/// A fixed number of slots, each with a key that can be read again and made anew.
+trait Slots: Sync {
+    fn read_request(
+        &self,
+        access: &AzureAccess,
+        project: &str,
+        token: &SecretBytes,
+    ) -> Result<Request, Unsendable>;
+    fn read_slots(&self, reply: &Reply) -> Result<Vec<SlotKey>, CallError>;
+    fn renew_request(
+        &self,
+        access: &AzureAccess,
+        project: &str,
+        slot: &str,
+        token: &SecretBytes,
+    ) -> Result<Request, Unsendable>;
+    fn read_renewed(&self, reply: &Reply) -> Result<(), MintError>;
 }
 
 /// The provider chooses the key and shows it in the one answer: lost, it is a stray.
@@ -178,12 +223,13 @@ fn dialect(provider: ProviderType) -> &'static dyn Dialect {
         ProviderType::Together => &together::Together,
         ProviderType::HuggingFace => &huggingface::HuggingFace,
         ProviderType::LiteLLM => &litellm::LiteLLM,
+        ProviderType::AzureOpenAI => &azure::Azure,
         ProviderType::OpenAICompatible => &openai_compatible::ANY,
     }
 }
 
 #[cfg(test)]
-const ALL: [ProviderType; 13] = [
+const ALL: [ProviderType; 14] = [
     ProviderType::OpenAI,
     ProviderType::Anthropic,
     ProviderType::Google,
@@ -196,5 +242,6 @@ const ALL: [ProviderType; 13] = [
     ProviderType::Together,
     ProviderType::HuggingFace,
     ProviderType::LiteLLM,
+    ProviderType::AzureOpenAI,
     ProviderType::OpenAICompatible,
 ];

@@ -55,6 +55,7 @@ const fn prefixes(provider: ProviderType) -> (Option<&'static str>, Option<&'sta
         | ProviderType::Mistral
         | ProviderType::Cohere
         | ProviderType::Together
+        | ProviderType::AzureOpenAI
         | ProviderType::OpenAICompatible => (None, None),
     }
 }

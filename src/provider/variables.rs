@@ -14,7 +14,7 @@ use crate::api::ProviderType;
 /// Mistral, `OpenRouter`, xAI and `DeepSeek` `MISTRAL_API_KEY`, `OPENROUTER_API_KEY`, `XAI_API_KEY`, `DEEPSEEK_API_KEY`;
 /// `groq` 1.7 (Python) `GROQ_API_KEY` (its `GROQ_BASE_URL` lacks the `/openai/v1` of ours, so it is not delivered);
 /// `cohere` (Python) `CO_API_KEY`, `CO_API_URL`; `together` 3.1 (Python) `TOGETHER_API_KEY`, `TOGETHER_BASE_URL`;
-/// `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`.
+/// `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`; `openai` (Python) for Azure `AZURE_OPENAI_API_KEY`, `AZURE_OPENAI_ENDPOINT`.
 pub fn default_data(provider: ProviderType, public_url: bool) -> BTreeMap<String, String> {
     let (keys, url): (&[&str], Option<&str>) = match provider {
         // A LiteLLM proxy speaks OpenAI's data API at its root as well as below `/v1`.
@@ -30,6 +30,7 @@ pub fn default_data(provider: ProviderType, public_url: bool) -> BTreeMap<String
         ProviderType::Cohere => (&["CO_API_KEY"], Some("CO_API_URL")),
         ProviderType::DeepSeek => (&["DEEPSEEK_API_KEY"], None),
         ProviderType::Together => (&["TOGETHER_API_KEY"], Some("TOGETHER_BASE_URL")),
+        ProviderType::AzureOpenAI => (&["AZURE_OPENAI_API_KEY"], Some("AZURE_OPENAI_ENDPOINT")),
         ProviderType::HuggingFace => (&["HF_TOKEN"], Some("HF_ENDPOINT")),
     };
     let keys = keys.iter().map(|name| ((*name).to_owned(), "$(KEY)".to_owned()));

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
+    azure,
     call::{Call, Outcome, Subject},
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
@@ -223,6 +224,7 @@ fn substitute(answer: Answer, dialect: Dialect, presented: &str) -> Option<Respo
         Dialect::OpenAI => ApiError::of_fault(answer, presented),
         Dialect::OpenRouter => openrouter::of_fault(answer),
         Dialect::LiteLLM => litellm::of_fault(answer),
+        Dialect::Azure => azure::of_fault(answer),
     };
     error.map(|error| error_response(&error))
 }

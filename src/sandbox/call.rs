@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
+    azure::{RenewSlot, TokenForm},
     credential::Credential,
     litellm::{self, BlockKey, DeleteKeys, GenerateKey, ProxyPage},
     log::Effect,
@@ -107,6 +108,10 @@ pub(super) enum Input {
     DeleteKeys(DeleteKeys),
     /// LiteLLM: a key to block or unblock.
     BlockKey(BlockKey),
+    /// Azure: who asks for a token.
+    TokenForm(TokenForm),
+    /// Azure: the slot that is made anew.
+    RenewSlot(RenewSlot),
 }
 
 /// What a call is about, known before it takes effect.
@@ -170,6 +175,9 @@ impl World {
         if call.operation.dialect() == Dialect::LiteLLM {
             return self.proxy_subject(call);
         }
+        if call.operation.dialect() == Dialect::Azure {
+            return Self::azure_subject(call);
+        }
         let known = self.project_index_of(call).and_then(|index| self.projects().get(index));
         let name = match &call.input {
             Ok(Input::Account(body)) => Some(body.name.clone()),
@@ -195,10 +203,15 @@ impl World {
 
     /// Does what the call asks for, if the caller may.
     pub(super) fn execute(&mut self, call: &Call, credential: &Credential, now: DateTime<Utc>) -> Outcome {
+        if call.operation.dialect() == Dialect::Azure {
+            return self.execute_azure(call, credential, now);
+        }
         let Credential::Bearer(presented) = credential else {
             return match call.operation.dialect() {
                 Dialect::LiteLLM => litellm::no_key().into(),
-                Dialect::OpenAI | Dialect::OpenRouter => ApiError::missing_credential().into(),
+                Dialect::OpenAI | Dialect::OpenRouter | Dialect::Azure => {
+                    ApiError::missing_credential().into()
+                }
             };
         };
         let verdict = self.judge(presented, now);
@@ -214,7 +227,7 @@ impl World {
             {
                 Verdict::Unknown
             }
-            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM) => Verdict::Unknown,
+            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM | Dialect::Azure) => Verdict::Unknown,
             verdict => verdict,
         };
         if call.operation == Operation::ListModels {

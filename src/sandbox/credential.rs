@@ -65,6 +65,11 @@ impl Credential {
         Self::Bearer(Presented { digest: digest(token), value: Zeroizing::new(token.to_owned()) })
     }
 
+    /// A key that came in a header of its own, or in a form.
+    pub(super) fn of_key(key: &str) -> Self {
+        Self::Bearer(Presented { digest: digest(key), value: Zeroizing::new(key.to_owned()) })
+    }
+
     /// The token's digest, if there is a token.
     pub(super) fn digest(&self) -> Option<&Digest> {
         match self {
@@ -128,6 +133,13 @@ impl Mint {
     /// A key with the shape of LiteLLM's: `sk-` and 64 hexadecimal digits.
     pub(super) fn proxy_key(&mut self) -> Zeroizing<String> {
         Zeroizing::new(format!("sk-{}", HEXLOWER.encode(&self.block())))
+    }
+
+    /// A key with the shape of Azure's: 32 hexadecimal digits.
+    pub(super) fn azure_key(&mut self) -> Zeroizing<String> {
+        let mut key = HEXLOWER.encode(&self.block());
+        key.truncate(32);
+        Zeroizing::new(key)
     }
 
     /// A key with the shape of OpenAI's: `prefix`, 74 characters, the marker `T3BlbkFJ`, 74 characters.

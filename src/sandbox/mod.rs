@@ -1,10 +1,11 @@
-//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter and a LiteLLM proxy, with switchable faults.
+//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter, a LiteLLM proxy and Azure, with switchable faults.
 //!
 //! It exists for tests, the demo and the benchmark, and is never part of the operator's image. Clients talk to
 //! it with their ordinary client over TLS; tests switch faults and read the truth through [`Sandbox`] in
 //! the same process, or through the control API under `/sandbox/` from another one.
 //! `docs/sandbox-provider.md` is its manual.
 
+mod azure;
 mod backend;
 mod call;
 mod control;
@@ -25,6 +26,7 @@ mod wire;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -41,6 +43,7 @@ use tower_service::Service as _;
 use zeroize::Zeroizing;
 
 pub use self::{
+    azure::Azure,
     backend::Clock,
     fault::{Answer, Fault, FaultReport, FaultRule, Phase},
     listener::serve,
@@ -120,6 +123,7 @@ pub struct Sandbox {
     admin_key: Zeroizing<String>,
     management_key: Zeroizing<String>,
     master_key: Zeroizing<String>,
+    azure_secret: Zeroizing<String>,
     control_token: Zeroizing<String>,
     project: String,
     tasks: Vec<JoinHandle<()>>,
@@ -138,12 +142,13 @@ impl Sandbox {
         let mut mint = Mint::new(*seed);
         let (admin_key, control_token) = (mint.key("sk-admin-"), mint.key("sandbox-control-"));
         let (management_key, master_key) = (mint.router_key(), mint.proxy_key());
+        let azure_secret = mint.azure_key();
         let file = match &options.log_file {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
         let (ca_pem, tls) = server(options.http2)?;
-        let world = World::new(mint, &admin_key, &management_key, &master_key);
+        let world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
         let project = handle.create_project(&options.project_name);
@@ -170,6 +175,7 @@ impl Sandbox {
             admin_key,
             management_key,
             master_key,
+            azure_secret,
             control_token,
             project,
             tasks,
@@ -194,6 +200,21 @@ impl Sandbox {
     /// Base URL of the LiteLLM proxy.
     pub fn proxy_url(&self) -> String {
         format!("https://{}/proxy", self.address)
+    }
+
+    /// Base URL of the data side of Azure's accounts, all of them.
+    pub fn azure_url(&self) -> String {
+        format!("https://{}/azure/data", self.address)
+    }
+
+    /// Base URL of Azure's management API.
+    pub fn azure_manager_url(&self) -> String {
+        format!("https://{}/azure/arm", self.address)
+    }
+
+    /// Base URL of where Azure's tokens come from.
+    pub fn azure_authority_url(&self) -> String {
+        format!("https://{}/azure/login", self.address)
     }
 
     /// Base URL of the control API; needs [`Sandbox::control_token`] as a bearer token.
@@ -226,6 +247,11 @@ impl Sandbox {
         &self.master_key
     }
 
+    /// Where Azure's accounts are, and who may manage them.
+    pub fn azure(&self) -> Azure<'_> {
+        Azure::of(&self.azure_secret)
+    }
+
     /// The control API's bearer token.
     pub fn control_token(&self) -> &str {
         &self.control_token
@@ -250,6 +276,27 @@ impl Sandbox {
     /// without a team, once there is any team.
     pub fn create_team(&self, name: &str) -> String {
         self.handle.create_team(name)
+    }
+
+    /// Makes an account at Azure, with a key in each of its two slots, and returns its name in lower case; wherever a project is asked
+    /// for, it is one.
+    pub fn create_azure_account(&self, name: &str) -> String {
+        self.handle.create_azure_account(name)
+    }
+
+    /// What the slots of an Azure account hold, as a person sees it.
+    pub fn slot_values(&self, account: &str) -> BTreeMap<String, String> {
+        self.handle.slot_values(account)
+    }
+
+    /// Makes a slot's key anew, as a person does on the provider's site. False: no such account or slot.
+    pub fn renew_slot(&self, account: &str, slot: &str) -> bool {
+        self.handle.renew_slot(account, slot)
+    }
+
+    /// From now on every token of Azure's is an expired one.
+    pub fn expire_azure_tokens(&self) {
+        self.handle.expire_azure_tokens();
     }
 
     /// Archives a project: nothing can be created in it and its keys stop working. False: no such project.

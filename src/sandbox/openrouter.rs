@@ -244,7 +244,7 @@ impl World {
                 let message = "Only management keys can perform this operation";
                 ApiError::router(StatusCode::FORBIDDEN, message).into()
             }
-            Verdict::Admin(Dialect::OpenAI | Dialect::LiteLLM) | Verdict::Unknown => {
+            Verdict::Admin(_) | Verdict::Unknown => {
                 let known = self.place(&presented.digest).and_then(|place| self.key_at(place));
                 if known.is_some_and(|key| key.disabled && key.deletion.is_none()) {
                     // Documented is the status alone; the text is a choice made here.

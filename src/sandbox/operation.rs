@@ -59,6 +59,14 @@ pub enum Operation {
     CheckProxyKey,
     /// LiteLLM: `GET /v1/models`, the one for keys that may not ask about themselves.
     ListProxyModels,
+    /// Azure: `POST /{tenant}/oauth2/v2.0/token`
+    RequestToken,
+    /// Azure: `POST …/accounts/{account}/listKeys`
+    ListSlots,
+    /// Azure: `POST …/accounts/{account}/regenerateKey`
+    RenewSlot,
+    /// Azure: `GET /openai/models`, the data call that validates a key.
+    ListDeployedModels,
 }
 
 /// Whose API is spoken.
@@ -70,6 +78,8 @@ pub(super) enum Dialect {
     OpenRouter,
     /// A LiteLLM proxy's: teams and virtual keys.
     LiteLLM,
+    /// Azure's: accounts with two slots.
+    Azure,
 }
 
 impl Operation {
@@ -102,12 +112,23 @@ impl Operation {
             Self::BlockProxyKey => "POST key/block",
             Self::CheckProxyKey => "GET key/info",
             Self::ListProxyModels => "GET models of the proxy",
+            Self::RequestToken => "POST token",
+            Self::ListSlots => "POST listKeys",
+            Self::RenewSlot => "POST regenerateKey",
+            Self::ListDeployedModels => "GET openai/models",
         }
     }
 
     /// Whether a key is used by the call, not administered.
     pub(super) fn is_data_call(self) -> bool {
-        matches!(self, Self::ListModels | Self::CheckRouterKey | Self::CheckProxyKey | Self::ListProxyModels)
+        matches!(
+            self,
+            Self::ListModels
+                | Self::CheckRouterKey
+                | Self::CheckProxyKey
+                | Self::ListProxyModels
+                | Self::ListDeployedModels
+        )
     }
 
     /// Whose API it belongs to.
@@ -128,6 +149,9 @@ impl Operation {
             | Self::BlockProxyKey
             | Self::CheckProxyKey
             | Self::ListProxyModels => Dialect::LiteLLM,
+            Self::RequestToken | Self::ListSlots | Self::RenewSlot | Self::ListDeployedModels => {
+                Dialect::Azure
+            }
             _ => Dialect::OpenAI,
         }
     }

@@ -13,6 +13,7 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
+    azure,
     backend::{Backend, error_response},
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
@@ -45,6 +46,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .route(&key, get(get_key).delete(delete_key))
         .merge(openrouter::api())
         .merge(litellm_routes::api())
+        .merge(azure::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

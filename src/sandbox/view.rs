@@ -1,6 +1,6 @@
 //! What tests see and switch: the same handle serves tests in the process and the control API.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -102,7 +102,7 @@ pub struct AccountRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectRecord {
-    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM.
+    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM; of an account at Azure, its name.
     pub id: String,
     /// Its name.
     pub name: String,
@@ -133,6 +133,24 @@ impl Handle {
     pub(super) fn create_team(&self, name: &str) -> String {
         let now = self.backend.now();
         self.backend.state().world.add_team(name, now)
+    }
+
+    pub(super) fn create_azure_account(&self, name: &str) -> String {
+        let now = self.backend.now();
+        self.backend.state().world.add_azure_account(name, now)
+    }
+
+    pub(super) fn slot_values(&self, account: &str) -> BTreeMap<String, String> {
+        self.backend.state().world.slot_values(account)
+    }
+
+    pub(super) fn renew_slot(&self, account: &str, slot: &str) -> bool {
+        let now = self.backend.now();
+        self.backend.state().world.renew(account, slot, now).is_some()
+    }
+
+    pub(super) fn expire_azure_tokens(&self) {
+        self.backend.state().world.directory.expire();
     }
 
     pub(super) fn archive_project(&self, id: &str) -> bool {

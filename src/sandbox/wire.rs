@@ -45,6 +45,19 @@ impl ApiError {
         Self { dialect: Dialect::OpenRouter, ..Self::new(status, "", message) }
     }
 
+    /// A refusal in the form of Azure's APIs.
+    pub(super) fn azure(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { dialect: Dialect::Azure, ..Self::new(status, "", message) }.code(code)
+    }
+
+    /// A refusal of a token, with the number by which people look it up.
+    pub(super) fn no_token(number: u32, kind: &'static str, what: &str) -> Self {
+        let status =
+            if kind == "invalid_client" { StatusCode::UNAUTHORIZED } else { StatusCode::BAD_REQUEST };
+        let message = format!("AADSTS{number}: {what}");
+        Self { dialect: Dialect::Azure, param: Some(number.to_string()), ..Self::new(status, kind, message) }
+    }
+
     /// A refusal in LiteLLM's form.
     pub(super) fn proxy(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { dialect: Dialect::LiteLLM, ..Self::new(status, kind, message) }
@@ -178,6 +191,15 @@ impl ApiError {
     pub(super) fn body(&self) -> Value {
         if self.dialect == Dialect::OpenRouter {
             return json!({"error": {"code": self.status.as_u16(), "message": self.message}});
+        }
+        if self.dialect == Dialect::Azure {
+            return match &self.param {
+                Some(number) => {
+                    let codes = number.parse::<u32>().into_iter().collect::<Vec<_>>();
+                    json!({"error": self.kind, "error_description": self.message, "error_codes": codes})
+                }
+                None => json!({"error": {"code": self.code, "message": self.message}}),
+            };
         }
         if self.dialect == Dialect::LiteLLM {
             // Python's None as text, and the status as text.

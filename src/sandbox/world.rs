@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_encoding::HEXLOWER;
 
 use super::{
+    azure::{Directory, Slot},
     credential::{self, Digest, Mint, Presented},
     litellm::NO_TEAM,
     operation::Dialect,
@@ -32,7 +33,7 @@ pub(super) struct Deletion {
     pub(super) listed_until: DateTime<Utc>,
 }
 
-/// A project of the organization, a workspace at OpenRouter, or a team at LiteLLM.
+/// A project of the organization, a workspace at OpenRouter, a team at LiteLLM, or an account at Azure.
 pub(super) struct Project {
     pub(super) id: String,
     pub(super) dialect: Dialect,
@@ -44,6 +45,8 @@ pub(super) struct Project {
     pub(super) accounts: BTreeMap<u64, Account>,
     pub(super) keys: BTreeMap<u64, Key>,
     ordinals: HashMap<String, u64>,
+    /// Slots, by their names; Azure only.
+    pub(super) slots: BTreeMap<String, Slot>,
 }
 
 impl Project {
@@ -169,6 +172,7 @@ pub(super) struct World {
     admin: Digest,
     management: Digest,
     master: Digest,
+    pub(super) directory: Directory,
     projects: Vec<Project>,
     by_id: HashMap<String, usize>,
     by_digest: HashMap<Digest, KeyPlace>,
@@ -180,12 +184,19 @@ pub(super) struct World {
 
 impl World {
     /// An organization without projects.
-    pub(super) fn new(mint: Mint, admin_key: &str, management_key: &str, master_key: &str) -> Self {
+    pub(super) fn new(
+        mint: Mint,
+        admin_key: &str,
+        management_key: &str,
+        master_key: &str,
+        azure_secret: &str,
+    ) -> Self {
         Self {
             mint,
             admin: credential::digest(admin_key),
             management: credential::digest(management_key),
             master: credential::digest(master_key),
+            directory: Directory::new(azure_secret),
             projects: Vec::new(),
             by_id: HashMap::new(),
             by_digest: HashMap::new(),
@@ -268,7 +279,11 @@ impl World {
         self.add(id, Dialect::LiteLLM, name, now)
     }
 
-    fn add(&mut self, id: String, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
+    pub(super) fn slots_mut(&mut self, project: usize) -> Option<&mut BTreeMap<String, Slot>> {
+        self.projects.get_mut(project).map(|project| &mut project.slots)
+    }
+
+    pub(super) fn add(&mut self, id: String, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
         self.by_id.insert(id.clone(), self.projects.len());
         self.projects.push(Project {
             id: id.clone(),
@@ -280,6 +295,7 @@ impl World {
             accounts: BTreeMap::new(),
             keys: BTreeMap::new(),
             ordinals: HashMap::new(),
+            slots: BTreeMap::new(),
         });
         id
     }
@@ -369,7 +385,7 @@ impl World {
         let listed_from = now + millis(settings.list_lag_millis);
         let digest = credential::digest(new.value);
         let id = match self.projects.get(project)?.dialect {
-            Dialect::OpenAI => self.mint.id("key_"),
+            Dialect::OpenAI | Dialect::Azure => self.mint.id("key_"),
             Dialect::OpenRouter | Dialect::LiteLLM => HEXLOWER.encode(&digest),
         };
         let ordinal = self.next_ordinal();

@@ -15,7 +15,7 @@ use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, is, stage, state, wait};
-use super::{litellm, openrouter};
+use super::{azure, litellm, openrouter};
 
 const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
 
@@ -97,7 +97,11 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
             "Secret" if object["metadata"]["namespace"] == "llmkey-system" => {
                 object["metadata"]["name"] = json!(own(t, &name));
                 let host = t.sandbox().addr().to_string();
-                object["stringData"] = json!({"credential": t.admin_key, "host": host});
+                object["stringData"] = if object["stringData"]["tenantID"].is_string() {
+                    azure::entries(t.sandbox())
+                } else {
+                    json!({"credential": t.admin_key, "host": host})
+                };
             }
             "Secret" => {
                 object["metadata"]["namespace"] = json!(t.namespace);
@@ -110,9 +114,14 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
             "LLMProvider" => {
                 object["metadata"]["name"] = json!(own(t, &name));
                 let spec = &mut object["spec"];
-                let (url, place) = match spec["type"].as_str().unwrap() {
+                let kind = spec["type"].as_str().unwrap().to_owned();
+                let (url, place) = match kind.as_str() {
                     "OpenRouter" => (t.sandbox().router_url(), "/openRouter/workspace"),
                     "LiteLLM" => (t.sandbox().proxy_url(), "/liteLLM/teamID"),
+                    "AzureOpenAI" => {
+                        spec["azureOpenAI"] = azure::block(t.sandbox(), &t.project);
+                        (t.sandbox().azure_url(), "/azureOpenAI/account")
+                    }
                     _ => (t.sandbox().base_url(), "/openAI/project"),
                 };
                 spec["baseURL"] = json!(url);
@@ -331,4 +340,13 @@ async fn a_key_is_made_at_a_litellm_proxy() {
     let url = t.delivered("proxy", "OPENAI_BASE_URL").await.unwrap();
     assert_eq!(url, t.sandbox().proxy_url());
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
+}
+
+#[tokio::test]
+async fn the_keys_of_an_azure_account_are_made_anew() {
+    let t = azure::tenant(stage().await, "azure-example").await;
+    ready(&t, "17-azure-openai.yaml").await;
+    let value = t.delivered("azure", "AZURE_OPENAI_API_KEY").await.unwrap();
+    assert_eq!(value, t.sandbox().slot_values(&t.project)["Key2"]);
+    assert_eq!(t.delivered("azure", "AZURE_OPENAI_ENDPOINT").await, Some(t.sandbox().azure_url()));
 }

@@ -7,6 +7,7 @@ mod accounts;
 mod alerts;
 mod architecture;
 mod audit;
+mod azure;
 mod bad_account;
 mod bad_input;
 mod bad_ledger;

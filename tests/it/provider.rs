@@ -56,7 +56,7 @@ impl Rig {
 }
 
 /// An endpoint of the sandbox, in one of its dialects.
-fn endpoint_at(sandbox: &Sandbox, kind: &str, url: &str, trusted: bool) -> Endpoint {
+pub(crate) fn endpoint_at(sandbox: &Sandbox, kind: &str, url: &str, trusted: bool) -> Endpoint {
     let spec = json!({
         "type": kind, "baseURL": url, "caBundle": trusted.then(|| sandbox.ca_pem()), "addresses": "AllowPrivate",
         "allowedNamespaces": [],

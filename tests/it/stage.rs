@@ -249,6 +249,20 @@ impl Tenant {
         t
     }
 
+    /// The same at Azure, whose credential has entries of its own.
+    pub(crate) async fn at_azure(self, account: String, credential: Value, spec: Value) -> Self {
+        let secret = self.sandbox().azure().secret;
+        let t = Self {
+            provider: format!("{}-moved", self.namespace),
+            project: account,
+            admin_key: secret,
+            ..self
+        };
+        t.credential_of(&t.provider, credential).await;
+        t.llm_provider(&t.provider, spec).await;
+        t
+    }
+
     pub(crate) fn sandbox(&self) -> &'static Sandbox {
         self.stage.sandbox
     }
@@ -259,10 +273,14 @@ impl Tenant {
 
     /// An admin credential in the operator's namespace.
     pub(crate) async fn credential(&self, name: &str, credential: &str, host: &str) {
+        self.credential_of(name, json!({"credential": credential, "host": host})).await;
+    }
+
+    async fn credential_of(&self, name: &str, entries: Value) {
         let secret: Secret = serde_json::from_value(json!({
             "apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": name, "labels": {"llmkeys.dev/admin-credential": "true"}},
-            "stringData": {"credential": credential, "host": host},
+            "stringData": entries,
         }))
         .unwrap();
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.stage.installation.namespace);

@@ -1,8 +1,10 @@
 //! Every effect of a reconcile, one function for each. What it teaches goes back into the observation.
 
 mod consumers;
+mod lease;
 mod pool;
 mod provider;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +110,10 @@ impl Actor<'_> {
             Effect::CreateLedger(record) => self.create_ledger(record).await,
             Effect::SwapLedger(record) => self.swap_ledger(o, record).await,
             Effect::DeleteLedger => self.delete_ledger(o).await,
+            Effect::TakeLease => self.take_lease(o).await,
+            Effect::ReturnLease => self.return_lease(o).await,
             Effect::Choose => self.choose(o),
+            Effect::ReadSlots => self.read_slots(o).await,
             Effect::LookUp { version } => self.look_up(o, *version).await,
             Effect::Mint { version } => self.mint(o, *version).await,
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below).await,

@@ -3,14 +3,14 @@
 use chrono::{DateTime, Utc};
 
 use super::model::{
-    Chosen, Effect, Env, Failing, LedgerView, Minted, Observed, SourceView, Subject, TargetView,
+    Chosen, Effect, Env, Failing, LedgerView, Minted, Observed, SlotView, SourceView, Subject, TargetView,
 };
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::evidence::Look;
 use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::VersionState;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Tenancy};
 
 /// Refused keys that are remembered: twice as many as a pool has members.
 const MAX_REFUSED: usize = 64;
@@ -24,8 +24,12 @@ pub enum Learned {
     Ledger(Box<Ledger>),
     /// The ledger is gone.
     LedgerDeleted,
+    /// How the account is found now; or, in words, who else has it.
+    Lease(Result<Tenancy, String>),
     /// A key was chosen.
     Chosen(Chosen),
+    /// What the account's slots hold.
+    Slots(Vec<SlotView>),
     /// Whether the account has the chosen key.
     LookedUp(bool),
     /// The provider made a key.
@@ -114,7 +118,13 @@ impl Observed {
             Learned::Finalizer(on) => self.key.finalizer = on,
             Learned::Ledger(ledger) => self.learn_ledger(*ledger),
             Learned::LedgerDeleted => self.ledger = LedgerView::Absent,
+            Learned::Lease(Ok(tenancy)) => self.provider.tenancy = tenancy,
+            Learned::Lease(Err(held)) => {
+                self.provider.tenancy = Tenancy::Vacant;
+                self.provider.account_problem = Some((Reason::AccountLeased, held));
+            }
             Learned::Chosen(chosen) => self.pass.chosen = Some(chosen),
+            Learned::Slots(slots) => self.pass.slots = Some(slots),
             Learned::LookedUp(there) => self.learn_look(effect, there),
             Learned::Minted(minted) => self.learn_minted(minted),
             Learned::MintRefused(failure) => {
@@ -222,21 +232,28 @@ impl Observed {
             return;
         };
         let attempt = ledger.record.attempt;
+        let slot = ledger.record.version(*version).is_some_and(|v| v.slot.is_some());
         let found =
             ledger.record.version(*version).filter(|_| there).and_then(|v| {
                 Some(Minted { attempt, id: v.provider_key_id.clone()?, facts: v.key.clone()? })
             });
         match found {
             Some(found) => self.learn_minted(found),
-            None => self.pass.absent = Some(attempt),
+            None => {
+                self.pass.absent = Some(attempt);
+                // The attempt before this one made no key. Where there are names, the list says so.
+                self.pass.found_none = slot;
+            }
         }
     }
 
-    /// Whether an intent has chosen this key.
+    /// Whether an intent has chosen this key, or finds it in its slot again.
     fn is_chosen(&self, id: &str) -> bool {
         let LedgerView::Present(ledger) = &self.ledger else { return false };
         let mut versions = ledger.record.versions.iter();
-        versions.any(|v| v.state == VersionState::Intent && v.provider_key_id.as_deref() == Some(id))
+        versions.any(|v| {
+            v.state == VersionState::Intent && (v.slot.is_some() || v.provider_key_id.as_deref() == Some(id))
+        })
     }
 
     /// What a search for strays that fails puts off: while an attempt is open the next one, else a revocation.
@@ -314,6 +331,7 @@ impl Observed {
             self.memory.spare = None;
         }
         self.pass.chosen = None;
+        self.pass.slots = None;
         self.pass.found_none = false;
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();

@@ -5,7 +5,9 @@ pub mod decide;
 mod edits;
 #[cfg(any(test, feature = "model"))]
 pub mod exploration;
+mod fit;
 pub mod fold;
+pub mod made;
 pub mod memory;
 pub mod model;
 mod observe;

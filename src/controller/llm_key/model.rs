@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+pub use super::made::{Chosen, Minted, SlotView};
 pub use super::plan::{Effect, Finding, Look, Plan, RestartOrder, Subject};
 use super::requester::Asked;
 pub use super::retry::Work;
@@ -14,7 +15,7 @@ use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
-use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Version};
+use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Tenancy, Version};
 use crate::provider::MintKind;
 
 /// What a decision may use besides the observation: the time and the ids, all given.
@@ -212,6 +213,8 @@ pub struct ProviderView {
     pub can_disable: bool,
     /// How it makes keys.
     pub mint: MintKind,
+    /// Whether one LLMKey has the account for itself, and whether it is this one.
+    pub tenancy: Tenancy,
 }
 
 /// An account that only revocation still needs.
@@ -361,6 +364,8 @@ pub struct Pass {
     pub minted: Option<Minted>,
     /// The key that was chosen for the next intent.
     pub chosen: Option<Chosen>,
+    /// What the account's slots hold, read for the next intent.
+    pub slots: Option<Vec<SlotView>>,
     /// The mint attempt whose chosen key the provider does not have.
     pub absent: Option<u32>,
     /// The mint attempt that the provider refused: it made no key.
@@ -392,29 +397,10 @@ impl Pass {
     /// be on record already serves for nothing else.
     pub fn forget_holders(&mut self) {
         self.chosen = None;
+        self.slots = None;
         self.members.clear();
         self.shared.clear();
         self.checked_after_l4.clear();
         self.looked_for_l4 = false;
     }
-}
-
-/// A key that is to be made.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Chosen {
-    /// The id that the provider will know it by.
-    pub id: String,
-    /// What may be known of it.
-    pub facts: KeyFacts,
-}
-
-/// The provider's answer to a mint.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Minted {
-    /// The attempt.
-    pub attempt: u32,
-    /// The key's id.
-    pub id: String,
-    /// What may be known of it.
-    pub facts: KeyFacts,
 }

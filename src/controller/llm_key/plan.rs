@@ -52,9 +52,15 @@ pub enum Effect {
     SwapLedger(Box<Record>),
     /// Take an empty ledger away, exactly as it was read.
     DeleteLedger,
+    /// Take the account for this LLMKey alone, or confirm with its ledger that it has it.
+    TakeLease,
+    /// Give the account back.
+    ReturnLease,
     /// Choose the bytes of the key that the next intent will make.
     Choose,
-    /// Ask the account for the key that an intent has sealed.
+    /// Read what the account's slots hold.
+    ReadSlots,
+    /// Ask the account for the key that an intent has sealed, or whether its slot's key was made anew.
     LookUp {
         /// The version.
         version: i32,
@@ -162,7 +168,10 @@ impl Effect {
             Self::CreateLedger(_) => "create_ledger",
             Self::SwapLedger(_) => "swap_ledger",
             Self::DeleteLedger => "delete_ledger",
+            Self::TakeLease => "take_lease",
+            Self::ReturnLease => "return_lease",
             Self::Choose => "choose",
+            Self::ReadSlots => "read_slots",
             Self::LookUp { .. } => "look_up",
             Self::Mint { .. } => "mint",
             Self::FindStrays { .. } => "find_strays",

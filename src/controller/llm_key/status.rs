@@ -18,7 +18,7 @@ use crate::domain::lifecycle::{RevocationBasis, RotationReason, VersionState};
 use crate::domain::upcoming::Upcoming;
 use crate::kube_ext::events::EventKind;
 use crate::ledger::{MAX_VERSIONS, Record, Rotation, Version};
-use crate::provider::PRIVATE_NAME;
+use crate::provider::{MintKind, PRIVATE_NAME};
 
 /// What a person is told of by an event when it begins: the key does not work any more, somebody has to act, or the next
 /// key has to be supplied. What goes on was told before.
@@ -309,6 +309,8 @@ fn ready(conditions: &mut Conditions, o: &Observed, plan: &Plan, delivered: bool
         (ValidationMode::Required, Some(false)) => {
             let remedy = if o.key.pinned.is_some() {
                 "spec.pinnedVersion keeps it: take that out, or pin another version"
+            } else if o.key.minted && o.provider.mint == MintKind::Slots {
+                "another hand may have made its slot's key anew; set the annotation llmkeys.dev/rotate to have it made anew"
             } else if o.key.minted {
                 "set the annotation llmkeys.dev/rotate to have another made"
             } else if o.key.pool.is_empty() {

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use sha2::{Digest, Sha256};
 
+use super::fit::{misfit, over_limit};
 use super::model::{KeyView, PolicyView, PoolTold, ProviderView};
 use super::requester::Asked;
 use crate::api::{
@@ -18,7 +19,7 @@ use crate::api::{
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
 use crate::domain::{schedule, timings::Timings};
-use crate::ledger::AccountRef;
+use crate::ledger::{AccountRef, Tenancy};
 use crate::provider::{Account, Capabilities, Capability, Endpoint, MintKind, PRIVATE_ADDRESS, default_data};
 
 /// Longest `spec.config`, as text.
@@ -89,7 +90,7 @@ pub fn texts(key: &LLMKey, endpoint: Option<&Endpoint>) -> Texts {
 /// The LLMKey, parsed. Texts that are not known yet are not judged.
 pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
     let status = key.status.as_ref();
-    let minted = key.spec.source.mint.is_some();
+    let minted = key.spec.source.is_made();
     let duration = |given: Option<crate::api::GoDuration>, default: Duration| {
         // Specs are divided with everything else; defaults are divided already.
         given.map_or(default.saturating_mul(timings.divisor), Duration::from)
@@ -279,6 +280,7 @@ pub const fn bare(shown: String) -> ProviderView {
         reports_last_use: false,
         can_disable: false,
         mint: MintKind::ShownOnce,
+        tenancy: Tenancy::Shared,
     }
 }
 
@@ -350,22 +352,32 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
     let account_ref = account.as_ref().ok().map(|account| AccountRef {
         provider: name.clone(),
         r#type: provider.spec.r#type,
-        host: endpoint.authority(),
+        host: account.authority(),
         project: account.project().to_owned(),
     });
-    let held = match &account_ref {
+    let mut held = match &account_ref {
         Some(account) => ctx.hold_on(account).await?.or_else(|| over_limit(ctx, provider, key)),
         None => None,
     };
+    let mut tenancy = Tenancy::Shared;
+    if let Some(account) = account_ref.as_ref().filter(|_| held.is_none() && capabilities.is_for_one()) {
+        (tenancy, held) = ctx.tenancy(account, &namespace, &key.name_any()).await?;
+    }
     Ok(Resolved {
         view: ProviderView {
             shown,
             problem: None,
             account: account_ref,
-            account_problem: account.as_ref().err().cloned().or(held),
+            account_problem: account
+                .as_ref()
+                .err()
+                .cloned()
+                .or(held)
+                .or_else(|| misfit(key, provider, capabilities)),
             reports_last_use: capabilities.has(Capability::LastUsed),
             can_disable: capabilities.has(Capability::Disable),
             mint: capabilities.mint_kind(),
+            tenancy,
         },
         endpoint: Some(endpoint),
         account: account.ok(),
@@ -390,39 +402,11 @@ pub async fn account_at(
         let of = AccountRef {
             provider: name.to_owned(),
             r#type: provider.spec.r#type,
-            host: endpoint.authority(),
+            host: account.authority(),
             project: account.project().to_owned(),
         };
         (of, account, endpoint)
     }))
-}
-
-/// Why no key is made for an LLMKey that has none yet: others of its namespace have as many as the LLMProvider allows, or were
-/// there first.
-fn over_limit(ctx: &Ctx, provider: &LLMProvider, key: &LLMKey) -> Option<(Reason, String)> {
-    let limit = provider.spec.limits.and_then(|limits| limits.keys_per_namespace)?;
-    let begun = |key: &LLMKey| key.status.as_ref().is_some_and(|status| !status.versions.is_empty());
-    if begun(key) || key.spec.source.mint.is_none() {
-        return None;
-    }
-    let claim = |key: &LLMKey| (key.creation_timestamp(), key.uid());
-    let mine = claim(key);
-    let keys = ctx.stores.keys.state();
-    let before = keys.iter().filter_map(|other| other.0.as_ref().ok()).filter(|other| {
-        other.namespace() == key.namespace()
-            && other.spec.provider_ref == key.spec.provider_ref
-            && other.spec.source.mint.is_some()
-            && other.uid() != key.uid()
-            && (begun(other) || claim(other) < mine)
-    });
-    let name = provider.name_any();
-    (before.count() >= usize::try_from(limit).unwrap_or_default()).then(|| {
-        let message = format!(
-            "LLMProvider {name} makes keys for {limit} LLMKey(s) of a namespace, and others have them; delete one, or \
-             ask the platform's administrators for more"
-        );
-        (Reason::KeyLimit, message)
-    })
 }
 
 /// Whether the provider lists the namespace.

@@ -117,7 +117,7 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
     observed.capabilities = capabilities(provider, true);
     let id = AccountId {
         r#type: provider.spec.r#type,
-        host: endpoint.authority(),
+        host: account.authority(),
         project: account.project().to_owned(),
     };
     observed.orphans = ctx.account_states.orphans(&id);
@@ -142,6 +142,9 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                     let remedy = match r#type {
                         ProviderType::OpenRouter => {
                             "set openRouter.workspace to the id of one that the management key reaches"
+                        }
+                        ProviderType::AzureOpenAI => {
+                            "set azureOpenAI to the subscription, the resource group and the name of an account that the credential reaches"
                         }
                         ProviderType::LiteLLM => "set liteLLM.teamID to the id of a team of the proxy",
                         _ => "set openAI.project to a project of the admin credential's organization",

@@ -1,7 +1,7 @@
 //! A ledger whose LLMKey is gone: wait for the grace, revoke, and go.
 
 use crate::api::{ConditionType, Reason, rfc3339};
-use crate::controller::llm_key::decide::{give_up, note, retire, successor};
+use crate::controller::llm_key::decide::{give_up, lease, note, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::budget;
 use crate::domain::lifecycle::{Origin, VersionState};
@@ -55,6 +55,7 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         record,
         account_problem: o.provider.account_problem.as_ref(),
         account: o.provider.account.as_ref(),
+        lease: lease::missing(o),
         former: None,
         memory: &o.memory,
         pass: &o.pass,
@@ -87,7 +88,11 @@ fn step(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         } else {
             plan.wake_at(env.now + interval(env.timings.deletion_grace));
         }
-    } else if searched(&view, plan) {
+    } else if !searched(&view, plan) {
+        // What a lost attempt has left goes first.
+    } else if lease::is_held(o) {
+        plan.effects.push(Effect::ReturnLease);
+    } else {
         tracing::info!(
             namespace = record.namespace,
             name = record.name,
@@ -126,7 +131,7 @@ mod tests {
     use super::*;
     use crate::controller::llm_key::model::{Failing, Memory, ProviderView};
     use crate::controller::released::observed;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Ledger, Tenancy};
     use crate::provider::MintKind;
     use chrono::DateTime;
     use serde_json::json;
@@ -167,6 +172,7 @@ mod tests {
             reports_last_use: false,
             can_disable: false,
             mint: MintKind::ShownOnce,
+            tenancy: Tenancy::Shared,
         };
         let mut o = observed(&record, provider, Memory::default());
         o.ledger =

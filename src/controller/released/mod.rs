@@ -24,6 +24,7 @@ use super::llm_key::{Actor, Held, NotDone, account_at, bare, env, unreadable};
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
 use crate::ledger::{LedgerError, Record};
+use crate::provider::Capabilities;
 use decide::Waits;
 
 /// Steps of one pass at most.
@@ -248,6 +249,10 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
         Ok((of, account, endpoint)) => {
             ctx.count_deletions(&of).await?;
             view.account_problem = ctx.hold_on(&of).await?;
+            if view.account_problem.is_none() && Capabilities::of(of.r#type, true).is_for_one() {
+                (view.tenancy, view.account_problem) =
+                    ctx.tenancy(&of, &record.namespace, &record.name).await?;
+            }
             view.account = Some(of);
             held.account = Some(account);
             held.endpoint = Some(endpoint);

@@ -78,12 +78,12 @@ fn tell_problems(ctx: &Ctx) {
     ctx.metrics.set_provider_problems(&counts.into_iter().collect::<Vec<_>>());
 }
 
-/// An account that can be swept, with the LLMProviders that name it.
+/// An account with an admin credential, with the LLMProviders that name it.
 struct Place {
     id: AccountId,
     account: Arc<Account>,
     providers: BTreeSet<String>,
-    /// One of them says that the account answers.
+    /// One of them says that the account answers, and its keys can be listed.
     answers: bool,
 }
 
@@ -100,13 +100,11 @@ async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
             continue;
         }
         let capabilities = Capabilities::of(provider.spec.r#type, true);
-        if !capabilities.has(Capability::List) || !capabilities.has(Capability::Revoke) {
-            continue;
-        }
+        let swept = capabilities.has(Capability::List) && capabilities.has(Capability::Revoke);
         let Ok(Ok(account)) = ctx.account(provider, &endpoint).await else { continue };
         let id = AccountId {
             r#type: provider.spec.r#type,
-            host: endpoint.authority(),
+            host: account.authority(),
             project: account.project().to_owned(),
         };
         let place = places.entry(id.clone()).or_insert_with(|| Place {
@@ -116,7 +114,7 @@ async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
             answers: false,
         });
         place.providers.insert(provider.name_any());
-        place.answers |= answers(provider);
+        place.answers |= swept && answers(provider);
     }
     places
 }

@@ -13,14 +13,14 @@ use crate::crypto::{SecretBytes, SystemEntropy};
 use crate::domain::backoff::Class;
 use crate::domain::health::Verdict;
 use crate::domain::lifecycle::RotationReason;
-use crate::ledger::{AccountId, KeyFacts, Version};
+use crate::ledger::{AccountId, KeyFacts, Slot, Version};
 use crate::provider::{
     self, Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId, Validation,
 };
 use crate::telemetry::metrics::Completion;
 
 /// A key's id and what may be known of it, or why there is none.
-type Made = Result<(ProviderKeyId, KeyFacts), MintError>;
+pub(super) type Made = Result<(ProviderKeyId, KeyFacts), MintError>;
 
 impl Actor<'_> {
     /// The account in the given project of it: the one at hand, or the former one if versions there are at this project.
@@ -72,6 +72,9 @@ impl Actor<'_> {
 
     pub(super) async fn look_up(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let account = self.account_of(o, version)?;
+        if let Some((of, slot)) = in_slot(o, version)? {
+            return self.look_into_slot(o, &account, of, slot).await;
+        }
         match self.ctx.providers.exists(&account, &Self::key_id(o, version)?).await {
             Ok(there) => Ok(Learned::LookedUp(there == Some(true))),
             Err(error) => {
@@ -85,6 +88,9 @@ impl Actor<'_> {
     async fn make(&mut self, o: &Observed, version: i32, name: &str) -> Result<Made, NotDone> {
         let record = record(o)?;
         let account = self.account_of(o, version)?;
+        if let Some((_, slot)) = in_slot(o, version)? {
+            return self.renew(o, &account, slot).await;
+        }
         let Some(known) = record.version(version).filter(|v| v.provider_key_id.is_some()) else {
             return Ok(self.ctx.providers.mint(&account, name).await.map(|made| {
                 let facts = facts(self.ctx, &record.namespace, &made.secret);
@@ -104,6 +110,7 @@ impl Actor<'_> {
         let record = record(o)?;
         let known = record.version(version).is_some_and(|v| v.provider_key_id.is_some());
         let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(NotDone::Changed)?;
+        self.only_tenant(o, version).await?;
         if let Some(failure) = self.over_limit(o, version).await? {
             return Ok(Learned::MintRefused(failure));
         }
@@ -181,6 +188,7 @@ impl Actor<'_> {
     ) -> Result<Learned, NotDone> {
         let account = self.account_in(o, project)?;
         let key = ProviderKeyId::parse(id).map_err(|_| NotDone::Changed)?;
+        self.only_tenant_in(o, project).await?;
         match self.ctx.providers.revoke(&account, &key).await {
             Ok(_) => {
                 let note = format!("the key {id} of an attempt whose answer was lost is revoked");
@@ -262,7 +270,12 @@ impl Actor<'_> {
 
     pub(super) async fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let account = self.account_of(o, version)?;
-        match self.ctx.providers.revoke(&account, &Self::key_id(o, version)?).await {
+        self.only_tenant(o, version).await?;
+        let ended = match in_slot(o, version)? {
+            Some((of, slot)) => self.end_in_slot(&account, of, slot).await,
+            None => self.ctx.providers.revoke(&account, &Self::key_id(o, version)?).await,
+        };
+        match ended {
             Ok(_) => Ok(Learned::RevokeAnswered(version)),
             Err(error) => {
                 let message = format!("version {version} could not be revoked: {error}");
@@ -296,8 +309,11 @@ impl Actor<'_> {
     /// Gone from the list, and refused: only both together are a revocation.
     pub(super) async fn confirm_revoked(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let account = self.account_of(o, version)?;
-        let id = Self::key_id(o, version)?;
-        let there = self.is_there(&account, &id).await.map_err(|error| {
+        let there = match in_slot(o, version)? {
+            Some((of, slot)) => self.is_in_slot(&account, of, slot).await,
+            None => self.is_there(&account, &Self::key_id(o, version)?).await,
+        };
+        let there = there.map_err(|error| {
             let message = format!("the revocation of version {version} could not be confirmed: {error}");
             NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error))
         })?;
@@ -320,7 +336,13 @@ impl Actor<'_> {
     }
 }
 
-fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
+/// A version of an account with slots, and its slot.
+fn in_slot(o: &Observed, version: i32) -> Result<Option<(&Version, &Slot)>, NotDone> {
+    let version = record(o)?.version(version).ok_or(NotDone::Changed)?;
+    Ok(version.slot.as_ref().map(|slot| (version, slot)))
+}
+
+pub(super) fn call_failure(reason: Reason, message: String, error: &CallError) -> Failure {
     error.log();
     let (reason, class) = match error.class {
         ErrorClass::CredentialInvalid | ErrorClass::Forbidden => {

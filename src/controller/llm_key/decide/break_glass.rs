@@ -133,8 +133,8 @@ fn replace(o: &Observed, record: &Record, compromised: &Version, env: &Env, plan
         due(plan, Reason::Rotating, "the next key is made when the attempt to make a spare is given up");
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
-    } else if rotate::needs_choice(o, record) {
-        plan.effects.push(Effect::Choose);
+    } else if rotate::before_intent(o, record, env, plan) {
+        // Planned, or told.
     } else if let Some(mut next) = intent(o, record, RotationReason::BreakGlass, env) {
         fold_delivery(record, &mut next);
         due(plan, Reason::Rotating, format!("version {number} is to be revoked: the next key is being made"));

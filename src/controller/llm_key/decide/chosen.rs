@@ -17,6 +17,12 @@ pub(super) const fn is_missing(o: &Observed) -> bool {
     matches!(o.provider.mint, MintKind::CallerChosen) && o.pass.chosen.is_none()
 }
 
+/// Whether the version is an intent whose key an attempt after a lost answer comes to again: it is known before it is made, or is
+/// found in its slot.
+pub(super) fn recovers(version: &Version) -> bool {
+    is(version) || super::slots::is(version)
+}
+
 /// Whether the version is an intent whose key is known before it is made.
 pub(super) const fn is(version: &Version) -> bool {
     matches!(version.state, VersionState::Intent) && version.provider_key_id.is_some()
@@ -42,7 +48,7 @@ pub(super) fn take_out(version: &mut Version) {
 /// The key that this reconcile made, or found made, for the intent. Of an older attempt it counts no more: what another replica
 /// has fenced since, that one goes on with.
 pub(super) fn made<'a>(o: &'a Observed, record: &Record, version: &Version) -> Option<&'a Minted> {
-    o.pass.minted.as_ref().filter(|minted| {
+    super::slots::made(o, record, version).filter(|minted| {
         version.provider_key_id.as_ref().is_none_or(|id| *id == minted.id && minted.attempt == record.attempt)
     })
 }
@@ -56,9 +62,9 @@ pub(super) fn is_absent(o: &Observed, record: &Record, version: &Version, plan: 
     absent
 }
 
-/// An attempt that is given up. Keys that are chosen are never another version's: where a ledger says so, that one keeps it.
+/// An attempt that is given up. Nothing of it is revoked in a slot. Keys that are chosen are never another version's: where a ledger says so, that one keeps it.
 pub(super) fn given_up(record: &Record, number: i32, env: &Env) -> Option<Record> {
-    if !retire::is_needed(record, number) {
+    if !record.version(number).is_some_and(super::slots::is) && !retire::is_needed(record, number) {
         return retire::never_published(record, number, env);
     }
     let mut next = successor(record, env);

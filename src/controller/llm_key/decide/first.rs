@@ -1,7 +1,7 @@
 //! No ledger: the first version, or the discovery that one was lost.
 
 use super::gate::{Gate, gate};
-use super::rotate::{intent, needs_choice, supplied};
+use super::rotate::{before_intent, intent, supplied};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, SourceView, Subject, TargetView};
 use crate::domain::lifecycle::RotationReason;
@@ -51,8 +51,8 @@ fn mint_first(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         plan.effects.push(Effect::SetFinalizer(true));
         return;
     }
-    if needs_choice(o, record) {
-        plan.effects.push(Effect::Choose);
+    if before_intent(o, record, env, plan) {
+        // Planned, or told.
     } else if let Some(record) = intent(o, record, RotationReason::Initial, env) {
         plan.effects.push(Effect::CreateLedger(Box::new(record)));
     }

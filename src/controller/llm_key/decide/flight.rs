@@ -2,7 +2,7 @@
 
 use super::gate::{Gate, delta, gate};
 use super::rotate::over_budget;
-use super::{chosen, pin, retention, retire, spare};
+use super::{chosen, lease, pin, retention, retire, spare};
 use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
@@ -54,7 +54,7 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
         return;
     }
     let open = version.account.is_some();
-    let known = chosen::is(version);
+    let known = chosen::recovers(version);
     // A key that is known may still come from an earlier attempt: its intent stays open, and is tried again.
     if open && !known && o.pass.refused == Some(record.attempt) {
         plan.effects.push(Effect::SwapLedger(Box::new(closed(record, version.version, env))));
@@ -67,7 +67,7 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
     }
     if plan.stalled()
         || retire::waiting(record, &o.memory, Work::Mint, env, plan)
-        || open && !known && retire::unlisted(record, &o.pass, &o.memory, env, plan)
+        || open && !chosen::is(version) && retire::unlisted(record, &o.pass, &o.memory, env, plan)
     {
         progressing(record, plan);
         return;
@@ -82,7 +82,9 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
         return;
     }
     progressing(record, plan);
-    if !fenced && !known && chosen::is_missing(o) {
+    if let Some(lease) = lease::missing(o) {
+        plan.effects.push(lease);
+    } else if !fenced && !known && chosen::is_missing(o) {
         plan.effects.push(Effect::Choose);
     } else if !fenced {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
@@ -91,7 +93,7 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if let Some(of) = &version.account
         && (!known || chosen::is_absent(o, record, version, plan))
-        && retire::searched(of, record.attempt, &o.pass, plan)
+        && (version.slot.is_some() || retire::searched(of, record.attempt, &o.pass, plan))
     {
         if Some(of) != account {
             // The LLMProvider names another project now, and nothing is left in this one.

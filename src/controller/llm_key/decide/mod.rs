@@ -11,6 +11,7 @@ mod first;
 mod flight;
 mod gate;
 mod history;
+pub(crate) mod lease;
 mod overlap;
 pub mod pin;
 pub mod pool;
@@ -18,6 +19,7 @@ mod release;
 mod retention;
 pub mod retire;
 mod rotate;
+mod slots;
 pub mod spare;
 mod steady;
 mod strays;
@@ -100,7 +102,7 @@ fn blockers(o: &Observed, env: &Env, plan: &mut Plan) {
         && let Some((reason, message)) = &o.provider.account_problem
     {
         plan.stall(*reason, message.clone());
-        if *reason == Reason::KeyLimit {
+        if matches!(reason, Reason::KeyLimit | Reason::AccountLeased) {
             // Whoever makes room does not know of this one.
             plan.wake_at(env.now + gate::delta(env.timings.provider_check_interval));
         }
@@ -143,7 +145,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 15] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 16] = [
         repair_before_revocation,
         // Before the next key is made for a listed one: the pinned one may take its place.
         pin::advance,
@@ -161,6 +163,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         retention::advance,
         steady::probe,
         spare::advance,
+        lease::give_back,
     ];
     for step in steps {
         step(o, record, env, plan);
@@ -201,7 +204,8 @@ fn rolled_back(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> boo
 
 /// A key that this pass made, if another replica closed its attempt meanwhile: no record will ever hold it.
 fn nobodys(o: &Observed, record: &Record) -> Option<String> {
-    let minted = o.pass.minted.as_ref()?;
+    // What a slot holds stays there; nobody has it.
+    let minted = o.pass.minted.as_ref().filter(|_| !slots::is_so(o))?;
     let expected =
         record.attempt == minted.attempt && record.versions.iter().any(|v| v.state == VersionState::Intent);
     let holds = |v: &Version| v.provider_key_id.as_ref() == Some(&minted.id) && v.state.key_may_work();
@@ -214,6 +218,7 @@ fn view<'a>(o: &'a Observed, record: &'a Record) -> retire::View<'a> {
         record,
         account_problem: o.provider.account_problem.as_ref().or(o.provider.problem.as_ref()),
         account: o.provider.account.as_ref(),
+        lease: lease::missing(o),
         former: o.former.as_ref(),
         memory: &o.memory,
         pass: &o.pass,

@@ -232,6 +232,7 @@ fn again(o: &Observed, record: &Record, base: &Version, env: &Env) -> Record {
         key: base.key.clone(),
         key_of: o.key.pinned,
         member: base.member.clone(),
+        slot: base.slot.clone(),
         ..Version::begun(number, VersionState::Pending, base.origin, RotationReason::Pinned, env.now)
     });
     fold_delivery(record, &mut next);

@@ -15,6 +15,8 @@ pub struct View<'a> {
     pub account_problem: Option<&'a (Reason, String)>,
     /// The account that can be used.
     pub account: Option<&'a AccountRef>,
+    /// What is to be done before anything is ended at the account.
+    pub lease: Option<Effect>,
     /// The account of another LLMProvider, for keys that were made there.
     pub former: Option<&'a Former>,
     /// Hints.
@@ -49,6 +51,9 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
 fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
     let number = version.version;
     if unreachable(view, version, "waits for its revocation", env, plan) {
+        return;
+    }
+    if leased_first(view, version, plan) {
         return;
     }
     match view.pass.confirmed.get(&number) {
@@ -191,6 +196,13 @@ pub(super) fn unreachable(
     true
 }
 
+/// The account is this LLMKey's alone, and has to be taken or confirmed before anything is ended there.
+fn leased_first(view: &View<'_>, version: &Version, plan: &mut Plan) -> bool {
+    let former = view.former.is_some_and(|former| at(former, version));
+    plan.effects.extend(view.lease.clone().filter(|_| !former));
+    !former && view.lease.is_some()
+}
+
 /// Whether the version's key is at a former account.
 pub(super) fn at(former: &Former, version: &Version) -> bool {
     version.account.as_ref().is_some_and(|account| account.provider == former.provider)
@@ -223,7 +235,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
         give_up_intent(record, version.version, env, plan);
         return;
     };
-    if chosen::is(version) {
+    if chosen::recovers(version) {
         // Whether it was made or not: from here on nobody can take it into use, and then it is revoked.
         let given_up = chosen::given_up(record, version.version, env);
         plan.effects.extend(given_up.map(Box::new).map(Effect::SwapLedger));
@@ -232,6 +244,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     if unreachable(view, version, "may have been made", env, plan)
         || waiting(record, memory, Work::Mint, env, plan)
         || unlisted(record, pass, memory, env, plan)
+        || leased_first(view, version, plan)
     {
         return;
     }
@@ -281,7 +294,9 @@ fn open_attempt(record: &Record) -> bool {
 /// there is something to do.
 pub fn searched_after(view: &View<'_>, version: &Version, plan: &mut Plan) -> bool {
     let all = view.record.attempt.saturating_add(1);
-    version.account.as_ref().is_none_or(|account| searched(account, all, view.pass, plan))
+    // What is in slots has no names.
+    let named = version.account.as_ref().filter(|_| version.slot.is_none());
+    named.is_none_or(|account| searched(account, all, view.pass, plan))
 }
 
 /// Whether the version's project holds no key of an attempt below `below`. False while there is something to do.

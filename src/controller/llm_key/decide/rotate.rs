@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{chosen, due, mint_name, spare, successor, turn};
+use super::{chosen, due, lease, mint_name, slots, spare, successor, turn};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{
     Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
@@ -19,9 +19,14 @@ pub(super) fn next_number(o: &Observed, record: &Record) -> i32 {
     record.next_number().max(o.key.revoked_versions.last().map_or(1, |newest| newest + 1))
 }
 
-/// Whether a key is to be chosen before the intent: another one than a spare that is there.
-pub(super) fn needs_choice(o: &Observed, record: &Record) -> bool {
-    chosen::is_missing(o) && spare::usable(o, record).is_none()
+/// What comes before the intent: the account is taken, and the key is chosen, if it is another one than a spare that is there.
+/// True while there is something to do, or to wait for.
+pub(super) fn before_intent(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) -> bool {
+    let choice = chosen::is_missing(o) && spare::usable(o, record).is_none();
+    let first = lease::missing(o).or_else(|| choice.then_some(Effect::Choose));
+    let waits = first.is_some();
+    plan.effects.extend(first);
+    waits || slots::before_intent(o, record, env, plan)
 }
 
 /// L1 of a minted version: its name is on record before the provider hears of it. A rotation takes the spare, if there is one.
@@ -44,6 +49,10 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
         ..Version::begun(number, VersionState::Intent, Origin::Minted, reason, env.now)
     };
     chosen::put(&mut version, o.pass.chosen.as_ref());
+    version.slot = slots::next(o, record);
+    if version.slot.is_none() && slots::is_so(o) {
+        return None;
+    }
     next.versions.push(version);
     next.prune();
     Some(next)
@@ -184,8 +193,8 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
         // Told.
     } else if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
-    } else if needs_choice(o, record) {
-        plan.effects.push(Effect::Choose);
+    } else if before_intent(o, record, env, plan) {
+        // Planned, or told.
     } else if let Some(mut next) = intent(o, record, reason, env) {
         next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
         fold_delivery(record, &mut next);

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 
 use super::flight::{self, over_good};
 use super::gate::{Gate, again, delta, gate};
-use super::rotate::{intent, next_number};
+use super::rotate::{before_intent, intent, next_number};
+use super::slots::room_for_a_spare;
 use super::{at_home, chosen, due, retire, successor};
 use crate::api::{ConditionStatus, ConditionType, LLMKeyStatus, Reason, ValidationMode};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan, Subject, TargetView};
@@ -123,7 +124,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
 
 /// Only the summary is known. Whether the record must be read for the spare's sake.
 pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan) -> Steady {
-    let wanted = o.key.minted && o.policy.spares > 0;
+    let wanted = o.key.minted && o.policy.spares > 0 && room_for_a_spare(o);
     if o.key.revoke_all || o.key.paused || o.policy.problem.is_some() {
         return Steady::Rests;
     }
@@ -204,6 +205,10 @@ fn give_up(record: &Record, number: i32, env: &Env, plan: &mut Plan) {
 /// L1 of a spare: only while one key works and nothing is under way.
 fn begin(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(delivered) = record.current().filter(|_| o.policy.spares > 0) else { return };
+    if !room_for_a_spare(o) {
+        missing(plan, "the account has no room for one beside the key in use and the older one");
+        return;
+    }
     let idle = record.versions.iter().all(|v| !v.state.open());
     if o.key.paused || o.policy.problem.is_some() || plan.stalled() || !idle || !healthy(o, delivered) {
         return;
@@ -213,8 +218,8 @@ fn begin(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     }
     if !o.key.finalizer && !o.key.retain_on_delete {
         plan.effects.push(Effect::SetFinalizer(true));
-    } else if chosen::is_missing(o) {
-        plan.effects.push(Effect::Choose);
+    } else if before_intent(o, record, env, plan) {
+        // Planned, or told.
     } else if let Some(next) = intent(o, record, RotationReason::Spare, env) {
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }

@@ -339,6 +339,8 @@ impl Machine {
             names: std::collections::BTreeSet::new(),
             retired: std::collections::BTreeMap::new(),
             published: 0,
+            slots: std::collections::BTreeMap::new(),
+            holder: None,
             ..(*place).clone()
         })
     }

@@ -98,6 +98,7 @@ impl Shift {
             spare_since,
             promoted_at,
             switch: _,
+            slot: _,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });

@@ -71,6 +71,8 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     chosen("chosen-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     chosen("chosen-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
     chosen("chosen-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
+    slots("slots-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
+    slots("slots-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
     two("two-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0), None, true),
     two("two-created-lost", Beginning::Created, budget(0, 1, 0, 0, 0), None, false),
@@ -127,6 +129,11 @@ const fn chosen(name: &'static str, beginning: Beginning, budget: Budget, quick:
     Configuration { mint: MintKind::CallerChosen, ..one(name, beginning, budget, quick) }
 }
 
+/// One replica, at an account with two slots, which the LLMKey has for itself.
+const fn slots(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
+    Configuration { mint: MintKind::Slots, ..one(name, beginning, budget, quick) }
+}
+
 const fn two(
     name: &'static str,
     beginning: Beginning,
@@ -173,6 +180,7 @@ impl Configuration {
         let chosen = match self.mint {
             MintKind::ShownOnce => "",
             MintKind::CallerChosen => ", keys chosen here",
+            MintKind::Slots => ", keys in two slots",
         };
         let prompt = if self.held_up == 0 { "; the clock stands still in a reconcile" } else { "" };
         format!(

@@ -89,6 +89,7 @@ pub fn befalls(effect: &Effect, fate: Fate) -> bool {
             effect,
             Effect::Validate(_)
                 | Effect::CheckShared { .. }
+                | Effect::ReadSlots
                 | Effect::LookUp { .. }
                 | Effect::FindStrays { .. }
                 | Effect::ReadLastUse { .. }
@@ -108,7 +109,9 @@ pub fn befalls(effect: &Effect, fate: Fate) -> bool {
 
 fn reason(effect: &Effect) -> Reason {
     match effect {
-        Effect::Mint { .. } | Effect::LookUp { .. } | Effect::FindStrays { .. } => Reason::MintFailed,
+        Effect::Mint { .. } | Effect::ReadSlots | Effect::LookUp { .. } | Effect::FindStrays { .. } => {
+            Reason::MintFailed
+        }
         Effect::Switch { .. } => Reason::SwitchFailed,
         _ => Reason::RevokeFailed,
     }

@@ -158,8 +158,10 @@ impl Place {
         Ok(())
     }
 
-    fn live(&self) -> usize {
-        self.keys.iter().filter(|key| key.revoked.is_none()).count()
+    /// Live keys. What a slot has and no version points to, is known to nobody.
+    pub fn live(&self) -> usize {
+        let live = self.keys.iter().filter(|key| key.revoked.is_none()).count();
+        if self.slots.is_empty() { live } else { live - self.strays() }
     }
 
     /// Live keys that no version points to: they are found when the account is searched next.

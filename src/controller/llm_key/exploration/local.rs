@@ -147,7 +147,9 @@ impl Rules {
             world.make(request, 2);
         }
         let (mut after, written) = Self::place(world, place);
-        if let (Some(request), Fate::TwiceLater, Ok(_)) = (request, fate, &done) {
+        // A copy that comes when the slot was read and its key delivered ends that key: what finds it, checks, is no part of the model.
+        let named = request.filter(|request| request.slot.is_none());
+        if let (Some(request), Fate::TwiceLater, Ok(_)) = (named, fate, &done) {
             after.late = Some((request, now()));
         }
         if broken.is_none() {

@@ -15,7 +15,7 @@ use super::place::ahead;
 use super::space::Posture;
 use crate::api::{LLMKey, LLMKeyStatus};
 use crate::controller::llm_key::model::{Effect, Memory, Observed};
-use crate::controller::llm_key::world::{ProviderKey, Request, Target, at};
+use crate::controller::llm_key::world::{Holder, ProviderKey, Request, Target, at};
 use crate::ledger::Ledger;
 
 /// Seconds after which a time is as good as for ever ago.
@@ -81,6 +81,10 @@ pub struct Place {
     pub retired: BTreeMap<i32, (usize, String)>,
     /// The newest version that was ever written to the target.
     pub published: i32,
+    /// What each slot of the account has, where there are slots.
+    pub slots: BTreeMap<String, String>,
+    /// Who has the account for itself, where one LLMKey does.
+    pub holder: Option<Holder>,
 }
 
 /// One replica of the operator.

@@ -75,6 +75,8 @@ impl Rules {
             names: std::collections::BTreeSet::new(),
             retired: std::collections::BTreeMap::new(),
             published: 0,
+            slots: world.provider.slots,
+            holder: None,
         }
     }
 
@@ -89,6 +91,8 @@ impl Rules {
         world.history.names.clone_from(&place.names);
         world.history.retired.clone_from(&place.retired);
         world.history.published = place.published;
+        world.provider.slots.clone_from(&place.slots);
+        world.holder.clone_from(&place.holder);
         world
     }
 
@@ -142,6 +146,8 @@ impl Rules {
             names: world.history.names,
             retired: world.history.retired,
             published: world.history.published,
+            slots: world.provider.slots,
+            holder: world.holder,
         };
         if place.ledger.is_none() && before.ledger.is_some() {
             // The next ledger of the name begins anew. Its mint names differ from the old ones by chance, which the model has not.
@@ -203,7 +209,7 @@ impl Rules {
     /// The only copy of a request to mint arrives, late.
     pub fn deliver(&self, place: &Place, name: &str) -> Place {
         let mut world = self.world(place);
-        world.make(&Request { name: name.to_owned(), bytes: None }, 1);
+        world.make(&Request { name: name.to_owned(), bytes: None, slot: None }, 1);
         Self::place(world, place).0
     }
 
@@ -237,7 +243,7 @@ impl Rules {
 impl Place {
     /// What of it matters for states that hold it.
     pub fn outline(&self) -> Outline {
-        let live = self.keys.iter().filter(|key| key.revoked.is_none()).count();
+        let live = self.live();
         let sent = self.late.as_ref().map(|(_, sent)| *sent);
         Outline {
             attempts: self.ledger.as_ref().map_or(0, |ledger| ledger.record.attempt),

@@ -76,6 +76,9 @@ impl Rules {
         base.policy.consumers = false;
         base.policy.spares = spares;
         base.provider.mint = mint;
+        if mint == MintKind::Slots {
+            base = base.in_two_slots();
+        }
         base.provider.list_lag = seconds(LIST_LAG);
         base.provider.lingering = seconds(LINGERING);
         base.concurrent = true;

@@ -14,6 +14,8 @@ pub struct Request {
     pub name: String,
     /// The key, if we choose it.
     pub bytes: Option<String>,
+    /// The slot that it is made in.
+    pub slot: Option<String>,
 }
 
 impl World {
@@ -43,6 +45,9 @@ impl World {
             return Ok(Learned::MintRefused(failure));
         }
         let attempt = record.attempt;
+        if self.in_slots() {
+            self.judge_slot(o, version)?;
+        }
         let key = self.make(&Self::request(record, version).ok_or(Undone::Changed)?, 1);
         held.minted = Some(key.bytes.clone());
         Ok(Learned::Minted(Minted { attempt, id: key.id.clone(), facts: facts(&key.bytes) }))
@@ -59,14 +64,18 @@ impl World {
     /// What a version's mint asks for.
     pub fn request(record: &Record, number: i32) -> Option<Request> {
         let name = record.version(number)?.mint_name.clone()?;
-        Some(Request { name, bytes: Self::bytes_of(record, number) })
+        let slot = record.version(number)?.slot.as_ref().map(|slot| slot.name.clone());
+        Some(Request { name, bytes: Self::bytes_of(record, number), slot })
     }
 
     /// The provider makes a key. Names need not be unique: this is the `copy`th of its name. One that we chose is made once,
     /// or made again after it was revoked.
     pub fn make(&mut self, request: &Request, copy: u8) -> ProviderKey {
+        let Request { name, bytes, slot } = request;
+        if let Some(slot) = slot {
+            return self.renew_for(slot, name, copy);
+        }
         self.history.writes += 1;
-        let Request { name, bytes } = request;
         let id = bytes.as_deref().map_or_else(|| format!("svc_{name}-{copy}"), id_of_chosen);
         let key = ProviderKey {
             name: name.clone(),

@@ -2,11 +2,14 @@
 //! `act.rs` do, and keeps the history that the invariants speak of. The planner's tests and the model share it.
 
 mod judge;
+mod lease;
 mod making;
 mod observe;
 pub mod perform;
 mod sentence;
+mod slots;
 
+pub use lease::Holder;
 pub use making::Request;
 pub use sentence::sentence;
 
@@ -77,6 +80,8 @@ pub struct Provider {
     pub switches: bool,
     /// Ids of keys that are switched off.
     pub off: BTreeSet<String>,
+    /// What each slot has, where there are slots.
+    pub slots: BTreeMap<String, String>,
     /// New keys are refused for so long.
     pub spreading: Duration,
     /// Revoked keys work on for so long.
@@ -155,6 +160,10 @@ pub struct World {
     pub pool: BTreeMap<String, String>,
     /// Whether the policy has room for another rotation.
     pub turn: Turn,
+    /// One LLMKey has the account for itself.
+    pub for_one: bool,
+    /// Which.
+    pub holder: Option<Holder>,
 }
 
 /// Key material and object versions of one reconcile.
@@ -280,6 +289,8 @@ impl World {
             supplied_by: None,
             pool: BTreeMap::new(),
             turn: Turn::Now,
+            for_one: false,
+            holder: None,
         };
         let mut spec = spec;
         spec["validation"] = json!({"interval": "12h"});

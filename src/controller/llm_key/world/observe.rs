@@ -26,10 +26,11 @@ impl World {
                 shown: "OpenAI (openai)".into(),
                 problem: self.provider_problem.clone(),
                 account: self.account(),
-                account_problem: self.account_problem.clone(),
+                account_problem: self.account_problem.clone().or_else(|| self.leased()),
                 reports_last_use: true,
                 can_disable: self.provider.switches,
                 mint: self.provider.mint,
+                tenancy: self.tenancy(),
             },
             source: SourceView::None,
             ledger: LedgerView::Absent,
@@ -51,10 +52,11 @@ impl World {
             shown: String::new(),
             problem: None,
             account: self.account(),
-            account_problem: self.account_problem.clone(),
+            account_problem: self.account_problem.clone().or_else(|| self.leased()),
             reports_last_use: false,
             can_disable: self.provider.switches,
             mint: self.provider.mint,
+            tenancy: self.tenancy(),
         };
         let mut observed = observed(self.record(), provider, memory.clone());
         observed.ledger = LedgerView::Present(Box::new(self.ledger.clone().unwrap()));

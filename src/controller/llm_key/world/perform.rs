@@ -43,6 +43,7 @@ pub fn at_provider(effect: &Effect) -> bool {
     matches!(
         effect,
         Effect::Mint { .. }
+            | Effect::ReadSlots
             | Effect::LookUp { .. }
             | Effect::FindStrays { .. }
             | Effect::RevokeStray { .. }
@@ -81,14 +82,20 @@ impl World {
                 self.write_ledger(held, next)
             }
             Effect::DeleteLedger => self.delete_ledger(o),
+            Effect::TakeLease => Ok(self.take_lease(o)),
+            Effect::ReturnLease => Ok(self.return_lease()),
             Effect::Choose => Ok(self.choose(o, held)),
+            Effect::ReadSlots => Ok(self.read_slots()),
+            Effect::LookUp { version } if self.in_slots() => self.look_into_slot(o, held, *version),
             Effect::LookUp { version } => {
                 let id = Self::id_of(o, *version)?;
                 Ok(Learned::LookedUp(self.live_keys().any(|key| key.id == id)))
             }
-            Effect::Mint { version } => self.mint(o, held, *version),
+            Effect::Mint { .. } | Effect::Revoke { .. } | Effect::RevokeStray { .. } => {
+                self.only_tenant(o)?;
+                self.call(o, held, effect)
+            }
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below),
-            Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id),
             Effect::Validate(subject) => self.validate(o, held, *subject),
             Effect::WriteTarget { version } => self.write_target(o, held, *version),
             Effect::DeleteTarget => self.delete_target(held),
@@ -101,11 +108,20 @@ impl World {
             Effect::LookAtConsumers { .. } => Ok(Learned::Consumers(self.look_at_consumers())),
             Effect::Restart(order) => self.restart(order),
             Effect::Switch { version, on } => self.switch(o, *version, *on),
-            Effect::Revoke { version } => self.revoke(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
             Effect::ReadMembers { members } => Ok(self.read_members(o, held, members)),
             Effect::Announce { .. } => Ok(Learned::Nothing),
+        }
+    }
+
+    /// A call that makes or ends a key.
+    fn call(&mut self, o: &Observed, held: &mut Held, effect: &Effect) -> Result<Learned, Undone> {
+        match effect {
+            Effect::Mint { version } => self.mint(o, held, *version),
+            Effect::RevokeStray { project, id } => self.revoke_stray(o, project, id),
+            Effect::Revoke { version } => self.revoke(o, *version),
+            _ => Err(Undone::Changed),
         }
     }
 
@@ -179,7 +195,8 @@ impl World {
         }
         self.judge_ledger(&next)?;
         let n = self.next();
-        let uid = self.ledger.as_ref().map_or_else(|| format!("ledger-{n}"), |l| l.uid.clone());
+        let fresh = || if self.concurrent { "ledger".to_owned() } else { format!("ledger-{n}") };
+        let uid = self.ledger.as_ref().map_or_else(fresh, |l| l.uid.clone());
         let ledger = Ledger { record: next, resource_version: n.to_string(), uid };
         self.ledger = Some(ledger.clone());
         self.history.writes += 1;
@@ -197,7 +214,8 @@ impl World {
                 read.record.versions.iter().any(|v| {
                     v.provider_key_id.as_deref() == Some(&key.id) && v.state == VersionState::Retained
                 });
-            if !kept {
+            // What a slot has is nobody's.
+            if !kept && !self.in_slots() {
                 return broken(format!("I2: the ledger goes and {} lives", key.id));
             }
         }
@@ -398,7 +416,11 @@ impl World {
         if account.host != self.host {
             return broken(format!("version {version} is revoked at another account than it was made at"));
         }
-        self.end(&account.project, &id)?;
+        if self.in_slots() {
+            self.end_in_slot(o, version)?;
+        } else {
+            self.end(&account.project, &id)?;
+        }
         Ok(Learned::RevokeAnswered(version))
     }
 
@@ -408,6 +430,7 @@ impl World {
         let listed = match self.provider.mint {
             MintKind::ShownOnce => self.listed(&account.project).iter().any(|(listed, _)| *listed == id),
             MintKind::CallerChosen => self.live_keys().any(|key| key.id == id),
+            MintKind::Slots => self.is_in_slot(o, version)?,
         };
         let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());
         Ok(Learned::Confirmed { version, gone: !listed && refused })

@@ -12,7 +12,10 @@ pub fn sentence(effect: &Effect) -> String {
             format!("ledger: epoch {}, attempt {}, {}", r.epoch, r.attempt, states.join(" "))
         }
         Effect::DeleteLedger => "delete the ledger".into(),
+        Effect::TakeLease => "take the account".into(),
+        Effect::ReturnLease => "give the account back".into(),
         Effect::Choose => "choose a key".into(),
+        Effect::ReadSlots => "read the slots".into(),
         Effect::LookUp { version } => format!("is the key of version {version} there?"),
         Effect::Mint { version } => format!("mint version {version}"),
         Effect::FindStrays { project, below } => format!("find strays below attempt {below} in {project}"),

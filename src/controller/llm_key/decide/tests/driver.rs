@@ -315,7 +315,7 @@ impl Run {
 
 fn reason(o: &Observed, effect: &Effect) -> Reason {
     match effect {
-        Effect::Mint { .. } => Reason::MintFailed,
+        Effect::Mint { .. } | Effect::ReadSlots => Reason::MintFailed,
         Effect::LookUp { .. } | Effect::FindStrays { .. } | Effect::RevokeStray { .. } => {
             o.waits_for_strays()
         }

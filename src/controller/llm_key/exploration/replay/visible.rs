@@ -67,6 +67,9 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
         Effect::LookUp { .. } => plain("provider:look-up"),
         Effect::Switch { .. } => plain("provider:switch"),
         Effect::DeleteTarget
+        | Effect::TakeLease
+        | Effect::ReturnLease
+        | Effect::ReadSlots
         | Effect::Choose
         | Effect::CheckShared { .. }
         | Effect::LookAtConsumers { .. }

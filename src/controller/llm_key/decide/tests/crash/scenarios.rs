@@ -86,6 +86,19 @@ pub const SCENARIOS: &[Scenario] = &[
         events: &[(600, |w| w.rotate("now"))],
         end: 8 * HOUR,
     },
+    Scenario { name: "create, slots", world: World::slotting, events: &[], end: 6 * HOUR },
+    Scenario {
+        name: "rotate twice, slots",
+        world: World::slotting,
+        events: &[(600, |w| w.rotate("now")), (5 * HOUR, |w| w.rotate("again"))],
+        end: 10 * HOUR,
+    },
+    Scenario {
+        name: "delete in an overlap, slots",
+        world: World::slotting,
+        events: &[(600, |w| w.rotate("now")), (1200, World::delete)],
+        end: 9 * HOUR,
+    },
     Scenario {
         name: "create and rotate with a spare, chosen",
         world: || choosing(sparing()),
