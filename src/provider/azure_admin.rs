@@ -32,8 +32,9 @@ struct Keys {
     key2: String,
 }
 
+/// The answer of the token endpoint.
 #[derive(Deserialize)]
-struct Token {
+struct Granting {
     token_type: String,
     expires_in: u64,
     access_token: String,
@@ -146,7 +147,7 @@ pub(super) struct Granted {
 }
 
 /// Asks for a token for the management API: the identity platform's client credentials grant.
-pub(super) fn token_request(access: &AzureAccess, proof: &Proof) -> Result<Request, Unsendable> {
+pub(super) fn token_request(access: &AzureAccess, proof: &Proof) -> Request {
     let scope = format!("https://{}/.default", access.manager.authority().trim_end_matches(":443"));
     let mut form = Zeroizing::new(String::new());
     pair(&mut form, "grant_type", b"client_credentials");
@@ -160,7 +161,7 @@ pub(super) fn token_request(access: &AzureAccess, proof: &Proof) -> Result<Reque
         }
     }
     let url = access.authority.url(&[&access.tenant, "oauth2", "v2.0", "token"], &[]);
-    Ok(Request::new(Method::POST, url).form(form.as_bytes().to_vec()))
+    Request::new(Method::POST, url).form(form.as_bytes().to_vec())
 }
 
 /// Adds a pair as forms are encoded.
@@ -186,12 +187,13 @@ pub(super) fn read_token(reply: &Reply) -> Result<Granted, CallError> {
         let own =
             reply.object().is_some_and(|body| body.get("error").is_some_and(serde_json::Value::is_string));
         let refused = matches!(reply.status, 400 | 401) && own;
-        return Err(match refused {
-            true => reply.error(ErrorClass::CredentialInvalid, "TokenRefused"),
-            false => admin_reply::failure(reply, own, (ErrorClass::CredentialInvalid, "TokenRefused")),
+        return Err(if refused {
+            reply.error(ErrorClass::CredentialInvalid, "TokenRefused")
+        } else {
+            admin_reply::failure(reply, own, (ErrorClass::CredentialInvalid, "TokenRefused"))
         });
     }
-    let Token { token_type, expires_in, access_token } = reply.read()?;
+    let Granting { token_type, expires_in, access_token } = reply.read()?;
     let token = SecretBytes::from_string(access_token);
     if !token_type.eq_ignore_ascii_case("bearer")
         || !token.expose().iter().all(u8::is_ascii_graphic)

@@ -33,7 +33,7 @@ fn a_token_is_asked_for_with_a_secret_or_an_assertion() {
     let access = access_for_tests(Some("a+secret~1"));
     let begin = "grant_type=client_credentials&client_id=66666666-7777-8888-9999-000000000000\
                  &scope=https%3A%2F%2Fmanagement.azure.com%2F.default";
-    let secret = token_request(&access, &Proof::Secret("a+secret~1".into())).ok().unwrap();
+    let secret = token_request(&access, &Proof::Secret("a+secret~1".into()));
     let url = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/oauth2/v2.0/token";
     assert_eq!(shown(&secret).0, format!("POST {url}"));
     assert_eq!(
@@ -41,7 +41,7 @@ fn a_token_is_asked_for_with_a_secret_or_an_assertion() {
         ["accept: application/json", "content-type: application/x-www-form-urlencoded"]
     );
     assert_eq!(text(&secret), format!("{begin}&client_secret=a%2Bsecret%7E1"));
-    let assertion = token_request(&access, &Proof::Assertion("head.body.sign".into())).ok().unwrap();
+    let assertion = token_request(&access, &Proof::Assertion("head.body.sign".into()));
     let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
     assert_eq!(
         text(&assertion),

@@ -103,7 +103,7 @@ impl Providers {
             Some(secret) => Proof::Secret(secret.clone()),
             None => Proof::Assertion(self.assertion().await?),
         };
-        let request = token_request(access, &proof)?;
+        let request = token_request(access, &proof);
         let reply = self.send("token", &access.authority, request).await.map_err(|lost| lost.error)?;
         let granted = read_token(&reply).map_err(|error| scrubbed(error, account))?;
         let until = now + granted.lifetime.saturating_sub(TOKEN_MARGIN);

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["api", "domain", "kube_ext"]),
     ("cli", &["api", "telemetry"]),
     ("audit", &["api", "cli", "kube_ext", "ledger"]),
+    ("drain", &["api", "cli", "domain", "kube_ext", "ledger"]),
     // The exploration, which is no part of the operator's program, replays traces.
     ("controller", &["api", "crypto", "domain", "kube_ext", "ledger", "provider", "telemetry", "trace"]),
     (
@@ -34,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("main", &["audit", "cli", "runtime", "telemetry"]),
+    ("main", &["audit", "cli", "drain", "kube_ext", "runtime", "telemetry"]),
     ("plugin", &["api", "audit", "cli", "controller", "domain", "kube_ext"]),
     ("sandbox", &[]),
     ("testbed", &["api"]),

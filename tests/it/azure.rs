@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::DateTime;
-use llmkey_operator::api::{AzureOpenAIAccount, Ownership};
+use llmkey_operator::api::{AzureOpenAIAccount, LLMKey, Ownership};
 use llmkey_operator::crypto::SecretBytes;
 use llmkey_operator::domain::health::Verdict;
 use llmkey_operator::provider::{Account, ErrorClass, MintError, Providers, ProvidersConfig};
@@ -203,9 +203,11 @@ async fn makes_delivers_rotates_and_revokes_in_two_slots() {
     t.until("azure", "it waits", |k| because(k, "RotationDue", "OverlapActive")).await;
     assert_eq!(renewals().len(), 2);
     remove_pod(&t).await;
-    let key = t.until("azure", "version 3", |k| state(k, 3).as_deref() == Some("Current")).await;
+    // The list may still tell of the value that ended the first key: that one is refused, and another is made.
+    let current = |key: &LLMKey| key.status.as_ref().and_then(|s| s.current_version).unwrap_or_default();
+    let key = t.until("azure", "a third key", |k| current(k) > 2).await;
     assert_eq!(version(&key, 1).revocation_basis.as_deref(), Some("MinimumElapsed"));
-    assert!(version(&key, 3).provider_key_id.as_ref().unwrap().starts_with("Key2-"));
+    assert!(version(&key, current(&key)).provider_key_id.as_ref().unwrap().starts_with("Key2-"));
     assert!(!sandbox.accepts(&first) && sandbox.accepts(&second));
 
     // Gone with its LLMKey, and then the account is the other one's.

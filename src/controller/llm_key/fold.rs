@@ -194,10 +194,7 @@ impl Observed {
                     }
                 }
             }
-            Learned::Switched(version) => {
-                self.pass.switched.insert(version);
-                self.mended(&[Reason::SwitchFailed]);
-            }
+            Learned::Switched(version) => self.learn_switched(version),
             Learned::RevokeAnswered(version) => {
                 self.pass.revoke_answered.insert(version);
             }
@@ -221,6 +218,11 @@ impl Observed {
         }
     }
 
+    fn learn_switched(&mut self, version: i32) {
+        self.pass.switched.insert(version);
+        self.mended(&[Reason::SwitchFailed]);
+    }
+
     fn learn_minted(&mut self, minted: Minted) {
         self.pass.minted = Some(minted);
         self.memory.failing.retain(|reason, _| *reason == Reason::RevokeFailed);
@@ -237,13 +239,12 @@ impl Observed {
             ledger.record.version(*version).filter(|_| there).and_then(|v| {
                 Some(Minted { attempt, id: v.provider_key_id.clone()?, facts: v.key.clone()? })
             });
-        match found {
-            Some(found) => self.learn_minted(found),
-            None => {
-                self.pass.absent = Some(attempt);
-                // The attempt before this one made no key. Where there are names, the list says so.
-                self.pass.found_none = slot;
-            }
+        if let Some(found) = found {
+            self.learn_minted(found);
+        } else {
+            self.pass.absent = Some(attempt);
+            // The attempt before this one made no key. Where there are names, the list says so.
+            self.pass.found_none = slot;
         }
     }
 

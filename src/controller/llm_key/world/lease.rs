@@ -19,14 +19,14 @@ pub enum Holder {
 impl World {
     pub fn tenancy(&self) -> Tenancy {
         match &self.holder {
-            _ if !self.for_one => Tenancy::Shared,
+            _ if !self.provider.for_one => Tenancy::Shared,
             Some(Holder::Us(ledger)) => Tenancy::Own(ledger.clone()),
             Some(Holder::Another) | None => Tenancy::Vacant,
         }
     }
 
     pub fn leased(&self) -> Option<(Reason, String)> {
-        let another = self.for_one && self.holder == Some(Holder::Another);
+        let another = self.provider.for_one && self.holder == Some(Holder::Another);
         another.then(|| (Reason::AccountLeased, "LLMKey team-b/other has the account".into()))
     }
 
@@ -54,12 +54,14 @@ impl World {
     /// The last look before a call. Only a replica that was held up may find another one's account.
     pub fn only_tenant(&self, o: &Observed) -> Result<(), Undone> {
         let LedgerView::Present(read) = &o.ledger else { return Err(Undone::Changed) };
-        if self.for_one && self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version) {
+        if self.provider.for_one
+            && self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version)
+        {
             return Err(Undone::Changed);
         }
         let uid = self.ledger.as_ref().map(|ledger| ledger.uid.clone());
         match &self.holder {
-            _ if !self.for_one => Ok(()),
+            _ if !self.provider.for_one => Ok(()),
             Some(Holder::Us(confirmed)) if confirmed.is_some() && *confirmed == uid => Ok(()),
             _ if self.concurrent => Err(Undone::Changed),
             holder => broken(format!("a call at an account of {holder:?}")),

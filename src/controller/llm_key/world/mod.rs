@@ -78,6 +78,8 @@ pub struct Provider {
     pub mint: MintKind,
     /// It can switch keys off.
     pub switches: bool,
+    /// Its account is for one LLMKey alone.
+    pub for_one: bool,
     /// Ids of keys that are switched off.
     pub off: BTreeSet<String>,
     /// What each slot has, where there are slots.
@@ -160,9 +162,7 @@ pub struct World {
     pub pool: BTreeMap<String, String>,
     /// Whether the policy has room for another rotation.
     pub turn: Turn,
-    /// One LLMKey has the account for itself.
-    pub for_one: bool,
-    /// Which.
+    /// Which LLMKey has the account for itself, where it is for one.
     pub holder: Option<Holder>,
 }
 
@@ -289,7 +289,6 @@ impl World {
             supplied_by: None,
             pool: BTreeMap::new(),
             turn: Turn::Now,
-            for_one: false,
             holder: None,
         };
         let mut spec = spec;

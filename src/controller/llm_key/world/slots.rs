@@ -19,7 +19,7 @@ impl World {
     }
 
     pub fn in_two_slots(mut self) -> Self {
-        self.for_one = true;
+        self.provider.for_one = true;
         self.provider.mint = MintKind::Slots;
         self.provider.slots = SLOTS.map(|slot| (slot.to_owned(), format!("sk-given-{slot}"))).into();
         if let Some(key) = &mut self.key {

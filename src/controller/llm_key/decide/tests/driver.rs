@@ -243,7 +243,12 @@ impl Run {
                 if let (Effect::Mint { version }, Ok(_)) = (effect, &done)
                     && let Some(request) = World::request(self.world.record(), *version)
                 {
-                    self.world.make(&request, 2);
+                    let slot = self.world.record().version(*version).and_then(|v| v.slot.clone());
+                    match slot {
+                        // Nobody has read what the copy put there.
+                        Some(slot) => self.world.renew_by_hand(&slot.name),
+                        None => drop(self.world.make(&request, 2)),
+                    }
                 }
                 Some(done)
             }

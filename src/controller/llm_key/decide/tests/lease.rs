@@ -8,7 +8,9 @@ use crate::domain::lifecycle::VersionState::{Current, Revoked};
 const HOUR: i64 = 3600;
 
 fn alone() -> World {
-    World { for_one: true, ..World::minting() }
+    let mut world = World::minting();
+    world.provider.for_one = true;
+    world
 }
 
 fn place(run: &Run, name: &str) -> usize {
