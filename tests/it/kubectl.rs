@@ -121,11 +121,7 @@ async fn the_plan_is_what_the_operator_goes_by() {
         "{}",
         table.out
     );
-    assert!(
-        table.out.contains("RotationPolicy/cron: 30 12 * * 1 (UTC), in a window"),
-        "{}",
-        table.out
-    );
+    assert!(table.out.contains("RotationPolicy/cron: 30 12 * * 1 (UTC), in a window"), "{}", table.out);
 }
 
 #[tokio::test]
