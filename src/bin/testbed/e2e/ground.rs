@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use llmkey_operator::testbed::process::{Workspace, random_suffix};
+use llmkey_operator::testbed::process::Workspace;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Every cgroup of ours begins so.
+/// A cgroup of ours is named so, and after the process that made it.
 const PREFIX: &str = "llmkey-e2e-";
 /// Programs that a node needs, and the Debian package of each.
 const PROGRAMS: [(&str, &str); 7] = [
@@ -91,7 +91,7 @@ pub async fn missing() -> Vec<String> {
         // Told above.
         Err(_) => {}
     }
-    let name = format!("{PREFIX}try-{}", std::process::id());
+    let name = format!("llmkey-try-{}", std::process::id());
     match hierarchies() {
         Ok(roots) if roots.is_empty() => missing.push(format!("no cgroups are mounted below {CGROUPS}")),
         Ok(roots) => {
@@ -136,11 +136,12 @@ impl Ground {
     pub fn lay(keep: bool) -> Result<Self, Failure> {
         let workspace = Workspace::create(keep)?;
         fs::create_dir(workspace.path().join("tmp"))?;
-        let ground = Self { workspace, cgroup: format!("{PREFIX}{}", random_suffix()?) };
+        let ground = Self { workspace, cgroup: format!("{PREFIX}{}", std::process::id()) };
         for root in hierarchies()? {
-            // Left by a run that was killed; one that has processes cannot be removed.
+            // Left by a run that was killed. One that lives may have empty groups, too.
             for entry in fs::read_dir(&root)?.flatten() {
-                if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.strip_prefix(PREFIX).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                     let _ = remove_cgroup(&entry.path());
                 }
             }
