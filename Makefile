@@ -5,6 +5,8 @@ CARGO ?= cargo
 CACHE := $(or $(LLMKEY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmkey-operator)
 # What the last `make evidence` saw of each of its runs.
 SEEN := target/traces.jsonl
+# What the operator's image is built for: static binaries.
+STATIC := $(shell uname -m)-unknown-linux-musl
 TESTBED := $(CARGO) run --quiet --features testbed --bin testbed --
 # Says how long a stage took: $(call stage,name,command)
 stage = @echo "==> $(1)"; start=$$(date +%s); $(2) && echo "==> $(1): $$(($$(date +%s) - start)) s"
@@ -80,6 +82,13 @@ model: ## Explore the model of the planner, every interleaving within stated bou
 .PHONY: replay
 replay: $(if $(FILE),,evidence) ## Replay runs of the operator through the model: those of make evidence, or FILE=, as --traces wrote it
 	$(call stage,replay,$(CARGO) run --quiet --release --locked --features testbed --features model --bin model -- --replay '$(or $(FILE),$(SEEN))')
+
+.PHONY: e2e
+e2e: tools ## The operator in its own image on a real node, with pods that use the keys: needs root, containerd and runc (SHORT=1: one rotation; KEEP=1: keep all logs)
+	$(call stage,build,$(CARGO) build --features testbed --locked --bin testbed)
+	@$(TESTBED) e2e --check
+	$(call stage,static build,$(CARGO) build --release --features prober --locked --target $(STATIC) --bin llmkey-operator --bin prober)
+	@$(TESTBED) e2e $(if $(SHORT),--short) $(if $(KEEP),--keep)
 
 .PHONY: herd
 herd: tools ## Halve the interval of 5,000 keys at once (KEYS=500: fewer)

@@ -4,7 +4,8 @@
 #   hack/build-tools.sh control-plane|helm|promtool|prometheus|kstatus|all
 #
 # Standard output: the directory of each, one a line. It holds the binaries under their usual names
-# (etcd, kube-apiserver, kube-controller-manager, kubectl; helm; promtool; prometheus; kstatus). Standard error: progress.
+# (etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kubectl; helm; promtool; prometheus; kstatus).
+# Standard error: progress.
 #
 # Cache: ${LLMKEY_CACHE:-${XDG_CACHE_HOME:-~/.cache}/llmkey-operator}/<tool>-<hash of its sources>/.
 # The hash leaves out the version of Go, so that a machine with a filled cache needs no Go at all.
@@ -29,7 +30,7 @@ describe() {
       minor=${version#v1.}
       local key=k8s.io/component-base/version
       ldflags="-s -w -X $key.gitVersion=$version -X $key.gitMajor=1 -X $key.gitMinor=${minor%%.*}"
-      names=(control-plane etcd kube-apiserver kube-controller-manager kubectl)
+      names=(control-plane etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl)
       ;;
     helm)
       package=helm.sh/helm/v4/cmd/helm

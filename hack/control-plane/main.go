@@ -27,10 +27,11 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 )
 
 // components maps a name to what runs under it. Each reads os.Args, as its upstream main does.
-// Adding one (kube-scheduler, kubelet) is one line here and one import.
+// Adding one is one line here and one import.
 var components = map[string]func() int{
 	"etcd": func() int {
 		etcdmain.Main(os.Args)
@@ -38,6 +39,7 @@ var components = map[string]func() int{
 	},
 	"kube-apiserver":          run(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": run(controllers.NewControllerManagerCommand),
+	"kube-scheduler":          run(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kubectl": func() int {
 		cmdutil.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
 		return 0

@@ -63,10 +63,13 @@ use self::{
 
 /// How to start a sandbox.
 pub struct SandboxOptions {
-    /// Address of the API and of the control API, over TLS; loopback only. Port 0: any free one.
+    /// Address of the API and of the control API, over TLS; loopback, or one of `names`. Port 0: any free one.
     pub listen: SocketAddr,
     /// Address of the status page over plain HTTP, for browsers; loopback only. None: over TLS only.
     pub status_listen: Option<SocketAddr>,
+    /// Names of the API besides those of loopback, for its certificate. An address among them may be listened on: the caller
+    /// knows who reaches it.
+    pub names: Vec<String>,
     /// Whether HTTP/2 is offered besides HTTP/1.1.
     pub http2: bool,
     /// Where the time comes from: stamps, lags and expiry. Delays of faults are real time.
@@ -85,6 +88,7 @@ impl SandboxOptions {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             status_listen: None,
+            names: Vec::new(),
             http2: true,
             clock,
             project_name: "sandbox".to_owned(),
@@ -133,7 +137,7 @@ impl Sandbox {
     /// Starts a sandbox with one project.
     pub async fn start(options: SandboxOptions) -> Result<Self, SandboxError> {
         for address in [Some(options.listen), options.status_listen].into_iter().flatten() {
-            if !address.ip().is_loopback() {
+            if !address.ip().is_loopback() && !options.names.contains(&address.ip().to_string()) {
                 return Err(SandboxError::NotLoopback(address));
             }
         }
@@ -147,7 +151,7 @@ impl Sandbox {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
-        let (ca_pem, tls) = server(options.http2)?;
+        let (ca_pem, tls) = server(&options.names, options.http2)?;
         let world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });

@@ -13,14 +13,14 @@ use rustls::{
 
 use super::SandboxError;
 
-/// The authority's certificate in PEM and the configuration of a server for loopback addresses.
+/// The authority's certificate in PEM and the configuration of a server for loopback addresses and the given names.
 ///
 /// The authority's private key is dropped: nothing else can ever be signed with it.
 ///
 /// # Errors
 ///
 /// No randomness, or a TLS provider without the usual protocols.
-pub fn server(http2: bool) -> Result<(String, Arc<ServerConfig>), SandboxError> {
+pub fn server(names: &[String], http2: bool) -> Result<(String, Arc<ServerConfig>), SandboxError> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.distinguished_name.push(DnType::CommonName, "sandbox provider CA");
@@ -29,8 +29,8 @@ pub fn server(http2: bool) -> Result<(String, Arc<ServerConfig>), SandboxError> 
     let authority_pem = authority.self_signed(&authority_key)?.pem();
     let issuer = Issuer::new(authority, authority_key);
 
-    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let mut leaf = CertificateParams::new(names)?;
+    let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let mut leaf = CertificateParams::new(loopback.iter().chain(names).cloned().collect::<Vec<_>>())?;
     leaf.distinguished_name.push(DnType::CommonName, "sandbox provider");
     leaf.use_authority_key_identifier_extension = true;
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];

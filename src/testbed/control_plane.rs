@@ -1,7 +1,7 @@
-//! etcd, kube-apiserver and kube-controller-manager, started for one test process.
+//! etcd, kube-apiserver and kube-controller-manager, and a scheduler where nodes may join, started for one process.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Config};
 use serde_json::Value;
 
-use super::kubeconfig::{self, User, write_private};
+use super::components::{self, spawn};
+use super::kubeconfig::{self, User};
 use super::pki::Pki;
 use super::process::{Process, Workspace, random_suffix};
 use super::tools::{self, Binaries};
@@ -22,18 +23,10 @@ use super::{Error, etcd};
 /// How long a component may take to become ready. On an idle machine all of them take 4 s.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(25);
-/// Somebody else may take a free port between our look and our bind.
-const PORT_ATTEMPTS: u32 = 5;
+/// Where pods look for the API server: the first address of the range of Services.
+pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The lifetime of service account tokens: longer than any test, demo or benchmark.
 const TOKEN_SECONDS: i64 = 24 * 3600;
-
-/// Every request, without its body: bodies hold Secrets.
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- level: Metadata
-";
 
 /// What a control plane is started with.
 #[derive(Debug, Clone, Default)]
@@ -44,12 +37,16 @@ pub struct Options {
     pub fsync: bool,
     /// Leave the directory (logs, audit log, data) after the end.
     pub keep: bool,
+    /// Let nodes join, and pods reach the API server: it serves at port 443 of every address of this network namespace, which
+    /// must be the caller's own and have this one and [`SERVICE_ADDRESS`]. None: no node runs.
+    pub node_address: Option<Ipv4Addr>,
 }
 
 /// A running control plane. Dropping it kills the components and removes the directory.
 #[derive(Debug)]
 pub struct ControlPlane {
     // Fields are dropped in this order: clients of a component before the component.
+    scheduler: Option<Process>,
     controllers: Process,
     apiserver: Mutex<Process>,
     etcd: Process,
@@ -74,13 +71,14 @@ impl ControlPlane {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let workspace = Workspace::create(options.keep)?;
         let dir = workspace.path().to_owned();
-        let pki = Pki::generate()?;
-        write_files(&dir, &pki)?;
+        let pki = Pki::generate(options.node_address)?;
+        components::write_files(&dir, &pki)?;
 
-        let (etcd, etcd_endpoint) = start_etcd(&binaries, &dir, &options).await?;
+        let (etcd, etcd_endpoint) = components::start_etcd(&binaries, &dir, &options).await?;
         let (apiserver, url, apiserver_args) =
-            start_apiserver(&binaries, &dir, &pki, &etcd_endpoint, &options).await?;
-        let mut controllers = start_controllers(&binaries, &dir, &url, &pki)?;
+            components::start_apiserver(&binaries, &dir, &pki, &etcd_endpoint, &options).await?;
+        let mut controllers = components::start_controllers(&binaries, &dir, &url, &pki, &options)?;
+        let scheduler = components::start_scheduler(&dir, &url, &pki, &options).await?;
 
         let admin = kubeconfig::config(&dir.join("admin.kubeconfig")).await?;
         let client = Client::try_from(admin.clone()).map_err(Error::kube("make a client"))?;
@@ -88,6 +86,7 @@ impl ControlPlane {
         let version = client.apiserver_version().await.map_err(Error::kube("GET /version"))?.git_version;
         tracing::info!(%url, %version, dir = %dir.display(), "control plane is ready");
         Ok(Self {
+            scheduler,
             controllers,
             apiserver: Mutex::new(apiserver),
             etcd,
@@ -227,6 +226,11 @@ impl ControlPlane {
         self.controllers.pid()
     }
 
+    /// The scheduler's process id, if nodes may join.
+    pub fn scheduler_pid(&self) -> Option<u32> {
+        self.scheduler.as_ref().map(Process::pid)
+    }
+
     /// Sends the API server a signal, for example `STOP` and `CONT`: silent, but connected.
     pub fn signal_apiserver(&self, signal: &str) -> Result<(), Error> {
         self.apiserver.lock().unwrap_or_else(PoisonError::into_inner).signal(signal)
@@ -248,131 +252,8 @@ impl ControlPlane {
     }
 }
 
-fn write_files(dir: &Path, pki: &Pki) -> Result<(), Error> {
-    for (name, text) in [
-        ("ca.crt", &pki.authority),
-        ("apiserver.crt", &pki.server.certificate),
-        ("apiserver.key", &pki.server.key),
-        ("service-account.key", &pki.service_account_key),
-        ("service-account.pub", &pki.service_account_public_key),
-        ("audit-policy.yaml", &AUDIT_POLICY.to_owned()),
-    ] {
-        write_private(&dir.join(name), text.as_bytes())?;
-    }
-    Ok(())
-}
-
-async fn start_etcd(binaries: &Binaries, dir: &Path, options: &Options) -> Result<(Process, String), Error> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        // The name tells our member from that of a neighbour who took the port first: writing into
-        // a neighbour's etcd would break both clusters.
-        let name = format!("testbed-{}", random_suffix()?);
-        let endpoint = format!("http://127.0.0.1:{}", free_port()?);
-        let mut args = vec![
-            format!("--name={name}"),
-            format!("--data-dir={}", dir.join(&name).display()),
-            format!("--listen-client-urls={endpoint}"),
-            format!("--advertise-client-urls={endpoint}"),
-            "--listen-peer-urls=http://127.0.0.1:0".to_owned(),
-            "--log-level=warn".to_owned(),
-            // History is not compacted; the benchmark writes more than the default 2 GiB.
-            "--quota-backend-bytes=8589934592".to_owned(),
-        ];
-        if !options.fsync {
-            args.push("--unsafe-no-fsync".to_owned());
-        }
-        let mut process = spawn(&binaries.etcd, "etcd", &args, dir)?;
-        let ready = until_ready(&mut process, || async {
-            Ok(etcd::member_name(&endpoint).await.is_ok_and(|found| found == name))
-        })
-        .await;
-        match ready {
-            Ok(()) => return Ok((process, endpoint)),
-            Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
-            Err(error) => retry_if_port_taken(&process, error)?,
-        }
-    }
-}
-
-async fn start_apiserver(
-    binaries: &Binaries,
-    dir: &Path,
-    pki: &Pki,
-    etcd_endpoint: &str,
-    options: &Options,
-) -> Result<(Process, String, Vec<String>), Error> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let port = free_port()?;
-        let url = format!("https://127.0.0.1:{port}");
-        let file = |name: &str| dir.join(name).display().to_string();
-        let mut args = vec![
-            format!("--etcd-servers={etcd_endpoint}"),
-            "--etcd-compaction-interval=0".to_owned(),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={port}"),
-            format!("--tls-cert-file={}", file("apiserver.crt")),
-            format!("--tls-private-key-file={}", file("apiserver.key")),
-            format!("--client-ca-file={}", file("ca.crt")),
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-            format!("--service-account-key-file={}", file("service-account.pub")),
-            format!("--service-account-signing-key-file={}", file("service-account.key")),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
-            "--allow-privileged=true".to_owned(),
-            format!("--audit-policy-file={}", file("audit-policy.yaml")),
-            format!("--audit-log-path={}", file("audit.log")),
-            // One file, whatever its size (MiB): a reader must see every event.
-            "--audit-log-maxsize=1000000".to_owned(),
-        ];
-        args.extend(options.extra_apiserver_args.iter().cloned());
-
-        let admin = kubeconfig::document(&url, &pki.authority, &User::Certificate(&pki.admin), "default");
-        let path = dir.join("admin.kubeconfig");
-        kubeconfig::write(&path, &admin)?;
-        let client =
-            Client::try_from(kubeconfig::config(&path).await?).map_err(Error::kube("make a client"))?;
-
-        let mut process = spawn(&binaries.kube_apiserver, "kube-apiserver", &args, dir)?;
-        match wait_ready(&client, &mut process).await {
-            Ok(()) => return Ok((process, url, args)),
-            Err(error) if attempt == PORT_ATTEMPTS => return Err(error),
-            Err(error) => retry_if_port_taken(&process, error)?,
-        }
-    }
-}
-
-fn start_controllers(binaries: &Binaries, dir: &Path, url: &str, pki: &Pki) -> Result<Process, Error> {
-    let path = dir.join("kube-controller-manager.kubeconfig");
-    let document = kubeconfig::document(url, &pki.authority, &User::Certificate(&pki.controllers), "default");
-    kubeconfig::write(&path, &document)?;
-    let args = [
-        format!("--kubeconfig={}", path.display()),
-        format!("--root-ca-file={}", dir.join("ca.crt").display()),
-        format!("--service-account-private-key-file={}", dir.join("service-account.key").display()),
-        // Each controller under its own account and RBAC role, as in a real cluster.
-        "--use-service-account-credentials=true".to_owned(),
-        // No node runs here: a pod that a test binds to an invented one must not be collected.
-        "--controllers=*,-pod-garbage-collector-controller".to_owned(),
-        // The default of 20 requests a second makes the start 4 s longer.
-        "--kube-api-qps=1000".to_owned(),
-        "--kube-api-burst=1000".to_owned(),
-        "--leader-elect=false".to_owned(),
-        "--secure-port=0".to_owned(),
-    ];
-    spawn(&binaries.kube_controller_manager, "kube-controller-manager", &args, dir)
-}
-
-fn spawn(program: &Path, name: &str, args: &[String], dir: &Path) -> Result<Process, Error> {
-    Process::spawn(name, program, args, &[], &dir.join(format!("{name}.log")))
-}
-
 /// Waits until the API server answers `/readyz` with the certificate that we gave it.
-async fn wait_ready(client: &Client, process: &mut Process) -> Result<(), Error> {
+pub(super) async fn wait_ready(client: &Client, process: &mut Process) -> Result<(), Error> {
     until_ready(process, || async {
         let request = Request::get("/readyz").body(Vec::new()).map_err(Error::format("GET /readyz"))?;
         Ok(client.request_text(request).await.is_ok_and(|answer| answer == "ok"))
@@ -381,7 +262,7 @@ async fn wait_ready(client: &Client, process: &mut Process) -> Result<(), Error>
 }
 
 /// Waits for a component; fails early, with the end of its log, if it ends instead.
-async fn until_ready<F>(process: &mut Process, ready: impl Fn() -> F) -> Result<(), Error>
+pub(super) async fn until_ready<F>(process: &mut Process, ready: impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<bool, Error>>,
 {
@@ -420,17 +301,4 @@ async fn has_default_account(client: &Client, namespace: &str) -> Result<bool, E
         .await
         .map_err(Error::kube(format!("get the service account of {namespace}")))?;
     Ok(account.is_some())
-}
-
-/// Lets the caller try another port if the component's log says that ours was taken.
-fn retry_if_port_taken(process: &Process, error: Error) -> Result<(), Error> {
-    let taken = fs::read_to_string(process.log()).is_ok_and(|log| log.contains("address already in use"));
-    if taken { Ok(()) } else { Err(error) }
-}
-
-fn free_port() -> Result<u16, Error> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(Error::io("find a free port"))
 }

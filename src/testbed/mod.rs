@@ -1,8 +1,8 @@
 //! The embedded control plane and what tests, demo and benchmark share.
 //!
 //! It starts the real etcd, kube-apiserver and kube-controller-manager on random loopback ports and
-//! a temporary directory, and never touches the cluster of the user's own kubeconfig. No node runs:
-//! pods are created and stay Pending.
+//! a temporary directory, and never touches the cluster of the user's own kubeconfig. No node runs, unless
+//! the caller brings one ([`Options::node_address`]): pods are created and stay Pending.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), llmkey_operator::testbed::Error> {
@@ -13,6 +13,7 @@
 //! ```
 
 pub mod apply;
+mod components;
 pub mod control_plane;
 pub mod etcd;
 pub mod install;
@@ -28,8 +29,9 @@ use std::path::{Path, PathBuf};
 use tokio::sync::OnceCell;
 
 pub use apply::apply;
-pub use control_plane::{ControlPlane, Options};
+pub use control_plane::{ControlPlane, Options, SERVICE_ADDRESS};
 pub use install::{Installation, install_chart};
+pub use pki::NODE;
 pub use tools::render_chart;
 
 /// What can go wrong between an empty directory and a running cluster.

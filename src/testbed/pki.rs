@@ -1,11 +1,17 @@
 //! The certificates and keys of one control plane, made for it and thrown away with it.
 
+use std::net::Ipv4Addr;
+
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose,
 };
 
 use super::Error;
+use super::control_plane::SERVICE_ADDRESS;
+
+/// Name of the only node.
+pub const NODE: &str = "node";
 
 /// A certificate and its key, both PEM.
 pub(super) struct Identity {
@@ -19,6 +25,8 @@ pub(super) struct Pki {
     pub(super) server: Identity,
     pub(super) admin: Identity,
     pub(super) controllers: Identity,
+    pub(super) scheduler: Identity,
+    pub(super) kubelet: Identity,
     /// Signs service account tokens.
     pub(super) service_account_key: String,
     /// Checks them.
@@ -26,7 +34,8 @@ pub(super) struct Pki {
 }
 
 impl Pki {
-    pub(super) fn generate() -> Result<Self, Error> {
+    /// `address` is one more of the API server.
+    pub(super) fn generate(address: Option<Ipv4Addr>) -> Result<Self, Error> {
         let fail = |what| move |error| Error::Certificate(what, error);
         let mut params = CertificateParams::default();
         params.distinguished_name = name("testbed", None);
@@ -35,9 +44,8 @@ impl Pki {
         let authority = KeyPair::generate()
             .and_then(|key| CertifiedIssuer::self_signed(params, key))
             .map_err(fail("the authority"))?;
-        let sign = |what, subject, names: &[&str], usage| {
+        let sign = |what, subject, names: Vec<String>, usage| {
             let issue = || {
-                let names: Vec<String> = names.iter().copied().map(str::to_owned).collect();
                 let mut params = CertificateParams::new(names)?;
                 params.distinguished_name = subject;
                 params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -48,27 +56,24 @@ impl Pki {
             };
             issue().map_err(fail(what))
         };
+        let client = |what, subject| sign(what, subject, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth);
         let tokens = KeyPair::generate().map_err(fail("service account tokens"))?;
         Ok(Self {
             authority: authority.pem(),
             server: sign(
                 "the API server",
                 name("kube-apiserver", None),
-                &["127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc"],
+                ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc"]
+                    .into_iter()
+                    .map(str::to_owned)
+                    .chain([SERVICE_ADDRESS].into_iter().chain(address).map(|address| address.to_string()))
+                    .collect(),
                 ExtendedKeyUsagePurpose::ServerAuth,
             )?,
-            admin: sign(
-                "the administrator",
-                name("admin", Some("system:masters")),
-                &[],
-                ExtendedKeyUsagePurpose::ClientAuth,
-            )?,
-            controllers: sign(
-                "the controller manager",
-                name("system:kube-controller-manager", None),
-                &[],
-                ExtendedKeyUsagePurpose::ClientAuth,
-            )?,
+            admin: client("the administrator", name("admin", Some("system:masters")))?,
+            controllers: client("the controller manager", name("system:kube-controller-manager", None))?,
+            scheduler: client("the scheduler", name("system:kube-scheduler", None))?,
+            kubelet: client("the kubelet", name(&format!("system:node:{NODE}"), Some("system:nodes")))?,
             service_account_key: tokens.serialize_pem(),
             service_account_public_key: tokens.public_key_pem(),
         })

@@ -37,6 +37,16 @@ pub fn helm() -> Result<PathBuf, Error> {
     Ok(build("helm")?.join("helm"))
 }
 
+/// The scheduler of our own build of the control plane. Blocks.
+pub fn kube_scheduler() -> Result<PathBuf, Error> {
+    Ok(build("control-plane")?.join("kube-scheduler"))
+}
+
+/// The kubelet of the same build. Blocks.
+pub fn kubelet() -> Result<PathBuf, Error> {
+    Ok(build("control-plane")?.join("kubelet"))
+}
+
 /// The pinned promtool, built by us. Blocks.
 pub fn promtool() -> Result<PathBuf, Error> {
     Ok(build("promtool")?.join("promtool"))

@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod e2e;
 mod matrix;
 
 use std::error::Error as StdError;
@@ -42,6 +43,8 @@ enum Command {
     CrashMatrix(matrix::Arguments),
     /// Halve the interval of thousands of keys at once, and watch what that does to the account, the API server and workloads.
     Herd(bench::herd::Arguments),
+    /// The operator in its image on a real node, with real pods that use the keys.
+    E2e(e2e::Arguments),
     /// Show the life of a key on a control plane of its own, or on your cluster with `USE_CURRENT_CONTEXT=1`.
     Demo,
 }
@@ -74,6 +77,10 @@ async fn main() -> ExitCode {
         Command::Herd(arguments) => match bench::herd::run(arguments).await {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error as Box<dyn StdError>),
+        },
+        Command::E2e(arguments) => match e2e::run(arguments).await {
+            Ok(code) => return code,
             Err(error) => Err(error as Box<dyn StdError>),
         },
         Command::Floor(arguments) => {

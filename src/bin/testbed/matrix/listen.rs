@@ -26,7 +26,7 @@ pub struct Identity {
 impl Identity {
     /// A new authority, whose key is dropped at once.
     pub fn generate() -> Result<Self, Failure> {
-        let (authority, config) = sandbox::server(false)?;
+        let (authority, config) = sandbox::server(&[], false)?;
         Ok(Self { authority, acceptor: TlsAcceptor::from(config) })
     }
 }
