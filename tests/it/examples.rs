@@ -15,7 +15,7 @@ use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, is, stage, state, wait};
-use super::{azure, litellm, openrouter};
+use super::{azure, google, litellm, openrouter};
 
 const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
 
@@ -99,6 +99,8 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                 let host = t.sandbox().addr().to_string();
                 object["stringData"] = if object["stringData"]["tenantID"].is_string() {
                     azure::entries(t.sandbox())
+                } else if name == "google" {
+                    google::entries(t.sandbox())
                 } else {
                     json!({"credential": t.admin_key, "host": host})
                 };
@@ -121,6 +123,10 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                     "AzureOpenAI" => {
                         spec["azureOpenAI"] = azure::block(t.sandbox(), &t.project);
                         (t.sandbox().azure_url(), "/azureOpenAI/account")
+                    }
+                    "Google" => {
+                        spec["google"] = google::block(t.sandbox(), &t.project);
+                        (t.sandbox().gemini_url(), "/google/project")
                     }
                     _ => (t.sandbox().base_url(), "/openAI/project"),
                 };
@@ -349,4 +355,14 @@ async fn the_keys_of_an_azure_account_are_made_anew() {
     let value = t.delivered("azure", "AZURE_OPENAI_API_KEY").await.unwrap();
     assert_eq!(value, t.sandbox().slot_values(&t.project)["Key2"]);
     assert_eq!(t.delivered("azure", "AZURE_OPENAI_ENDPOINT").await, Some(t.sandbox().azure_url()));
+}
+
+#[tokio::test]
+async fn a_key_is_made_at_google() {
+    let t = google::tenant(stage().await, "google-example").await;
+    ready(&t, "18-google.yaml").await;
+    let value = t.delivered("gemini", "GEMINI_API_KEY").await.unwrap();
+    assert!(t.sandbox().accepts(&value));
+    assert_eq!(t.delivered("gemini", "GOOGLE_API_KEY").await, Some(value));
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
 }
