@@ -292,7 +292,10 @@ pub struct GoogleAccount {
     pub project: String,
     /// Email of the service account that keys are bound to: requests with them are its requests. The Gemini API takes no keys that are not
     /// bound to one.
-    #[schemars(length(min = 6, max = 128), regex(pattern = r"^[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
+    #[schemars(
+        length(min = 6, max = 128),
+        regex(pattern = r"^[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9]$")
+    )]
     pub service_account_email: String,
     /// URL that stands for all of Google's APIs but Gemini's: that of keys and those that tokens come from. For a gateway before them;
     /// `host` of the admin credential must be its host. Default: each API's own host at googleapis.com.

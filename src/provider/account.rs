@@ -28,7 +28,9 @@ pub enum AccountError {
     #[error("azureOpenAI.resourceManagerURL and authorityURL, and google.apiURL, must be plain https URLs")]
     BadUrl,
     /// The credential's file is not one of Google's that can be used.
-    #[error("the admin credential must be the JSON of a service account's key or of workload identity federation: {0}")]
+    #[error(
+        "the admin credential must be the JSON of a service account's key or of workload identity federation: {0}"
+    )]
     BadCredentialFile(&'static str),
     /// The Secret lacks an entry.
     #[error("the admin credential's Secret needs `{0}`")]

@@ -49,7 +49,9 @@ impl Providers {
     pub async fn exists(&self, account: &Account, id: &ProviderKeyId) -> Result<Option<bool>, CallError> {
         let calls = match admin(account)?.minting() {
             Minting::CallerChosen(calls) => calls,
-            Minting::CallerNamed(_) => return self.presence(account, id).await.map(|p| Some(p == Presence::There)),
+            Minting::CallerNamed(_) => {
+                return self.presence(account, id).await.map(|p| Some(p == Presence::There));
+            }
             Minting::ShownOnce(_) | Minting::Slots(_) => return Ok(None),
         };
         let reply = self.call("look_up", account, |account| calls.look_request(account, id)).await?;

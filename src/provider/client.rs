@@ -1,6 +1,6 @@
 //! The calls that the controllers make.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
@@ -209,13 +209,13 @@ impl Providers {
     pub async fn revoke(&self, account: &Account, id: &ProviderKeyId) -> Result<Revocation, CallError> {
         let admin = admin(account)?;
         let reply = self.call("revoke", account, |account| admin.revoke_request(account, id)).await?;
-        match admin.read_revocation(id, &reply) {
-            // What was deleted before may be refused to be deleted again.
-            Err(error) if error.class == ErrorClass::BadRequest && self.is_deleted(account, id).await? => {
-                Ok(Revocation::AlreadyGone)
-            }
-            read => read.map_err(|error| scrubbed(error, account)),
+        let read = admin.read_revocation(id, &reply);
+        // What was deleted before may be refused to be deleted again.
+        let refused = read.as_ref().is_err_and(|error| error.class == ErrorClass::BadRequest);
+        if refused && self.is_deleted(account, id).await? {
+            return Ok(Revocation::AlreadyGone);
         }
+        read.map_err(|error| scrubbed(error, account))
     }
 
     /// Switches the key off or on at the provider. Safe to repeat.

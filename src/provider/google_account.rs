@@ -88,7 +88,8 @@ impl ServiceAccountKey {
         let text = pem.expose_str()?;
         let (_, begun) = text.split_once("-----BEGIN PRIVATE KEY-----")?;
         let (body, _) = begun.split_once("-----END PRIVATE KEY-----")?;
-        let body = Zeroizing::new(body.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<u8>>());
+        let body =
+            Zeroizing::new(body.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<u8>>());
         let der = Zeroizing::new(BASE64.decode(&body).ok()?);
         let key = any_supported_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der.as_slice()))).ok()?;
         let key = Self { email, key_id, key };
@@ -138,12 +139,18 @@ impl CredentialFile {
         match self.r#type.as_str() {
             "service_account" => {
                 if self.token_uri.as_ref().is_some_and(|uri| uri != TOKEN_URI) {
-                    return Err("token_uri must be https://oauth2.googleapis.com/token, the only place that its tokens come from");
+                    return Err(
+                        "token_uri must be https://oauth2.googleapis.com/token, the only place that its tokens come from",
+                    );
                 }
-                let email =
-                    self.client_email.filter(|email| is_email(email)).ok_or("client_email is missing or no email")?;
-                let key_id =
-                    self.private_key_id.filter(|id| is_object_id(id)).ok_or("private_key_id is missing or no id")?;
+                let email = self
+                    .client_email
+                    .filter(|email| is_email(email))
+                    .ok_or("client_email is missing or no email")?;
+                let key_id = self
+                    .private_key_id
+                    .filter(|id| is_object_id(id))
+                    .ok_or("private_key_id is missing or no id")?;
                 let key = private_key.and_then(|pem| ServiceAccountKey::new(email, key_id, &pem));
                 key.map(Identity::Key).ok_or("private_key is missing or no RSA key (PKCS #8, PEM)")
             }
@@ -152,14 +159,17 @@ impl CredentialFile {
                     return Err("token_url must be https://sts.googleapis.com/v1/token");
                 }
                 if self.subject_token_type.as_deref() != Some(SUBJECT_TYPE) {
-                    return Err("subject_token_type must be urn:ietf:params:oauth:token-type:jwt, as the cluster's tokens are");
+                    return Err(
+                        "subject_token_type must be urn:ietf:params:oauth:token-type:jwt, as the cluster's tokens are",
+                    );
                 }
                 let named = |audience: &String| {
                     audience.starts_with("//iam.googleapis.com/")
                         && audience.len() <= 512
                         && audience.bytes().all(|b| b.is_ascii_graphic())
                 };
-                let audience = self.audience.filter(named).ok_or("audience must begin with //iam.googleapis.com/")?;
+                let audience =
+                    self.audience.filter(named).ok_or("audience must begin with //iam.googleapis.com/")?;
                 let impersonates = self
                     .service_account_impersonation_url
                     .map(|url| {
@@ -177,7 +187,8 @@ impl CredentialFile {
 
 fn is_email(text: &str) -> bool {
     let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
     };
     text.len() <= 128 && text.split_once('@').is_some_and(|(name, domain)| part(name) && part(domain))
 }

@@ -63,7 +63,10 @@ pub(in crate::provider) fn account_with_federation() -> Account {
 #[test]
 fn both_files_of_googles_are_read_and_lead_to_googles_hosts_alone() {
     for account in [account_with_key(), account_with_federation()] {
-        assert_eq!((account.authority().as_str(), account.project()), ("apikeys.googleapis.com:443", "contoso-llm"));
+        assert_eq!(
+            (account.authority().as_str(), account.project()),
+            ("apikeys.googleapis.com:443", "contoso-llm")
+        );
         let google = account.google().unwrap();
         let hosts = [&google.tokens, &google.exchange, &google.impersonation].map(Endpoint::authority);
         let wanted = ["oauth2", "sts", "iamcredentials"].map(|name| format!("{name}.googleapis.com:443"));
@@ -71,13 +74,17 @@ fn both_files_of_googles_are_read_and_lead_to_googles_hosts_alone() {
         assert_eq!(google.bound_to, "gemini@contoso-llm.iam.gserviceaccount.com");
     }
     let account = account_with_federation();
-    let Identity::Federation(federation) = &account.google().unwrap().identity else { panic!("no federation") };
+    let Identity::Federation(federation) = &account.google().unwrap().identity else {
+        panic!("no federation")
+    };
     assert_eq!(federation.impersonates.as_deref(), Some("minter@contoso-llm.iam.gserviceaccount.com"));
     assert!(federation.audience.ends_with("/providers/cluster"));
     let mut alone = federation_file();
     alone.as_object_mut().unwrap().remove("service_account_impersonation_url");
     let account = with_file(&alone).unwrap();
-    let Identity::Federation(federation) = &account.google().unwrap().identity else { panic!("no federation") };
+    let Identity::Federation(federation) = &account.google().unwrap().identity else {
+        panic!("no federation")
+    };
     assert_eq!(federation.impersonates, None);
 }
 
@@ -122,19 +129,38 @@ fn a_file_that_names_another_place_or_is_no_key_is_refused_without_being_quoted(
         (key("private_key", &pem("ec_pkcs8")), "private_key"),
         (key("type", "authorized_user"), "type"),
         (federation("token_url", "https://evil.example/v1/token"), "token_url"),
-        (federation("subject_token_type", "urn:ietf:params:aws:token-type:aws4_request"), "subject_token_type"),
+        (
+            federation("subject_token_type", "urn:ietf:params:aws:token-type:aws4_request"),
+            "subject_token_type",
+        ),
         (federation("audience", "https://evil.example"), "audience"),
-        (federation(impersonation, "https://evil.example/v1/projects/-/serviceAccounts/a@b:generateAccessToken"), "impersonation"),
-        (federation(impersonation, "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@b/../x:generateAccessToken"), "impersonation"),
+        (
+            federation(
+                impersonation,
+                "https://evil.example/v1/projects/-/serviceAccounts/a@b:generateAccessToken",
+            ),
+            "impersonation",
+        ),
+        (
+            federation(
+                impersonation,
+                "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@b/../x:generateAccessToken",
+            ),
+            "impersonation",
+        ),
         (changed(federation_file(), "token_url", Value::Null), "token_url"),
     ] {
         let refused = with_file(&file).err().unwrap();
         let AccountError::BadCredentialFile(why) = &refused else { panic!("{refused}") };
         assert!(why.contains(word), "{word}: {why}");
-        assert!(!refused.to_string().contains("evil") && !refused.to_string().contains("SECRET"), "{refused}");
+        assert!(
+            !refused.to_string().contains("evil") && !refused.to_string().contains("SECRET"),
+            "{refused}"
+        );
     }
     for text in ["", "AIza-key", "{}", "[1]", &"x".repeat(20_000)] {
-        let refused = of(&block(), &[("host", "apikeys.googleapis.com"), ("credential", text)]).err().unwrap();
+        let refused =
+            of(&block(), &[("host", "apikeys.googleapis.com"), ("credential", text)]).err().unwrap();
         assert!(matches!(refused, AccountError::BadCredentialFile(_)), "{refused}");
     }
 }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Account, Admin, CallError, CallerNamed, Capabilities, Capability, ErrorClass, ListedKey, Making, MintError,
-    Minting, Page, Presence, ProviderKeyId, Revocation,
+    Account, Admin, CallError, CallerNamed, Capabilities, Capability, ErrorClass, ListedKey, Making,
+    MintError, Minting, Page, Presence, ProviderKeyId, Revocation,
     account::is_object_id,
     admin_reply::{self, failed_mint},
     check_shape,

@@ -155,7 +155,12 @@ fn a_key_is_there_deleted_or_not_there() {
     let value = |body: &str| GoogleAdmin.read_value(&reply(200, &[], body));
     let good = value(&json!({"keyString": VALUE}).to_string()).ok().unwrap();
     assert_eq!(good.expose_str(), Some(VALUE));
-    for bad in ["{}", r#"{"keyString":""}"#, r#"{"keyString":"with spaces in it and more"}"#, r#"{"keyString":null}"#] {
+    for bad in [
+        "{}",
+        r#"{"keyString":""}"#,
+        r#"{"keyString":"with spaces in it and more"}"#,
+        r#"{"keyString":null}"#,
+    ] {
         assert_eq!(value(bad).err().unwrap().class, ErrorClass::Garbled, "{bad}");
     }
 }
@@ -163,7 +168,8 @@ fn a_key_is_there_deleted_or_not_there() {
 #[test]
 fn a_list_tells_ids_and_leaves_deleted_keys_out() {
     let page = |body: &str| GoogleAdmin.read_list(&account(), None, &reply(200, &[], body));
-    let all = json!({"keys": [key(ID, false), key("by-hand", false), key("gone", true)], "nextPageToken": "n"});
+    let all =
+        json!({"keys": [key(ID, false), key("by-hand", false), key("gone", true)], "nextPageToken": "n"});
     let found = page(&all.to_string()).ok().unwrap();
     let names: Vec<_> = found.keys.iter().map(|key| (key.id.as_str(), key.name.as_str())).collect();
     assert_eq!(names, [(ID, ID), ("by-hand", "by-hand")]);

@@ -23,8 +23,9 @@ fn an_assertion_is_signed_for_googles_own_endpoint_and_for_an_hour() {
     assert_eq!(line, "POST https://oauth2.googleapis.com/token");
     assert_eq!(headers, ["accept: application/json", "content-type: application/x-www-form-urlencoded"]);
     let form = body(&request);
-    let assertion =
-        form.strip_prefix("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=").unwrap();
+    let assertion = form
+        .strip_prefix("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=")
+        .unwrap();
     let (signed, signature) = assertion.rsplit_once('.').unwrap();
     assert_eq!(signature, BASE64URL_NOPAD.encode(&key.sign(signed).unwrap()));
     let parts: Vec<Value> = signed
@@ -32,7 +33,10 @@ fn an_assertion_is_signed_for_googles_own_endpoint_and_for_an_hour() {
         .map(|part| serde_json::from_slice(&BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap())
         .collect();
     let [header, claims] = &parts[..] else { panic!("{signed}") };
-    assert_eq!(header, &json!({"alg": "RS256", "typ": "JWT", "kid": "0123456789abcdef0123456789abcdef01234567"}));
+    assert_eq!(
+        header,
+        &json!({"alg": "RS256", "typ": "JWT", "kid": "0123456789abcdef0123456789abcdef01234567"})
+    );
     assert_eq!(
         claims,
         &json!({
@@ -57,7 +61,8 @@ fn the_clusters_token_is_exchanged_and_another_account_acted_as() {
          &requested_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Aaccess_token\
          &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt&subject_token=head.body.sign"
     );
-    let request = for_impersonation(access, federation.impersonates.as_deref().unwrap(), &"ya29.federated".into());
+    let request =
+        for_impersonation(access, federation.impersonates.as_deref().unwrap(), &"ya29.federated".into());
     let request = request.ok().unwrap();
     let (line, headers) = shown(&request);
     assert_eq!(
@@ -66,7 +71,10 @@ fn the_clusters_token_is_exchanged_and_another_account_acted_as() {
     );
     assert!(headers.contains(&"authorization: Bearer ya29.federated".to_owned()));
     let sent: Value = serde_json::from_str(&body(&request)).unwrap();
-    assert_eq!(sent, json!({"scope": ["https://www.googleapis.com/auth/cloud-platform"], "lifetime": "3600s"}));
+    assert_eq!(
+        sent,
+        json!({"scope": ["https://www.googleapis.com/auth/cloud-platform"], "lifetime": "3600s"})
+    );
 }
 
 #[test]

@@ -35,8 +35,7 @@ impl Providers {
     /// refused as [`ErrorClass::IdSpent`], the id was a key's that is deleted.
     pub async fn mint_named(&self, account: &Account, id: &ProviderKeyId) -> Result<SecretBytes, MintError> {
         let calls = named_by_callers(account).map_err(MintError::NotSent)?;
-        let reply =
-            self.send_mint(account, id.handle(), |account| calls.mint_request(account, id)).await?;
+        let reply = self.send_mint(account, id.handle(), |account| calls.mint_request(account, id)).await?;
         let mut making = minted_or(account, calls.read_making(&reply))?;
         for pause in PAUSES {
             let Making::UnderWay(operation) = &making else { break };

@@ -3,7 +3,6 @@
 use super::{
     Account, AzureAccess, CallError, ErrorClass, MintError, Minting, ProviderKeyId, Providers, Slots,
     client::{admin, scrubbed},
-    exchange::{Reply, Request, Unsendable},
 };
 use crate::crypto::SecretBytes;
 
@@ -27,9 +26,8 @@ impl Providers {
     /// The call failed: nothing is known.
     pub async fn slots(&self, account: &Account) -> Result<Vec<SlotKey>, CallError> {
         let (calls, access) = slots_of(account)?;
-        let reply = self.with_token("list_slots", account, |token| {
-            calls.read_request(access, account.project(), token)
-        });
+        let reply = self
+            .with_token("list_slots", account, |token| calls.read_request(access, account.project(), token));
         let reply = reply.await.map_err(|lost| lost.error)?;
         calls.read_slots(&reply).map_err(|error| scrubbed(error, account))
     }

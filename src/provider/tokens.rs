@@ -207,7 +207,11 @@ mod tests {
             (400, "<html>", ErrorClass::Garbled),
             (302, "", ErrorClass::UnexpectedRedirect),
             (200, "{}", ErrorClass::Garbled),
-            (200, r#"{"token_type":"Bearer","expires_in":1,"access_token":"a b c d e f"}"#, ErrorClass::Garbled),
+            (
+                200,
+                r#"{"token_type":"Bearer","expires_in":1,"access_token":"a b c d e f"}"#,
+                ErrorClass::Garbled,
+            ),
             (200, r#"{"token_type":"PoP","expires_in":1,"access_token":"abcdefgh"}"#, ErrorClass::Garbled),
         ] {
             let failed = read_token(&reply(status, &[], body)).err().unwrap();

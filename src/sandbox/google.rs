@@ -90,9 +90,12 @@ pub(super) fn of_fault(answer: Answer) -> Option<ApiError> {
         Answer::MissingScopes { status } => (status_of(status), "PERMISSION_DENIED", None, None),
         Answer::UnsupportedCountry => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION", None, None),
         Answer::NotFound => return Some(gone()),
-        Answer::RateLimited { retry_after_seconds } => {
-            (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED", Some("RATE_LIMIT_EXCEEDED"), retry_after_seconds)
-        }
+        Answer::RateLimited { retry_after_seconds } => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "RESOURCE_EXHAUSTED",
+            Some("RATE_LIMIT_EXCEEDED"),
+            retry_after_seconds,
+        ),
         Answer::InsufficientQuota => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED", None, None),
         Answer::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", None, None),
         Answer::Unavailable { retry_after_seconds } => {
@@ -120,11 +123,21 @@ impl World {
     }
 
     /// Does what the call asks for, if the caller may.
-    pub(super) fn execute_google(&mut self, call: &Call, credential: &Credential, now: DateTime<Utc>) -> Outcome {
+    pub(super) fn execute_google(
+        &mut self,
+        call: &Call,
+        credential: &Credential,
+        now: DateTime<Utc>,
+    ) -> Outcome {
         self.google(call, credential, now).unwrap_or_else(Outcome::from)
     }
 
-    fn google(&mut self, call: &Call, credential: &Credential, now: DateTime<Utc>) -> Result<Outcome, ApiError> {
+    fn google(
+        &mut self,
+        call: &Call,
+        credential: &Credential,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, ApiError> {
         let input = call.input.as_ref().map_err(Clone::clone)?;
         match (call.operation, input) {
             (Operation::ExchangeAssertion | Operation::ExchangeSubject, Input::Grant(form)) => {
@@ -144,8 +157,10 @@ impl World {
             return self.operation(call.object.as_deref().unwrap_or_default(), now).map(Outcome::read);
         }
         // Google does not tell strangers whether there is such a project.
-        let stranger = || error(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "Permission denied on the project.");
-        let project = call.project.as_deref().and_then(|id| self.index_in(Dialect::Google, id)).ok_or_else(stranger)?;
+        let stranger =
+            || error(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "Permission denied on the project.");
+        let project =
+            call.project.as_deref().and_then(|id| self.index_in(Dialect::Google, id)).ok_or_else(stranger)?;
         match input {
             Input::CreateApiKey(body) => {
                 self.create_api_key(project, call.object.as_deref().unwrap_or_default(), body, now)
@@ -157,7 +172,11 @@ impl World {
 
     fn gemini(&mut self, credential: &Credential, now: DateTime<Utc>) -> Result<Outcome, ApiError> {
         let Credential::Bearer(presented) = credential else {
-            return Err(error(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "Method doesn't allow unregistered callers."));
+            return Err(error(
+                StatusCode::FORBIDDEN,
+                "PERMISSION_DENIED",
+                "Method doesn't allow unregistered callers.",
+            ));
         };
         let Verdict::Key(place) = self.judge(presented, now) else {
             let known = self.place(&presented.digest).and_then(|place| self.key_at(place));
@@ -167,7 +186,8 @@ impl World {
         if !self.speaks(place.project, Dialect::Google) {
             return Err(no_key());
         }
-        let kept = self.projects().get(place.project).and_then(|project| project.api_keys.get(&place.ordinal));
+        let kept =
+            self.projects().get(place.project).and_then(|project| project.api_keys.get(&place.ordinal));
         if kept.is_some_and(|key| !key.accepted) {
             return Err(ApiError::google(
                 StatusCode::FORBIDDEN,
@@ -224,7 +244,8 @@ impl World {
         let (kind, place) = place.ok_or_else(gone)?;
         let key = self.key_at(place).ok_or_else(gone)?;
         let lag = TimeDelta::milliseconds(self.settings(Some(place.project)).operation_lag_millis.into());
-        let begun = if kind == "akmd" { key.deletion.map_or(key.created_at, |it| it.at) } else { key.created_at };
+        let begun =
+            if kind == "akmd" { key.deletion.map_or(key.created_at, |it| it.at) } else { key.created_at };
         let name = format!("operations/{name}");
         if now < begun + lag {
             return Ok(json!({"name": name}));
@@ -236,12 +257,16 @@ impl World {
 
     fn api_keys(&self, project: usize, query: &ApiKeyPage, now: DateTime<Utc>) -> Result<Value, ApiError> {
         let cap = self.settings(Some(project)).max_page_size.clamp(1, 100);
-        let size = query.page_size.filter(|size| *size > 0).unwrap_or(100).min(usize::try_from(cap).unwrap_or(1));
-        let after: u64 = match query.page_token.as_deref().map(|token| token.strip_prefix("page/").map(str::parse)) {
-            None => 0,
-            Some(Some(Ok(after))) => after,
-            Some(_) => return Err(error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", "pageToken is not valid.")),
-        };
+        let size =
+            query.page_size.filter(|size| *size > 0).unwrap_or(100).min(usize::try_from(cap).unwrap_or(1));
+        let after: u64 =
+            match query.page_token.as_deref().map(|token| token.strip_prefix("page/").map(str::parse)) {
+                None => 0,
+                Some(Some(Ok(after))) => after,
+                Some(_) => {
+                    return Err(error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", "pageToken is not valid."));
+                }
+            };
         let keys = self.projects().get(project).map(|project| &project.keys).into_iter().flatten();
         let visible = |key: &Key| {
             let deleted = key.deletion.filter(|_| !query.show_deleted);

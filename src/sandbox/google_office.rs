@@ -23,8 +23,7 @@ use super::{
 /// Who asks for tokens.
 const MINTER: &str = "minter@sandbox-llm.iam.gserviceaccount.com";
 const KEY_ID: &str = "0123456789abcdef0123456789abcdef01234567";
-const AUDIENCE: &str =
-    "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/sandbox/providers/cluster";
+const AUDIENCE: &str = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/sandbox/providers/cluster";
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 /// Whom assertions are made out to.
@@ -70,8 +69,10 @@ impl Office {
     fn has_signed(&self, assertion: &str, now: DateTime<Utc>) -> bool {
         let Some((signed, signature)) = assertion.rsplit_once('.') else { return false };
         let Some(key) = &self.key else { return false };
-        let genuine = key.sign(signed.as_bytes()).is_ok_and(|made| BASE64URL_NOPAD.encode(&made) == signature);
-        let claims = signed.split_once('.').and_then(|(_, claims)| BASE64URL_NOPAD.decode(claims.as_bytes()).ok());
+        let genuine =
+            key.sign(signed.as_bytes()).is_ok_and(|made| BASE64URL_NOPAD.encode(&made) == signature);
+        let claims =
+            signed.split_once('.').and_then(|(_, claims)| BASE64URL_NOPAD.decode(claims.as_bytes()).ok());
         let claims: Option<Value> = claims.and_then(|claims| serde_json::from_slice(&claims).ok());
         let Some(claims) = claims.filter(|_| genuine) else { return false };
         let at = |name: &str| claims[name].as_i64().unwrap_or_default();
@@ -91,8 +92,9 @@ pub(super) fn federation_file(impersonates: bool) -> String {
         "token_url": "https://sts.googleapis.com/v1/token", "credential_source": {"file": "/var/run/secrets/elsewhere"},
     });
     if impersonates {
-        let url =
-            format!("https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{MINTER}:generateAccessToken");
+        let url = format!(
+            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{MINTER}:generateAccessToken"
+        );
         file["service_account_impersonation_url"] = Value::from(url);
     }
     file.to_string()
@@ -116,7 +118,11 @@ pub(super) struct GrantForm {
 
 impl World {
     /// A token for the account that the caller acts as.
-    pub(super) fn impersonate(&mut self, email: Option<&str>, now: DateTime<Utc>) -> Result<Outcome, ApiError> {
+    pub(super) fn impersonate(
+        &mut self,
+        email: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, ApiError> {
         if email != Some(MINTER) {
             return Err(error(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "It may not act as that account."));
         }
@@ -131,7 +137,12 @@ impl World {
         token.as_str().to_owned()
     }
 
-    pub(super) fn grant_google(&mut self, by: Operation, form: &GrantForm, now: DateTime<Utc>) -> Result<Outcome, ApiError> {
+    pub(super) fn grant_google(
+        &mut self,
+        by: Operation,
+        form: &GrantForm,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, ApiError> {
         let jwt = "urn:ietf:params:oauth:token-type:jwt";
         let good = if by == Operation::ExchangeAssertion {
             form.grant_type == "urn:ietf:params:oauth:grant-type:jwt-bearer"

@@ -64,7 +64,9 @@ async fn by_subject(State(backend): Shared, body: Bytes) -> Response {
 async fn grant(backend: Arc<Backend>, operation: Operation, body: &Bytes) -> Response {
     let uri = std::str::from_utf8(body).ok().and_then(|text| format!("/?{text}").parse::<Uri>().ok());
     let form = uri.and_then(|uri| Query::<GrantForm>::try_from_uri(&uri).ok());
-    let input = form.map(|Query(form)| form).ok_or_else(|| ApiError::no_grant("invalid_request", "Required parameter is missing."));
+    let input = form
+        .map(|Query(form)| form)
+        .ok_or_else(|| ApiError::no_grant("invalid_request", "Required parameter is missing."));
     let shown = match &input {
         Ok(form) => form.assertion.clone().or_else(|| form.subject_token.clone()),
         Err(_) => None,
@@ -88,7 +90,8 @@ async fn list_keys(
     Path(project): Path<String>,
     query: Result<Query<ApiKeyPage>, QueryRejection>,
 ) -> Response {
-    let input = query.map(|Query(page)| Input::ApiKeyPage(page)).map_err(|_| bad("The query cannot be read."));
+    let input =
+        query.map(|Query(page)| Input::ApiKeyPage(page)).map_err(|_| bad("The query cannot be read."));
     send(backend, &headers, Operation::ListApiKeys, Some(project), None, input).await
 }
 

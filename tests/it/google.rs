@@ -167,7 +167,9 @@ async fn a_lost_answer_leaves_a_key_that_its_id_finds_and_that_is_made_no_second
         sandbox.add_fault(FaultRule::on(Operation::CreateApiKey, fault.clone()).times(1));
         let failed = providers.mint_named(&account, &id(number)).await.err().unwrap();
         assert!(matches!(failed, MintError::UnknownOutcome(_)), "{fault:?}: {failed}");
-        let Ok(Named::There(found)) = providers.named(&account, &id(number)).await else { panic!("{fault:?}") };
+        let Ok(Named::There(found)) = providers.named(&account, &id(number)).await else {
+            panic!("{fault:?}")
+        };
         assert_eq!(made(&providers, &account, &id(number)).await, text(&found));
         assert_eq!(u32::try_from(sandbox.live_keys(PROJECT).len()), Ok(number), "{fault:?}");
     }
@@ -281,7 +283,8 @@ async fn names_delivers_rotates_revokes_and_sweeps() {
     assert!(created.len() > 2 && created[1..].iter().all(|call| call.name == created[1].name), "{created:?}");
     assert_eq!(sandbox.keys(&t.project).len(), 2);
     sandbox.set_settings(Some(&t.project), lags.clone());
-    t.until("gemini", "the pod holds the first", |k| because(k, "OverlapActive", "WaitingForConsumers")).await;
+    t.until("gemini", "the pod holds the first", |k| because(k, "OverlapActive", "WaitingForConsumers"))
+        .await;
     assert!(sandbox.accepts(&first), "both work during the overlap");
     assert!(t.calls(Operation::DeleteApiKey).is_empty());
     remove_pod(&t).await;

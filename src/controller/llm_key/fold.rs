@@ -368,8 +368,11 @@ impl Observed {
         let (Subject::Delivered(version), LedgerView::Present(ledger)) = (subject, &self.ledger) else {
             return false;
         };
-        let made = ledger.record.version(version).filter(|v| v.origin == Origin::Minted && v.key_of.is_none());
-        made.is_some_and(|v| (env.now - v.created_at).to_std().is_ok_and(|age| age < env.timings.new_key_deadline))
+        let made =
+            ledger.record.version(version).filter(|v| v.origin == Origin::Minted && v.key_of.is_none());
+        made.is_some_and(|v| {
+            (env.now - v.created_at).to_std().is_ok_and(|age| age < env.timings.new_key_deadline)
+        })
     }
 
     /// The provider's word on a pool's key outlives the next one's: else both would be asked in turn without end.

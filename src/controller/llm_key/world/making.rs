@@ -67,7 +67,8 @@ impl World {
 
     /// A key that an intent has named, and what it is.
     pub fn look_for_named(&self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
-        let id = record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(Undone::Changed)?;
+        let id =
+            record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(Undone::Changed)?;
         Ok(match self.provider.keys.iter().find(|key| key.id == id) {
             None => Learned::LookedUp(false),
             Some(key) if key.revoked.is_some() => Learned::Spent,
