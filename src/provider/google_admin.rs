@@ -99,7 +99,7 @@ impl Admin for GoogleAdmin {
     }
 
     fn read_account(&self, _account: &Account, reply: &Reply) -> Result<(), CallError> {
-        read::<List>(reply).map(drop)
+        list(reply).map(drop)
     }
 
     fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable> {
@@ -110,7 +110,7 @@ impl Admin for GoogleAdmin {
 
     /// A key's name here is its id, which nobody can change, unlike its display name.
     fn read_list(&self, _account: &Account, _after: Option<&str>, reply: &Reply) -> Result<Page, CallError> {
-        let List { keys, next_page_token } = read(reply)?;
+        let List { keys, next_page_token } = list(reply)?;
         let garbled = |code| reply.error(ErrorClass::Garbled, code);
         let keys = keys.into_iter().filter(|key| key.delete_time.is_none()).map(|key| {
             let name = key.id().unwrap_or_default().to_owned();
@@ -255,6 +255,13 @@ impl Failed {
 
 fn read<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, CallError> {
     if reply.succeeded() { reply.read() } else { Err(failure(reply)) }
+}
+
+/// A list without keys is an object without fields; any other object is none.
+fn list(reply: &Reply) -> Result<List, CallError> {
+    let list = read(reply)?;
+    let body = reply.object().filter(|body| body.is_empty() || body.contains_key("keys"));
+    body.map(|_| list).ok_or_else(|| reply.error(ErrorClass::Garbled, "NoList"))
 }
 
 fn status(reply: &Reply) -> Option<String> {

@@ -180,6 +180,7 @@ fn a_list_tells_ids_and_leaves_deleted_keys_out() {
     assert!(page(r#"{"keys":[],"nextPageToken":""}"#).ok().unwrap().next.is_none());
     for bad in [
         "[]".to_owned(),
+        r#"{"status":"ok"}"#.to_owned(),
         "<html>".to_owned(),
         json!({"keys": [{"name": "no id"}]}).to_string(),
         json!({"keys": [key("a b", false)]}).to_string(),
