@@ -37,8 +37,8 @@ fn federation_file() -> Value {
 }
 
 fn of(block: &Value, data: &[(&str, &str)]) -> Result<Account, AccountError> {
-    let endpoint = Endpoint::public(ProviderType::Google).unwrap();
-    let block: GoogleAccount = serde_json::from_value(block.clone()).unwrap();
+    let endpoint = Endpoint::public(ProviderType::Google).map_err(|_| AccountError::BadUrl)?;
+    let block: GoogleAccount = serde_json::from_value(block.clone()).map_err(|_| AccountError::BadProject)?;
     let data = data.iter().map(|(name, value)| ((*name).to_owned(), SecretBytes::from(*value))).collect();
     Account::of_google(&endpoint, &block, &data)
 }

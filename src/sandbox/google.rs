@@ -259,14 +259,17 @@ impl World {
         let cap = self.settings(Some(project)).max_page_size.clamp(1, 100);
         let size =
             query.page_size.filter(|size| *size > 0).unwrap_or(100).min(usize::try_from(cap).unwrap_or(1));
-        let after: u64 =
-            match query.page_token.as_deref().map(|token| token.strip_prefix("page/").map(str::parse)) {
-                None => 0,
-                Some(Some(Ok(after))) => after,
-                Some(_) => {
-                    return Err(error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", "pageToken is not valid."));
-                }
-            };
+        let after: u64 = match query
+            .page_token
+            .as_deref()
+            .map(|token| token.strip_prefix("page/").map(str::parse))
+        {
+            None => 0,
+            Some(Some(Ok(after))) => after,
+            Some(_) => {
+                return Err(error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", "pageToken is not valid."));
+            }
+        };
         let keys = self.projects().get(project).map(|project| &project.keys).into_iter().flatten();
         let visible = |key: &Key| {
             let deleted = key.deletion.filter(|_| !query.show_deleted);

@@ -359,8 +359,9 @@ impl Observed {
             Some(health) if health.fingerprint == fingerprint => health,
             _ => slot.insert(Health::unknown(fingerprint, env.now)),
         };
-        let verdict = if spreads && health.accepted.is_none() { Verdict::Unknown } else { verdict };
-        health.observe(verdict, env.now, self.key.threshold);
+        // However often it is refused meanwhile, that confirms nothing.
+        let threshold = if spreads && health.accepted.is_none() { i32::MAX } else { self.key.threshold };
+        health.observe(verdict, env.now, threshold);
     }
 
     /// A key that was delivered as soon as it was made, and that may not be known to all of the provider yet.

@@ -77,7 +77,7 @@ impl Actor<'_> {
         }
         let id = Self::key_id(o, version)?;
         let found = if is_named(o, version)? {
-            self.ctx.providers.named(&account, &id).await.map(|found| self.found(o, id, found))
+            self.ctx.providers.named(&account, &id).await.map(|found| self.found(o, &id, found))
         } else {
             let there = self.ctx.providers.exists(&account, &id).await;
             there.map(|there| Ok(Learned::LookedUp(there == Some(true))))
@@ -89,7 +89,7 @@ impl Actor<'_> {
     }
 
     /// A key that an intent has named: found, it is as good as just made.
-    fn found(&mut self, o: &Observed, id: ProviderKeyId, found: Named) -> Result<Learned, NotDone> {
+    fn found(&mut self, o: &Observed, id: &ProviderKeyId, found: Named) -> Result<Learned, NotDone> {
         let record = record(o)?;
         Ok(match found {
             Named::There(secret) => {
