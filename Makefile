@@ -44,7 +44,7 @@ test: test-tools lint ## Everything that must hold: lints, unit tests, and tests
 	$(call stage,tests,$(CARGO) test --features testbed --locked)
 
 .PHONY: crds
-crds: ## Write the CRDs from the Rust types
+crds: ## Write the CRDs and docs/reference.md from the Rust types
 	$(CARGO) run --quiet --bin crdgen
 
 .PHONY: up
