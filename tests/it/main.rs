@@ -29,6 +29,7 @@ mod events;
 mod examples;
 mod fleet;
 mod gitops;
+mod guides;
 mod health;
 mod helm;
 mod history;
