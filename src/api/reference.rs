@@ -76,10 +76,10 @@ fn messages(schema: &Value) -> impl Iterator<Item = &str> {
         .filter_map(|rule| rule["message"].as_str())
 }
 
-/// What admission refuses of the whole, as a list.
+/// What admission asks of the whole, as a list.
 fn rules(schema: &Value) -> String {
     let list: String = messages(schema).map(|message| format!("- {message}\n")).collect();
-    if list.is_empty() { list } else { format!("\nRefused at admission otherwise:\n\n{list}") }
+    if list.is_empty() { list } else { format!("\nWhat admission asks for:\n\n{list}") }
 }
 
 /// A row for each field below `schema`.
@@ -208,7 +208,7 @@ A resource of a namespace; `kubectl get things`, short `x`.
 
 What.
 
-Refused at admission otherwise:
+What admission asks for:
 
 - one of both
 
