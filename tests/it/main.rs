@@ -52,6 +52,7 @@ mod provider_faults;
 mod released;
 mod replicas;
 mod restart;
+mod restore;
 mod rotation;
 mod sandbox;
 mod sandbox_faults;
