@@ -21,7 +21,7 @@ pub fn reference() -> String {
 
 /// A chapter for each CRD. One whose fields are those of a kind before it refers to that one.
 fn page(crds: &[Value]) -> String {
-    let mut page = HEAD.to_owned();
+    let mut page = vec![HEAD.to_owned()];
     for (place, crd) in crds.iter().enumerate() {
         let fields = |crd: &Value| schema(crd)["properties"].clone();
         let kind = |crd: &Value| crd["spec"]["names"]["kind"].as_str().unwrap_or_default().to_owned();
@@ -29,30 +29,32 @@ fn page(crds: &[Value]) -> String {
         let scope = if crd["spec"]["scope"] == "Cluster" { "of the cluster" } else { "of a namespace" };
         let short: Vec<&str> = texts(&names["shortNames"]).collect();
         let root = schema(crd);
-        page += &format!(
+        page.push(format!(
             "\n## {}\n\n{}\n\nA resource {scope}; `kubectl get {}`, short `{}`.\n",
             kind(crd),
             sentence(root),
             names["plural"].as_str().unwrap_or_default(),
             short.join("`, `"),
-        );
+        ));
         if let Some(same) = crds.iter().take(place).find(|before| fields(before) == fields(crd)) {
             let same = kind(same);
-            page += &format!("\nIts fields are those of [{same}](#{}).\n", same.to_lowercase());
+            page.push(format!("\nIts fields are those of [{same}](#{}).\n", same.to_lowercase()));
             continue;
         }
-        page += &rules(root);
+        page.push(rules(root));
         for part in ["spec", "status"] {
             let schema = &root["properties"][part];
             if schema.is_object() {
-                page += &format!("\n### {} {part}\n\n{}\n", kind(crd), sentence(schema));
-                page += &rules(schema);
-                page += "\n| Field | Type | Default | Bounds | Description |\n|---|---|---|---|---|\n";
+                page.push(format!("\n### {} {part}\n\n{}\n", kind(crd), sentence(schema)));
+                page.push(rules(schema));
+                page.push(
+                    "\n| Field | Type | Default | Bounds | Description |\n|---|---|---|---|---|\n".to_owned(),
+                );
                 rows(part, schema, &mut page);
             }
         }
     }
-    page
+    page.concat()
 }
 
 fn schema(crd: &Value) -> &Value {
@@ -78,23 +80,26 @@ fn messages(schema: &Value) -> impl Iterator<Item = &str> {
 
 /// What admission asks of the whole, as a list.
 fn rules(schema: &Value) -> String {
-    let list: String = messages(schema).map(|message| format!("- {message}\n")).collect();
-    if list.is_empty() { list } else { format!("\nWhat admission asks for:\n\n{list}") }
+    let list: Vec<String> = messages(schema).map(|message| format!("- {message}")).collect();
+    if list.is_empty() {
+        return String::new();
+    }
+    format!("\nWhat admission asks for:\n\n{}\n", list.join("\n"))
 }
 
 /// A row for each field below `schema`.
-fn rows(path: &str, schema: &Value, page: &mut String) {
+fn rows(path: &str, schema: &Value, page: &mut Vec<String>) {
     let none = Map::new();
     let required: Vec<&str> = texts(&schema["required"]).collect();
     for (name, field) in schema["properties"].as_object().unwrap_or(&none) {
         let path = format!("{path}.{name}");
-        row(&path, field, required.contains(&name.as_str()), page);
+        page.push(row(&path, field, required.contains(&name.as_str())));
         below(&path, field, page);
     }
 }
 
 /// The fields of an object, of a list's items, or of a map's values.
-fn below(path: &str, field: &Value, page: &mut String) {
+fn below(path: &str, field: &Value, page: &mut Vec<String>) {
     rows(path, field, page);
     for (inner, sign) in [("items", "[]"), ("additionalProperties", "{}")] {
         if field[inner].is_object() {
@@ -103,7 +108,7 @@ fn below(path: &str, field: &Value, page: &mut String) {
     }
 }
 
-fn row(path: &str, field: &Value, required: bool, page: &mut String) {
+fn row(path: &str, field: &Value, required: bool) -> String {
     let default = field.get("default").map(|value| match value {
         Value::String(text) => format!("`{text}`"),
         other => format!("`{other}`"),
@@ -114,7 +119,7 @@ fn row(path: &str, field: &Value, required: bool, page: &mut String) {
         [format!("`{path}`"), kind(field), default.unwrap_or_default(), bounds.join("; "), sentence(field)];
     // A bar would end the cell, in code too.
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', r"\|")).collect();
-    page.push_str(&format!("| {} |\n", cells.join(" | ")));
+    format!("| {} |\n", cells.join(" | "))
 }
 
 fn is_duration(field: &Value) -> bool {

@@ -119,7 +119,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// mdBook leaves out of the site what its table of contents does not name, and breaks links to it.
+/// `mdBook` leaves out of the site what its table of contents does not name, and breaks links to it.
 #[test]
 fn the_sites_table_of_contents_has_every_page_once() {
     let docs = source_dir().join("docs");
