@@ -13,6 +13,7 @@ mod pool;
 mod rotation_policy;
 mod rotation_status;
 mod time;
+mod usage;
 
 pub use conditions::{ConditionStatus, ConditionType, Conditions, Reason};
 pub use crds::{all as crds, crd};
@@ -24,6 +25,7 @@ pub use pool::*;
 pub use rotation_policy::*;
 pub use rotation_status::*;
 pub use time::{from_k8s, parse_rfc3339, rfc3339, to_k8s};
+pub use usage::*;
 
 /// API group of every kind of this operator.
 pub const GROUP: &str = "llmkeys.dev";
