@@ -174,8 +174,22 @@ fn total(status: &LLMKeyStatus) -> Used {
         .filter_map(|v| Some((v.provider_key_id.as_deref()?, Amounts::from(v.usage.as_ref()?).into())))
         .collect();
     let mut total = Used::default();
-    by_id.into_values().for_each(|used| total.add(used));
+    for used in by_id.into_values() {
+        total.add(used);
+    }
     total
+}
+
+/// What the published key has used in all, in a line; none if nothing is reported.
+pub fn words(status: &LLMKeyStatus) -> Option<String> {
+    let used = Amounts::from(status.usage.as_ref()?.total.as_ref()?);
+    let parts = [
+        used.requests.map(|n| format!("{n} requests")),
+        used.tokens().map(|n| format!("{n} tokens")),
+        used.cost.map(|cost| format!("{cost} USD")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("{} with this key", parts.join(", ")))
 }
 
 fn sums(rows: Vec<Row>, of: impl Fn(&Row) -> Row) -> Vec<Row> {
@@ -195,133 +209,113 @@ fn sums(rows: Vec<Row>, of: impl Fn(&Row) -> Row) -> Vec<Row> {
 
 /// The answer for people; `wide` has more columns.
 pub fn text(report: &Report, by: By, wide: bool, now: DateTime<Utc>) -> String {
+    let rows = &report.rows;
     let mut blocks = Vec::new();
-    let dash = |text: Option<&String>| text.cloned().unwrap_or_else(|| "-".to_owned());
-    let age = |row: &Row| {
-        let as_of = row.as_of.as_deref().and_then(parse_rfc3339);
-        as_of.map_or_else(|| "-".to_owned(), |at| span(now - at))
-    };
-    if report.rows.is_empty() {
-        // The notes say why.
-    } else if by == By::Key {
-        let cells = |row: &Row| {
-            let [requests, tokens, cost] = row.window.cells();
-            let [all_requests, all_tokens, all_cost] = row.total.cells();
-            let place = [dash(row.namespace.as_ref()), dash(row.name.as_ref()), dash(row.provider.as_ref())];
-            let [namespace, name, provider] = place;
-            [namespace, name, provider, requests, tokens, cost, all_requests, all_tokens, all_cost, age(row)]
-        };
-        let heads = [
-            "NAMESPACE",
-            "NAME",
-            "PROVIDER",
-            "REQUESTS",
-            "TOKENS",
-            "USD",
-            "TOTAL-REQUESTS",
-            "TOTAL-TOKENS",
-            "TOTAL-USD",
-            "AS-OF",
-        ];
-        if wide {
-            let [
-                namespace,
-                name,
-                provider,
-                requests,
-                tokens,
-                cost,
-                all_requests,
-                all_tokens,
-                all_cost,
-                as_of,
-            ] = heads;
-            let heads = [
-                namespace,
-                name,
-                provider,
-                "SINCE",
-                requests,
-                tokens,
-                cost,
-                "KEY-REQUESTS",
-                "KEY-TOKENS",
-                "KEY-USD",
-                all_requests,
-                all_tokens,
-                all_cost,
-                as_of,
-            ];
-            let rows: Vec<[String; 14]> = report
-                .rows
-                .iter()
-                .map(|row| {
-                    let [
-                        namespace,
-                        name,
-                        provider,
-                        requests,
-                        tokens,
-                        cost,
-                        all_requests,
-                        all_tokens,
-                        all_cost,
-                        as_of,
-                    ] = cells(row);
-                    let [key_requests, key_tokens, key_cost] = row.current.unwrap_or_default().cells();
-                    [
-                        namespace,
-                        name,
-                        provider,
-                        dash(row.since.as_ref()),
-                        requests,
-                        tokens,
-                        cost,
-                        key_requests,
-                        key_tokens,
-                        key_cost,
-                        all_requests,
-                        all_tokens,
-                        all_cost,
-                        as_of,
-                    ]
-                })
-                .collect();
-            blocks.push(table(heads, &rows));
-        } else {
-            let rows: Vec<[String; 10]> = report.rows.iter().map(cells).collect();
-            blocks.push(table(heads, &rows));
-        }
-    } else {
-        let rows: Vec<[String; 10]> = report
-            .rows
-            .iter()
-            .map(|row| {
-                let [requests, tokens, cost] = row.window.cells();
-                let [all_requests, all_tokens, all_cost] = row.total.cells();
-                let of = row.namespace.as_ref().or(row.provider.as_ref());
-                let (keys, reported) = (row.keys.to_string(), row.reported.to_string());
-                let of = dash(of);
-                [of, keys, reported, requests, tokens, cost, all_requests, all_tokens, all_cost, age(row)]
-            })
-            .collect();
-        let of = if by == By::Provider { "PROVIDER" } else { "NAMESPACE" };
-        let heads = [
-            of,
-            "KEYS",
-            "REPORTED",
-            "REQUESTS",
-            "TOKENS",
-            "USD",
-            "TOTAL-REQUESTS",
-            "TOTAL-TOKENS",
-            "TOTAL-USD",
-            "AS-OF",
-        ];
-        blocks.push(table(heads, &rows));
+    // Where there are none, the notes say why.
+    if !rows.is_empty() {
+        blocks.push(match (by, wide) {
+            (By::Key, false) => narrow_table(rows, now),
+            (By::Key, true) => wide_table(rows, now),
+            (By::Provider, _) => sums_table("PROVIDER", rows, now),
+            (By::Namespace, _) => sums_table("NAMESPACE", rows, now),
+        });
     }
     blocks.extend(notes(&report.notes));
     blocks.join("\n")
+}
+
+fn dash(text: Option<&String>) -> String {
+    text.cloned().unwrap_or_else(|| "-".to_owned())
+}
+
+/// How long ago the provider was asked that first told it.
+fn age(row: &Row, now: DateTime<Utc>) -> String {
+    let as_of = row.as_of.as_deref().and_then(parse_rfc3339);
+    as_of.map_or_else(|| "-".to_owned(), |at| span(now - at))
+}
+
+fn place(row: &Row) -> [String; 3] {
+    [row.namespace.as_ref(), row.name.as_ref(), row.provider.as_ref()].map(dash)
+}
+
+fn narrow_table(rows: &[Row], now: DateTime<Utc>) -> String {
+    let rows: Vec<[String; 10]> = rows
+        .iter()
+        .map(|row| {
+            let [a, b, c] = place(row);
+            let [d, e, f] = row.window.cells();
+            let [g, h, i] = row.total.cells();
+            [a, b, c, d, e, f, g, h, i, age(row, now)]
+        })
+        .collect();
+    let heads = [
+        "NAMESPACE",
+        "NAME",
+        "PROVIDER",
+        "REQUESTS",
+        "TOKENS",
+        "USD",
+        "TOTAL-REQUESTS",
+        "TOTAL-TOKENS",
+        "TOTAL-USD",
+        "AS-OF",
+    ];
+    table(heads, &rows)
+}
+
+fn wide_table(rows: &[Row], now: DateTime<Utc>) -> String {
+    let rows: Vec<[String; 14]> = rows
+        .iter()
+        .map(|row| {
+            let [a, b, c] = place(row);
+            let [d, e, f] = row.window.cells();
+            let [g, h, i] = row.current.unwrap_or_default().cells();
+            let [j, k, l] = row.total.cells();
+            [a, b, c, dash(row.since.as_ref()), d, e, f, g, h, i, j, k, l, age(row, now)]
+        })
+        .collect();
+    let heads = [
+        "NAMESPACE",
+        "NAME",
+        "PROVIDER",
+        "SINCE",
+        "REQUESTS",
+        "TOKENS",
+        "USD",
+        "KEY-REQUESTS",
+        "KEY-TOKENS",
+        "KEY-USD",
+        "TOTAL-REQUESTS",
+        "TOTAL-TOKENS",
+        "TOTAL-USD",
+        "AS-OF",
+    ];
+    table(heads, &rows)
+}
+
+fn sums_table(of: &'static str, rows: &[Row], now: DateTime<Utc>) -> String {
+    let rows: Vec<[String; 10]> = rows
+        .iter()
+        .map(|row| {
+            let name = dash(row.namespace.as_ref().or(row.provider.as_ref()));
+            let [a, b, c] = row.window.cells();
+            let [d, e, f] = row.total.cells();
+            [name, row.keys.to_string(), row.reported.to_string(), a, b, c, d, e, f, age(row, now)]
+        })
+        .collect();
+    let heads = [
+        of,
+        "KEYS",
+        "REPORTED",
+        "REQUESTS",
+        "TOKENS",
+        "USD",
+        "TOTAL-REQUESTS",
+        "TOTAL-TOKENS",
+        "TOTAL-USD",
+        "AS-OF",
+    ];
+    table(heads, &rows)
 }
 
 #[cfg(test)]
@@ -334,7 +328,7 @@ mod tests {
         "2027-01-03T10:00:00Z".parse().unwrap()
     }
 
-    fn key(namespace: &str, name: &str, provider: &str, usage: Value, versions: Value) -> LLMKey {
+    fn key(namespace: &str, name: &str, provider: &str, usage: &Value, versions: &Value) -> LLMKey {
         serde_json::from_value(json!({
             "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey", "metadata": {"name": name, "namespace": namespace},
             "spec": {"providerRef": {"name": "x"}, "source": {"mint": {}}},
@@ -343,7 +337,7 @@ mod tests {
         .unwrap()
     }
 
-    fn version(n: i32, id: &str, usage: Value) -> Value {
+    fn version(n: i32, id: &str, usage: &Value) -> Value {
         json!({"version": n, "state": "Current", "origin": "Minted", "reason": "Initial", "providerKeyID": id, "usage": usage})
     }
 
@@ -358,17 +352,17 @@ mod tests {
                     "team-a",
                     "chat",
                     "OpenAI (openai)",
-                    json!({"reason": "Reported", "asOf": "2027-01-03T08:00:00Z", "window": today, "total": all}),
-                    json!([version(3, "b", all.clone()), version(2, "a", old.clone()), version(1, "a", old)]),
+                    &json!({"reason": "Reported", "asOf": "2027-01-03T08:00:00Z", "window": today, "total": all}),
+                    &json!([version(3, "b", &all), version(2, "a", &old), version(1, "a", &old)]),
                 ),
                 key(
                     "team-a",
                     "route",
                     "OpenRouter (router)",
-                    json!({"reason": "Reported", "asOf": "2027-01-03T09:59:00Z", "window": yesterday, "total": {"costUSD": "0.50"}}),
-                    json!([version(1, "c", json!({"costUSD": "0.50"}))]),
+                    &json!({"reason": "Reported", "asOf": "2027-01-03T09:59:00Z", "window": yesterday, "total": {"costUSD": "0.50"}}),
+                    &json!([version(1, "c", &json!({"costUSD": "0.50"}))]),
                 ),
-                key("team-b", "own", "Groq", json!({"reason": "NotReported"}), json!([])),
+                key("team-b", "own", "Groq", &json!({"reason": "NotReported"}), &json!([])),
             ],
             ..Objects::default()
         }
@@ -391,6 +385,13 @@ team-b      own     Groq                  -          -        -      -          
         let json = serde_json::to_value(&told).unwrap();
         assert_eq!(json["rows"][0]["total"]["costUSD"], "2.00");
         assert_eq!(json["rows"][1]["total"]["requests"], Value::Null);
+    }
+
+    #[test]
+    fn a_line_tells_what_is_reported_of_the_published_key() {
+        let told: Vec<_> = objects().keys.iter().map(|key| words(key.status.as_ref().unwrap())).collect();
+        let full = "40 requests, 1000 tokens, 1.25 USD with this key".to_owned();
+        assert_eq!(told, [Some(full), Some("0.50 USD with this key".to_owned()), None]);
     }
 
     #[test]

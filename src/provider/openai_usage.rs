@@ -19,8 +19,8 @@ use crate::domain::usage::Micros;
 struct Page<R> {
     data: Vec<Bucket<R>>,
     has_more: bool,
-    #[serde(default)]
-    next_page: Option<String>,
+    #[serde(default, rename = "next_page")]
+    next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -146,7 +146,7 @@ fn rows<R: DeserializeOwned>(
             }
         }
     }
-    match (page.has_more, page.next_page) {
+    match (page.has_more, page.next) {
         (false, _) => Ok(None),
         (true, Some(next)) => Ok(Some(next)),
         (true, None) => Err(reply.error(ErrorClass::Garbled, "InconsistentList")),

@@ -35,9 +35,9 @@ fn status(run: &Run) -> &LLMKeyStatus {
     run.world.key.as_ref().unwrap().status.as_ref().unwrap()
 }
 
-fn shown(n: i64, cost: &str) -> Option<UsageAmounts> {
+fn shown(n: i64, cost: &str) -> UsageAmounts {
     let (requests, cost_usd) = (Some(n), Some(cost.to_owned()));
-    Some(UsageAmounts { requests, cost_usd, ..UsageAmounts::default() })
+    UsageAmounts { requests, cost_usd, ..UsageAmounts::default() }
 }
 
 /// A key whose policy lets it be used for 100 requests.
@@ -66,9 +66,9 @@ fn a_key_that_has_used_its_share_is_replaced_once() {
     tell(&mut run.world, 2, at(7200), requests(1));
     run.until(&[], 48 * 3600).unwrap();
     assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
-    assert_eq!(status(&run).usage.as_ref().unwrap().total, shown(1, "0.25"));
+    assert_eq!(status(&run).usage.as_ref().unwrap().total, Some(shown(1, "0.25")));
     let told = |n: i32| status(&run).versions.iter().find(|v| v.version == n).unwrap().usage.clone();
-    assert_eq!((told(1), told(2)), (shown(500, "125.00"), shown(1, "0.25")));
+    assert_eq!((told(1), told(2)), (Some(shown(500, "125.00")), Some(shown(1, "0.25"))));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn it_waits_for_the_overlap_of_the_last_rotation_and_holds_where_schedules_do() 
 
     let mut held = limited();
     held.world.edit(|key| {
-        drop(key.metadata.annotations.get_or_insert_default().insert(PAUSED.into(), "true".into()))
+        drop(key.metadata.annotations.get_or_insert_default().insert(PAUSED.into(), "true".into()));
     });
     tell(&mut held.world, 1, at(601), requests(100));
     held.until(&[], 700).unwrap();
@@ -145,7 +145,7 @@ fn status_changes_when_the_amounts_do_and_not_with_each_reading() {
     run.until(&[], 710).unwrap();
     let usage = status(&run).usage.clone().unwrap();
     assert_eq!((usage.reason.as_str(), usage.as_of.as_deref()), ("Reported", Some(&*rfc3339(at(700)))));
-    assert_eq!((usage.total, usage.window), (shown(2, "0.50"), None));
+    assert_eq!((usage.total, usage.window), (Some(shown(2, "0.50")), None));
     let before = writes(&run);
     tell(&mut run.world, 1, at(4300), requests(2));
     run.until(&[], 4400).unwrap();
@@ -162,11 +162,8 @@ fn status_changes_when_the_amounts_do_and_not_with_each_reading() {
     run.until(&[], 8100).unwrap();
     let usage = status(&run).usage.clone().unwrap();
     let window = usage.window.unwrap();
-    assert_eq!(
-        (window.start.as_deref(), window.amounts()),
-        (Some(&*rfc3339(at(7200))), shown(1, "0.25").unwrap())
-    );
-    assert_eq!((usage.total, usage.as_of), (shown(3, "0.75"), Some(rfc3339(at(8000)))));
+    assert_eq!((window.start.as_deref(), window.amounts()), (Some(&*rfc3339(at(7200))), shown(1, "0.25")));
+    assert_eq!((usage.total, usage.as_of), (Some(shown(3, "0.75")), Some(rfc3339(at(8000)))));
 }
 
 #[test]
@@ -179,11 +176,11 @@ fn the_next_key_begins_with_nothing_and_the_older_ones_total_stays_with_its_vers
     assert_eq!(states(&run.world), [Overlap, Current]);
     assert_eq!(status(&run).usage, None);
     let told = |run: &Run| status(run).versions.iter().map(|v| v.usage.clone()).collect::<Vec<_>>();
-    assert_eq!(told(&run), [None, shown(7, "1.75")], "the newest first");
+    assert_eq!(told(&run), [None, Some(shown(7, "1.75"))], "the newest first");
     run.world.usage = None;
     run.until(&[], 48 * 3600).unwrap();
     assert_eq!(states(&run.world), [Revoked, Current]);
-    assert_eq!(told(&run), [None, shown(7, "1.75")]);
+    assert_eq!(told(&run), [None, Some(shown(7, "1.75"))]);
 }
 
 #[test]
