@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::{Controller, controller};
 use kube::{Client, Resource};
@@ -249,8 +249,10 @@ async fn lead(
         setup.dependencies(policies_writer, stores.keys.clone(), wake.clone(), watches::follows);
     let cluster_stream =
         setup.dependencies(cluster_writer, stores.keys.clone(), wake.clone(), watches::follows_cluster);
-    let providers_stream =
-        setup.dependencies(providers_writer, stores.keys.clone(), wake.clone(), watches::uses);
+    let providers_wake = wake.clone();
+    let providers_stream = setup
+        .dependencies(providers_writer, stores.keys.clone(), wake.clone(), watches::uses)
+        .inspect_ok(move |_| providers_wake.waiting());
     let (secrets_ready, secrets_are_ready) = watch::channel(false);
     let secrets = setup.clone().secrets(
         Arc::clone(&index),

@@ -229,12 +229,7 @@ impl Ctx {
         match self.freeze_account(&id, reason, count, Vec::new()).await {
             Ok(froze) => {
                 if froze {
-                    self.woken_by.account(
-                        &self.stores,
-                        &self.index,
-                        &self.operator_namespace,
-                        &account.provider,
-                    );
+                    self.woken_by.account(&self.stores, &account.provider);
                 }
                 Ok(())
             }

@@ -79,7 +79,7 @@ pub async fn look(ctx: &Ctx, namespace: &str, not_before: DateTime<Utc>) -> Resu
     let now = ctx.clock.now();
     if let Some(roster) = last.as_ref()
         && roster.at >= not_before
-        && now < roster.at + interval
+        && (roster.at..roster.at + interval).contains(&now)
     {
         return Ok(Arc::clone(roster));
     }

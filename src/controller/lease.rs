@@ -135,7 +135,7 @@ impl Ctx {
         let id = AccountId::of(account);
         if self.change(&id, |record| record.returned(lineage, writer())).await? {
             tracing::info!(host = id.host, project = id.project, "the account's lease is given back");
-            self.woken_by.account(&self.stores, &self.index, &self.operator_namespace, &account.provider);
+            self.woken_by.account(&self.stores, &account.provider);
         }
         Ok(())
     }

@@ -40,6 +40,9 @@ pub enum ReconcileError {
     /// This replica may not work any more.
     #[error("this replica is not the leader any more")]
     NotLeader,
+    /// The program is wrong.
+    #[error("a fault of the program ended the reconcile; please report it")]
+    Panicked,
     /// The system has no randomness.
     #[error("the system's random source failed")]
     Randomness,
@@ -80,6 +83,10 @@ pub fn retry_after(error: &ReconcileError, ctx: &Ctx) -> Duration {
         }
         // Should the Lease be renewed after all, nothing else would bring the object back.
         ReconcileError::NotLeader => ctx.timings.retry_base.max(Duration::from_secs(1)),
+        ReconcileError::Panicked => {
+            tracing::error!(%error, "reconcile failed");
+            ctx.timings.provider_check_interval
+        }
         ReconcileError::Kube(_) | ReconcileError::Randomness => {
             tracing::warn!(%error, "reconcile failed");
             ctx.timings.retry_base.max(Duration::from_millis(200)) * 5

@@ -26,7 +26,16 @@ use crate::api::{LLMKey, LLMProvider, PolicyKind};
 pub struct Wake {
     keys: UnboundedSender<Name>,
     providers: UnboundedSender<ObjectRef<DeserializeGuard<LLMProvider>>>,
-    released: UnboundedSender<Name>,
+    released: UnboundedSender<Released>,
+}
+
+/// Which ledgers without an LLMKey are to be looked at.
+#[derive(Debug)]
+pub enum Released {
+    /// This one: it changed, or its LLMKey went.
+    Changed(Name),
+    /// All that wait for somebody: what they wait for may have come.
+    Waiting,
 }
 
 /// The other ends of [`Wake`].
@@ -35,8 +44,8 @@ pub struct Woken {
     pub keys: UnboundedReceiver<Name>,
     /// LLMProviders to look at.
     pub providers: UnboundedReceiver<ObjectRef<DeserializeGuard<LLMProvider>>>,
-    /// Ledgers that changed or whose LLMKey went; those without an LLMKey are to be looked at.
-    pub released: UnboundedReceiver<Name>,
+    /// Ledgers to look at, if they have no LLMKey.
+    pub released: UnboundedReceiver<Released>,
 }
 
 impl Wake {
@@ -59,7 +68,7 @@ impl Wake {
     }
 
     /// Everybody who uses an account whose state has changed: its LLMProvider, LLMKeys, and ledgers without one.
-    pub fn account(&self, stores: &Stores, index: &Index, operator_namespace: &str, provider: &str) {
+    pub fn account(&self, stores: &Stores, provider: &str) {
         self.provider(provider);
         let provider = name("", provider);
         for key in stores.keys.state() {
@@ -67,7 +76,7 @@ impl Wake {
                 self.key(&name_of(&*key));
             }
         }
-        wake_released(index, &stores.keys, operator_namespace, self);
+        self.waiting();
     }
 
     /// Those whose ledgers need a key-encryption key that came or went; if an account's does, everybody who uses one.
@@ -89,7 +98,12 @@ impl Wake {
     }
 
     fn release(&self, name: Name) {
-        drop(self.released.unbounded_send(name));
+        drop(self.released.unbounded_send(Released::Changed(name)));
+    }
+
+    /// Ledgers without an LLMKey that wait for somebody.
+    pub fn waiting(&self) {
+        drop(self.released.unbounded_send(Released::Waiting));
     }
 }
 
@@ -378,12 +392,7 @@ fn credential(stores: &Stores, wake: &Wake, secret: &PartialObjectMeta<Secret>, 
             continue;
         }
         let name = name_of(&*provider);
-        wake.provider(&name.1);
-        for key in stores.keys.state() {
-            if key.0.as_ref().is_ok_and(|k| uses(k, &name)) {
-                wake.key(&name_of(&*key));
-            }
-        }
+        wake.account(stores, &name.1);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Times are the API server's: a node whose clock is wrong must shorten no overlap and no grace.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -11,6 +12,9 @@ use http::header::DATE;
 
 /// Seconds by which the API server's clock is ahead of this machine's.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// What the answers of this minute and of the one before said, of each the least.
+static SAID: Mutex<Said> = Mutex::new(Said { minute: 0, now: None, before: None });
 
 /// Differences up to so many seconds are the network's, and the header's whole seconds.
 const TOLERANCE: i64 = 2;
@@ -39,9 +43,12 @@ impl Clock {
     }
 
     /// Follows the API server's clock, as the headers of one of its responses tell it. A response that was long on its way
-    /// sets the clock back, never forward: what waits then waits longer.
+    /// sets the clock back, never forward: what waits then waits longer. So does one of several API servers whose clock is ahead of the
+    /// others': the least that was said within a minute or two counts.
     pub fn follow(&self, headers: &HeaderMap) {
         let Some(ahead) = ahead(headers, wall()) else { return };
+        let minute = self.monotonic().as_secs() / 60;
+        let ahead = SAID.lock().unwrap_or_else(PoisonError::into_inner).least(minute, ahead);
         let before = AHEAD.swap(ahead, Ordering::Relaxed);
         if before.abs_diff(ahead) > TOLERANCE.unsigned_abs() {
             tracing::warn!(
@@ -54,6 +61,25 @@ impl Clock {
     /// Time since this clock was started. Never goes back, and does not follow corrections of the wall clock.
     pub fn monotonic(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// See [`SAID`].
+struct Said {
+    minute: u64,
+    now: Option<i64>,
+    before: Option<i64>,
+}
+
+impl Said {
+    fn least(&mut self, minute: u64, ahead: i64) -> i64 {
+        if minute != self.minute {
+            self.before = self.now.take().filter(|_| minute == self.minute + 1);
+            self.minute = minute;
+        }
+        let now = self.now.map_or(ahead, |least| least.min(ahead));
+        self.now = Some(now);
+        self.before.map_or(now, |before| before.min(now))
     }
 }
 
@@ -85,6 +111,17 @@ mod tests {
         assert_eq!((said(3600), said(-3600)), (Some(3599), Some(-3600)));
         assert_eq!(ahead(&HeaderMap::new(), own), None);
         assert_eq!(ahead(&HeaderMap::from_iter([(DATE, "yesterday".parse().unwrap())]), own), None);
+    }
+
+    #[test]
+    fn of_servers_that_differ_the_one_behind_counts() {
+        let mut said = Said { minute: 0, now: None, before: None };
+        assert_eq!(said.least(0, 7200), 7200, "nobody else was heard");
+        assert_eq!((said.least(0, 0), said.least(0, 7200)), (0, 0));
+        assert_eq!(said.least(1, 7200), 0, "the other one was heard a minute ago");
+        assert_eq!(said.least(1, -30), -30);
+        assert_eq!((said.least(2, 7200), said.least(3, 7200)), (-30, 7200), "all say so for a minute");
+        assert_eq!(said.least(9, 60), 60);
     }
 
     #[test]

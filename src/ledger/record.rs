@@ -51,6 +51,9 @@ pub struct Record {
     /// When keys were made, or may have been, as far back as it counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mints: Vec<DateTime<Utc>>,
+    /// Seconds from the deletion of the LLMKey to the revocation of its keys; none in records of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_grace_seconds: Option<u64>,
     /// The last token of `llmkeys.dev/rotate` that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled_rotate: Option<String>,
@@ -105,6 +108,9 @@ pub struct Version {
     /// When the target carried it, by the API server's clock, rounded up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<DateTime<Utc>>,
+    /// The Secret that it was published in; none in records of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
     /// When a newer version took its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_at: Option<DateTime<Utc>>,
@@ -114,7 +120,7 @@ pub struct Version {
     /// Restarts of workloads, so that they take this version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restarts: Vec<Restart>,
-    /// L4.
+    /// L4. A time to come: the key is left alone until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retiring_at: Option<DateTime<Utc>>,
     /// L5.
@@ -164,6 +170,7 @@ impl Version {
             sealed: None,
             created_at,
             published_at: None,
+            target: None,
             superseded_at: None,
             overlap: None,
             restarts: Vec::new(),
@@ -187,6 +194,11 @@ impl Version {
     /// Whether its key has this fingerprint.
     pub fn has_key(&self, fingerprint: &str) -> bool {
         self.key.as_ref().is_some_and(|key| key.fingerprint == fingerprint)
+    }
+
+    /// Until when its revocation, which is on record, is put off.
+    pub fn put_off(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.retiring_at.filter(|at| self.state == VersionState::Retiring && now < *at)
     }
 
     /// When the rotation to this version began.
@@ -384,15 +396,13 @@ impl Record {
             }
         }
         while self.versions.len() > MAX_VERSIONS {
-            let Some(oldest) = self.versions.iter().position(|v| {
-                matches!(
-                    v.state,
-                    VersionState::Revoked
-                        | VersionState::Abandoned
-                        | VersionState::Retained
-                        | VersionState::Republished
-                )
-            }) else {
+            // A key that was made and left alive on purpose is nobody's once no record has it, and would be revoked as such.
+            let may_go = |v: &Version| match v.state {
+                VersionState::Revoked | VersionState::Abandoned | VersionState::Republished => true,
+                VersionState::Retained => v.origin == Origin::Supplied,
+                _ => false,
+            };
+            let Some(oldest) = self.versions.iter().position(may_go) else {
                 break;
             };
             self.versions.remove(oldest);

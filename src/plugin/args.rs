@@ -8,6 +8,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use super::usage::By;
 use super::{Output, WideOutput};
+use crate::api::PublicProvider;
 use crate::cli::{VerifyArgs, duration};
 
 /// Each is run by a test.
@@ -30,6 +31,9 @@ Examples:
 
   # Another key now, and a line for each step until it is delivered
   kubectl llmkey rotate chat --wait
+
+  # What would be made of Secret openai, whose one entry is a key; nothing is changed
+  kubectl llmkey import openai
 
   # Whether the operator's audit trail is whole
   kubectl logs -n llmkey-system deploy/llmkey-operator | kubectl llmkey audit verify
@@ -96,6 +100,21 @@ Examples:
   kubectl llmkey pin chat --off
 ";
 
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  # What would be made of Secret openai, whose one entry is a key; nothing is changed
+  kubectl llmkey import openai
+
+  # The same, done: workloads go on using Secret openai, and the operator watches over it
+  kubectl llmkey import openai --apply
+
+  # One entry of a Secret that holds more: it stays, and the key is delivered to Secret groq besides
+  kubectl llmkey import app --entry GROQ_API_KEY --name groq --apply
+
+  # All keys of a .env file
+  kubectl llmkey import --env-file .env
+";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   # Whether the installation works, and the keys of all namespaces
@@ -148,8 +167,8 @@ Examples:
 const EXIT_CODES: &str = "\
 Exit codes: 0 answered or done; 1 it was not done in time, or what was checked is not as it should be; 2 there is no answer (wrong arguments, an unreadable file, no access).";
 
-/// Asks about LLM provider keys in a cluster, and asks for what a person decides. `rotate`, `approve`, `burn` and `pin` change an `LLMKey`; nothing
-/// else writes.
+/// Asks about LLM provider keys in a cluster, and asks for what a person decides. `rotate`, `approve`, `burn` and `pin` change an `LLMKey`,
+/// `import --apply` makes one; nothing else writes.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl llmkey",
@@ -200,6 +219,9 @@ pub enum Command {
     /// The operator's audit trail.
     #[command(subcommand)]
     Audit(AuditCommands),
+    /// Makes an LLMKey of a Secret that is there, or of a .env file. Without --apply it only tells what it would do.
+    #[command(before_help = IMPORT_EXAMPLES)]
+    Import(ImportArgs),
     /// Whether the installation works, and what to do where it does not.
     #[command(before_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
@@ -314,6 +336,43 @@ pub struct DoctorArgs {
     pub cluster: ClusterArgs,
 }
 
+/// Of `import`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ImportArgs {
+    /// A Secret that is there. Under its own name it is taken over with nothing but the key in it.
+    #[arg(required_unless_present = "env_file", conflicts_with = "env_file")]
+    pub secret: Option<String>,
+    /// The entry of the Secret that is the key [default: its only one].
+    #[arg(long, requires = "secret")]
+    pub entry: Option<String>,
+    /// A file of NAME=value lines; - is standard input. Each variable that a provider's SDK reads becomes an LLMKey.
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// Name of the LLMKey, and of the Secret that it delivers to [default: that of the Secret, or the variable's in small letters].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Whose key it is, where it has a public endpoint, for example OpenAI [default: told by the entry's or variable's name].
+    #[arg(long, value_parser = provider)]
+    pub provider: Option<PublicProvider>,
+    /// The LLMProvider of the key, for an account or an endpoint of your own.
+    #[arg(long, value_name = "NAME", conflicts_with = "provider")]
+    pub provider_ref: Option<String>,
+    /// The RotationPolicy to follow.
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+    /// Does it.
+    #[arg(long)]
+    pub apply: bool,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// A provider by the name that `spec.provider` has for it.
+fn provider(name: &str) -> Result<PublicProvider, String> {
+    serde_json::from_value(name.into()).map_err(|error| error.to_string())
+}
+
 /// Of `rotate` and `approve`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct RotateArgs {
@@ -413,6 +472,7 @@ pub fn examples() -> Vec<Vec<&'static str>> {
         PLAN_EXAMPLES,
         WHO_EXAMPLES,
         VERIFY_EXAMPLES,
+        IMPORT_EXAMPLES,
         DOCTOR_EXAMPLES,
         COMPLETION_EXAMPLES,
     ];
@@ -469,6 +529,10 @@ mod tests {
             &["pin", "chat"],
             &["pin", "chat", "3", "--off"],
             &["burn", "chat", "three"],
+            &["import"],
+            &["import", "chat", "--env-file", ".env"],
+            &["import", "chat", "--provider", "Nobody"],
+            &["import", "chat", "--provider", "OpenAI", "--provider-ref", "mine"],
             &[],
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");

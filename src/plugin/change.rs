@@ -196,17 +196,21 @@ fn four(key: &LLMKey, version: i32) -> String {
 
 /// A change of the spec is undone by who applies the `LLMKey` out of a repository.
 fn in_a_repository(key: &LLMKey, change: &str) -> Vec<String> {
-    let managers = key.managed_fields().iter().filter_map(|entry| entry.manager.as_deref());
-    let appliers: BTreeSet<&str> =
-        managers.filter(|manager| APPLIERS.iter().any(|known| manager.starts_with(known))).collect();
-    appliers
-        .into_iter()
+    appliers(key)
         .map(|who| {
             format!(
                 "{who} applies this LLMKey: write {change} where it is kept as well, else it may be undone"
             )
         })
         .collect()
+}
+
+/// Who applies the object out of a repository, each once.
+pub fn appliers(object: &impl ResourceExt) -> impl Iterator<Item = &str> {
+    let managers = object.managed_fields().iter().filter_map(|entry| entry.manager.as_deref());
+    let appliers: BTreeSet<&str> =
+        managers.filter(|manager| APPLIERS.iter().any(|known| manager.starts_with(known))).collect();
+    appliers.into_iter()
 }
 
 #[cfg(test)]

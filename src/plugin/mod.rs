@@ -1,7 +1,7 @@
 //! `kubectl llmkey`: what the operator knows and does, asked from a desk, with the user's own rights.
 //!
 //! It answers by the operator's own pure functions. What it writes is what a person may write by hand: an annotation or a field of an
-//! `LLMKey`.
+//! `LLMKey`, or a new one.
 
 pub mod args;
 mod change;
@@ -9,6 +9,7 @@ mod cluster;
 mod complete;
 mod describe;
 mod doctor;
+mod import;
 mod objects;
 mod plan;
 mod status;
@@ -182,6 +183,10 @@ pub async fn run(command: Command) -> Result<bool, PluginError> {
         }
         Command::Pin(args) => {
             change(&args.cluster, &args.name, args.waiting, None, |key| change::pin(key, args.version)).await
+        }
+        Command::Import(args) => {
+            write(&table::printable(&import::import(&args).await?))?;
+            Ok(true)
         }
         Command::Completion => {
             write(complete::PROGRAM)?;

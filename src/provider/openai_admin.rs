@@ -58,7 +58,8 @@ struct ServiceAccount {
 #[derive(Deserialize)]
 struct Key {
     id: String,
-    #[serde(default)]
+    /// Null for a key that was never used. One that is left out says nothing.
+    #[serde(deserialize_with = "Option::deserialize")]
     last_used_at: Option<i64>,
 }
 
@@ -197,7 +198,11 @@ impl LastUse for OpenAIAdmin {
         if found.id != key {
             return Err(reply.error(ErrorClass::Garbled, "OtherKey"));
         }
-        Ok(LastUsed { at: time(found.last_used_at), exists: true })
+        let at = time(found.last_used_at);
+        if found.last_used_at.is_some() && at.is_none() {
+            return Err(reply.error(ErrorClass::Garbled, "NoTime"));
+        }
+        Ok(LastUsed { at, exists: true })
     }
 }
 

@@ -173,6 +173,13 @@ fn last_use_and_absence() {
     let read = |status, body: &str| OpenAIAdmin.read_last_used("key_1", &reply(status, &[], body));
     let used = read(200, r#"{"id":"key_1","last_used_at":1711471533,"owner":{}}"#).unwrap();
     assert!(used.exists && used.at.is_some_and(|at| at.timestamp() == 1_711_471_533));
+    for silent in [r#"{"id":"key_1"}"#, r#"{"id":"key_1","last_used_at":8210266876799999}"#] {
+        assert_eq!(
+            read(200, silent).unwrap_err().class,
+            ErrorClass::Garbled,
+            "{silent} is not a word that it was never used"
+        );
+    }
     let never = read(200, r#"{"id":"key_1","last_used_at":null}"#).unwrap();
     assert_eq!(never, LastUsed { at: None, exists: true });
     assert_eq!(read(404, &error(None)).unwrap(), LastUsed { at: None, exists: false });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ListParams, PostParams};
 use llmkey_operator::api::LLMKey;
 use llmkey_operator::plugin::args::examples;
@@ -223,7 +223,8 @@ async fn every_example_of_the_help_runs() {
     }
     let list =
         json!({"apiVersion": "v1", "kind": "List", "items": [serde_json::from_str::<Value>(&keys).unwrap()]});
-    for example in examples().into_iter().filter(|example| !CHANGES.contains(&example[0])) {
+    let changes = |words: &str| CHANGES.contains(&words) || words == "import";
+    for example in examples().into_iter().filter(|example| !changes(example[0])) {
         let mut words = example.clone();
         for word in &mut words {
             if *word == "team-a" {
@@ -342,6 +343,66 @@ async fn a_key_is_rotated_approved_pinned_and_burnt_from_a_desk() {
         assert!(typed.contains(&example), "nobody tried {example}");
     }
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 2, "the older one waits for an approval");
+}
+
+#[tokio::test]
+async fn keys_that_are_there_are_imported_from_a_desk() {
+    let t = Tenant::new("import").await;
+    let secrets: Api<Secret> = Api::namespaced(t.client.clone(), &t.namespace);
+    let [one, two, three] = ["one", "two", "three"].map(|name| t.person_key(name));
+    for (name, data) in
+        [("openai", json!({"OPENAI_API_KEY": one})), ("app", json!({"GROQ_API_KEY": two, "PASSWORD": "p"}))]
+    {
+        let secret = json!({"metadata": {"name": name}, "stringData": data});
+        secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+    }
+    fs::write(desk(&t).join(".env"), format!("# of a laptop\nexport OPENAI_API_KEY='{three}'\nDEBUG=1\n"))
+        .unwrap();
+    let mut typed: Vec<String> = Vec::new();
+    let mut desk = |words: &str| {
+        typed.push(words.to_owned());
+        let args: Vec<&str> =
+            words.split(' ').chain(["-n", &t.namespace, "--provider-ref", &t.provider]).collect();
+        let said = run(&t, &args, "");
+        assert!(
+            ![&one, &two, &three].iter().any(|key| (said.out.clone() + &said.err).contains(*key)),
+            "{words}"
+        );
+        said
+    };
+
+    let said = desk("import openai");
+    assert!(said.code == 0 && said.out.contains("Nothing was changed"), "{} {}", said.out, said.err);
+    assert!(tools::manifests(&said.out).unwrap().iter().any(|manifest| manifest["kind"] == "LLMKey"));
+    assert!(t.keys().get_opt("openai").await.unwrap().is_none());
+    assert!(secrets.get_opt("openai-source").await.unwrap().is_none());
+
+    assert_eq!(desk("import openai --apply").code, 0);
+    t.ready("openai").await;
+    let adopted = secrets.get("openai").await.unwrap();
+    assert_eq!(adopted.metadata.owner_references.unwrap()[0].name, "openai");
+    assert_eq!(t.delivered("openai", "OPENAI_API_KEY").await, Some(one.clone()));
+    let said = desk("import openai --apply");
+    assert!(said.code == 2 && said.err.contains("by LLMKey openai already"), "{}", said.err);
+
+    assert_eq!(desk("import app --entry GROQ_API_KEY --name groq --apply").code, 0);
+    t.ready("groq").await;
+    assert_eq!(t.delivered("groq", "GROQ_API_KEY").await, Some(two.clone()));
+    assert_eq!(secrets.get("app").await.unwrap().data.unwrap().len(), 2, "it stays as it was");
+
+    // An import that was interrupted after its first object.
+    let half =
+        json!({"metadata": {"name": "openai-api-key-source"}, "stringData": {"OPENAI_API_KEY": three}});
+    secrets.create(&PostParams::default(), &serde_json::from_value(half).unwrap()).await.unwrap();
+    let said = desk("import --env-file .env");
+    assert!(said.code == 0 && said.out.contains("# Left alone: DEBUG."), "{} {}", said.out, said.err);
+    assert_eq!(desk("import --env-file .env --apply").code, 0);
+    t.ready("openai-api-key").await;
+    let said = desk("import --env-file .env --apply --name groq");
+    assert!(said.code == 2 && said.err.contains("with another spec"), "{}", said.err);
+    for example in examples().into_iter().filter(|example| example[0] == "import") {
+        assert!(typed.contains(&example.join(" ")), "nobody tried {example:?}");
+    }
 }
 
 #[tokio::test]

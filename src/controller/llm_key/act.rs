@@ -4,6 +4,7 @@ mod consumers;
 mod lease;
 mod pool;
 mod provider;
+mod silence;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -277,6 +278,7 @@ impl Actor<'_> {
             .map_err(|error| {
                 NotDone::Failed(failure(Reason::TargetTemplateInvalid, error.to_string(), Class::User))
             })?;
+        let texts: Vec<SecretBytes> = rendered.values().cloned().collect();
         let name = &o.key.target_name;
         let mut secret = Secret {
             metadata: ObjectMeta {
@@ -314,7 +316,10 @@ impl Actor<'_> {
                 self.held.target = Some((resource_version, written.uid().unwrap_or_default()));
                 Ok(Learned::TargetWritten { version, since: written_at(&written) })
             }
-            Err(error) => Err(Self::refused(error, &format!("Secret {name} could not be written"))),
+            Err(error) => {
+                let what = format!("Secret {name} could not be written");
+                Err(Self::refused(silence::silenced(error, &texts), &what))
+            }
         }
     }
 

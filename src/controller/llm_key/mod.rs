@@ -22,10 +22,12 @@ mod views;
 #[cfg_attr(not(test), allow(dead_code, reason = "the model needs less of it than the tests"))]
 mod world;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::SubsecRound;
+use futures::FutureExt;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
@@ -76,7 +78,9 @@ pub async fn in_turn(ctx: Arc<Ctx>, name: Name) -> Option<Duration> {
     let guarded = ctx.stores.keys.get(&ObjectRef::new(&name.1).within(&name.0))?;
     let span = tracing::info_span!("reconcile", kind = "LLMKey", namespace = &*name.0, name = &*name.1);
     async {
-        let ended = reconcile(guarded, &ctx).await;
+        // A fault of the program that one LLMKey meets must not keep all others waiting.
+        let ended = AssertUnwindSafe(reconcile(guarded, &ctx)).catch_unwind().await;
+        let ended = ended.unwrap_or(Err(ReconcileError::Panicked));
         ended.unwrap_or_else(|error| Some(retry_after(&error, &ctx)))
     }
     .instrument(span)
@@ -261,13 +265,18 @@ impl Ended {
 async fn steps(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<Ended, ReconcileError> {
     let mut acted = false;
     let mut looked_again = 0;
-    let begun = ctx.clock.monotonic();
+    let mut begun = ctx.clock.monotonic();
     for _ in 0..MAX_STEPS {
         let env = env(ctx)?;
         let plan = decide::decide(&seeing.observed, &env);
         let late = acted && ctx.clock.monotonic().saturating_sub(begun) > SEEN_LASTS;
         if late && plan.commits(&seeing.observed.ledger) {
-            return Ok(Ended::Unfinished);
+            if !observe::stands(ctx, key, seeing).await? {
+                return Ok(Ended::Unfinished);
+            }
+            // What was learned meanwhile is not asked for again: a slow provider would have it so for ever.
+            begun = ctx.clock.monotonic();
+            continue;
         }
         if plan.effects.is_empty() {
             if fleet::ask(ctx, key, &mut seeing.observed, &plan) {

@@ -6,6 +6,7 @@ mod target;
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
+use kube::runtime::reflector::ObjectRef;
 
 use super::act::Held;
 use super::edits::edits;
@@ -220,6 +221,29 @@ pub async fn look_again(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<
     seeing.held.look_again = true;
     seeing.observed.pass.forget_holders();
     read(ctx, key, seeing).await
+}
+
+/// Whether all that a person may have said, and the account, still are what this pass went by. The target is read anew.
+pub async fn stands(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<bool, kube::Error> {
+    let reference = ObjectRef::new(&seeing.observed.key.name).within(&seeing.observed.key.namespace);
+    let shown = ctx.stores.keys.get(&reference);
+    let Some(Ok(now)) = shown.as_ref().map(|shown| &shown.0) else { return Ok(false) };
+    let said = |key: &LLMKey| {
+        let meta = &key.metadata;
+        (meta.uid.clone(), meta.generation, meta.annotations.clone(), meta.deletion_timestamp.clone())
+    };
+    if said(now) != said(key) {
+        return Ok(false);
+    }
+    let Resolved { view, stamp, .. } = resolve(ctx, now).await?;
+    let o = &seeing.observed;
+    if view != o.provider || policy_view(ctx, now) != o.policy || edits(ctx, now, &stamp) != o.edits {
+        return Ok(false);
+    }
+    if !matches!(seeing.observed.target, TargetView::Unread) {
+        target::read_target(ctx, seeing).await?;
+    }
+    Ok(true)
 }
 
 async fn read_ledger(

@@ -186,7 +186,7 @@ async fn frozen(
         Err(LedgerError::Kube(error)) => return Err(ReconcileError::Kube(error)),
         Err(error) => return Ok(Err(error.to_string())),
     }
-    ctx.woken_by.account(&ctx.stores, &ctx.index, &ctx.operator_namespace, &provider.name_any());
+    ctx.woken_by.account(&ctx.stores, &provider.name_any());
     known().await
 }
 

@@ -1,7 +1,7 @@
 //! A ledger whose LLMKey is gone: wait for the grace, revoke, and go.
 
 use crate::api::{ConditionType, Reason, rfc3339};
-use crate::controller::llm_key::decide::{give_up, lease, note, retire, successor};
+use crate::controller::llm_key::decide::{give_up, grace, lease, note, retire, successor};
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::budget;
 use crate::domain::lifecycle::{Origin, VersionState};
@@ -113,11 +113,8 @@ fn searched(view: &retire::View<'_>, plan: &mut Plan) -> bool {
 fn release(record: &Record, env: &Env) -> Record {
     let mut next = successor(record, env);
     next.owner = None;
-    next.released = Some(Released {
-        at: env.now,
-        revoke_not_before: env.now + interval(env.timings.deletion_grace),
-        hand_over: true,
-    });
+    next.released =
+        Some(Released { at: env.now, revoke_not_before: env.now + grace(record, env), hand_over: true });
     next
 }
 
@@ -197,6 +194,37 @@ mod tests {
         confirming.pass.revoke_answered.insert(1);
         confirming.pass.confirmed.insert(1, false);
         assert_eq!(reason(&confirming), None, "the provider has not yet forgotten the key");
+    }
+
+    #[test]
+    fn a_revocation_that_is_never_confirmed_is_told() {
+        let mut confirming = ledger("Retiring", 0);
+        confirming.pass.checked_after_l4.insert(1);
+        confirming.pass.searched.insert("proj_1".into());
+        confirming.pass.revoke_answered.insert(1);
+        confirming.pass.confirmed.insert(1, false);
+        let LedgerView::Present(held) = &mut confirming.ledger else { unreachable!() };
+        held.record.versions[0].basis = Some(crate::domain::lifecycle::RevocationBasis::Explicit);
+        let later = Env { now: env().now + chrono::Duration::hours(2), ..env() };
+        let waits = waits(&decide(&confirming, &later)).unwrap();
+        assert_eq!(waits.reason, Reason::RevokeFailed);
+        assert!(waits.message.contains("since 2027-01-15T08:00:00Z"), "{}", waits.message);
+    }
+
+    #[test]
+    fn a_finalizer_that_was_taken_off_by_hand_shortens_no_grace() {
+        let mut o = ledger("Current", 0);
+        let LedgerView::Present(held) = &mut o.ledger else { unreachable!() };
+        held.record.released = None;
+        held.record.owner = Some("uid-1".into());
+        for (said, grace) in [(Some(168 * 3600), 168), (None, 1)] {
+            let LedgerView::Present(held) = &mut o.ledger else { unreachable!() };
+            held.record.deletion_grace_seconds = said;
+            let plan = decide(&o, &env());
+            let Effect::SwapLedger(next) = &plan.effects[0] else { panic!("{plan:?}") };
+            let until = next.released.as_ref().unwrap().revoke_not_before;
+            assert_eq!(until - env().now, chrono::Duration::hours(grace));
+        }
     }
 
     #[test]

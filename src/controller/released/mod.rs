@@ -21,6 +21,7 @@ use super::llm_key::model::{
 };
 use super::llm_key::requester::Asked;
 use super::llm_key::{Actor, Held, NotDone, account_at, bare, env, unreadable};
+use super::watches::Released;
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
 use crate::domain::usage::Thresholds;
@@ -62,11 +63,13 @@ impl Looked {
 }
 
 /// Works through the names that arrive, each at most once at a time, again when its own time comes.
-pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
+pub async fn run(ctx: Arc<Ctx>, mut woken: UnboundedReceiver<Released>) {
     let mut due: HashMap<Name, Duration> = HashMap::new();
     let mut ledgers: HashMap<Name, Known> = HashMap::new();
     let mut working = FuturesUnordered::new();
     let mut busy: Vec<Name> = Vec::new();
+    // Being looked at while what they may wait for changed: they may have seen it as it was.
+    let mut again: BTreeSet<Name> = BTreeSet::new();
     loop {
         let now = ctx.clock.monotonic();
         let ready: Vec<Name> = due
@@ -93,13 +96,18 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
             .filter(|_| working.len() < CONCURRENCY)
             .unwrap_or(IDLE);
         tokio::select! {
-            name = names.next() => match name {
-                Some(name) => {
+            look = woken.next() => match look {
+                Some(Released::Changed(name)) => {
                     let known = ledgers.get(&name);
                     let ours = known.is_some() || !alive(&ctx, &name);
                     if busy.contains(&name) || ours && changed(&ctx, &name, known) {
                         due.insert(name, ctx.clock.monotonic());
                     }
+                }
+                Some(Released::Waiting) => {
+                    let waiting = ledgers.iter().filter(|(_, known)| known.waits.is_some());
+                    due.extend(waiting.map(|(name, _)| (name.clone(), ctx.clock.monotonic())));
+                    again.extend(busy.iter().cloned());
                 }
                 None => return,
             },
@@ -118,10 +126,12 @@ pub async fn run(ctx: Arc<Ctx>, mut names: UnboundedReceiver<Name>) {
                     }
                 };
                 // What came while it was being looked at may be our own write.
-                if due.contains_key(&name) && !changed(&ctx, &name, Some(&known)) {
+                let again = again.remove(&name) && known.waits.is_some();
+                if due.contains_key(&name) && !again && !changed(&ctx, &name, Some(&known)) {
                     due.remove(&name);
                 }
                 if let Some(wait) = wait {
+                    let wait = if again { Duration::ZERO } else { wait };
                     ledgers.insert(name.clone(), known);
                     let at = ctx.clock.monotonic() + wait;
                     due.entry(name).and_modify(|known| *known = at.min(*known)).or_insert(at);
@@ -240,26 +250,38 @@ fn alive(ctx: &Ctx, name: &Name) -> bool {
 /// The account that the ledger's keys are at, if it can be used.
 async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<ProviderView, kube::Error> {
     let mut view = bare(String::new());
-    // The account of what is to be revoked; when nothing is, that of the newest key, for a last look.
-    let alive = record.minted_alive().find_map(|v| v.account.clone());
-    let minted = record.versions.iter().rev().filter(|v| v.mint_name.is_some());
-    let Some(wanted) = alive.or_else(|| minted.into_iter().find_map(|v| v.account.clone())) else {
-        return Ok(view);
-    };
-    match account_at(ctx, &wanted.provider).await? {
-        Ok((of, account, endpoint)) => {
-            ctx.count_deletions(&of).await?;
-            view.account_problem = ctx.hold_on(&of).await?;
-            if view.account_problem.is_none() && Capabilities::of(of.r#type, true).is_for_one() {
-                (view.tenancy, view.account_problem) =
-                    ctx.tenancy(&of, &record.namespace, &record.name).await?;
-            }
-            view.account = Some(of);
-            held.account = Some(account);
-            held.endpoint = Some(endpoint);
+    // The accounts of what is to be revoked; when nothing is, that of the newest key, for a last look.
+    let mut wanted: Vec<&str> = Vec::new();
+    let newest = record.versions.iter().rev().find(|v| v.mint_name.is_some() && v.account.is_some());
+    let alive = record.minted_alive();
+    for account in alive.chain(newest).filter_map(|v| v.account.as_ref()) {
+        if !wanted.contains(&account.provider.as_str()) {
+            wanted.push(&account.provider);
         }
-        Err(problem) => view.account_problem = Some(problem),
     }
+    // One that cannot be used keeps no key at another from its revocation.
+    let mut first = None;
+    for provider in wanted {
+        let problem = match account_at(ctx, provider).await? {
+            Ok((of, account, endpoint)) => {
+                ctx.count_deletions(&of).await?;
+                let mut problem = ctx.hold_on(&of).await?;
+                if problem.is_none() && Capabilities::of(of.r#type, true).is_for_one() {
+                    (view.tenancy, problem) = ctx.tenancy(&of, &record.namespace, &record.name).await?;
+                }
+                if problem.is_none() {
+                    view.account = Some(of);
+                    held.account = Some(account);
+                    held.endpoint = Some(endpoint);
+                    return Ok(view);
+                }
+                problem
+            }
+            Err(problem) => Some(problem),
+        };
+        first = first.or(problem);
+    }
+    view.account_problem = first;
     Ok(view)
 }
 

@@ -174,8 +174,8 @@ pub fn judge(id: &str, name: &MintName, record: &Record) -> Verdict {
     if record.versions.iter().filter(same).any(|v| v.state == VersionState::Revoked) {
         return Verdict::Orphan;
     }
-    // Where nothing is delivered by the ledger, the target may still hold this very key.
-    if record.owner.is_some() && record.delivered().is_none() {
+    // Where nothing is delivered by the ledger, the target may still hold this very key, unless all were revoked as asked.
+    if record.owner.is_some() && record.delivered().is_none() && !record.revoked_by_spec {
         return Verdict::Owned;
     }
     Verdict::Orphan

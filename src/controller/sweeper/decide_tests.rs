@@ -123,6 +123,13 @@ fn where_the_ledger_delivers_nothing_the_target_may_hold_the_key() {
         Verdict::Orphan,
         "a request that came late made it once more"
     );
+    let mut ended = nothing.clone();
+    ended.revoked_by_spec = true;
+    assert_eq!(
+        judge("svc_9", &name(1, 1), &ended),
+        Verdict::Orphan,
+        "the target is gone, and nobody searches"
+    );
     nothing.owner = None;
     assert_eq!(judge("svc_9", &name(1, 1), &nothing), Verdict::Orphan, "no LLMKey, no target");
 }

@@ -157,7 +157,7 @@ async fn visit(ctx: Arc<Ctx>, place: Place, mut memory: Memory) -> (AccountId, M
     let told = result != SweepResult::Void && ctx.account_states.set_orphans(&place.id, memory.orphans.len());
     if told || before != ctx.account_states.frozen() {
         for provider in &place.providers {
-            ctx.woken_by.account(&ctx.stores, &ctx.index, &ctx.operator_namespace, provider);
+            ctx.woken_by.account(&ctx.stores, provider);
         }
     }
     (place.id, memory)

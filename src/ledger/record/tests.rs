@@ -27,6 +27,7 @@ pub fn record(versions: Vec<Version>) -> Record {
         writer: "w".into(),
         released: None,
         retain_on_delete: false,
+        deletion_grace_seconds: None,
         attempt: 0,
         mints: Vec::new(),
         handled_rotate: None,
@@ -119,9 +120,13 @@ fn pruning_keeps_the_record_bounded_and_every_key_that_may_work() {
         (1..=40).map(|n| version(n, VersionState::Revoked, Origin::Minted)).collect();
     versions[0].state = VersionState::Overlap;
     versions[39].state = VersionState::Current;
+    // Nothing but the record says that this one is alive on purpose; that one is who supplied it to look after.
+    versions[1].state = VersionState::Retained;
+    versions[2] = version(3, VersionState::Retained, Origin::Supplied);
     let mut record = record(versions);
     record.prune();
     assert_eq!(record.versions.len(), MAX_VERSIONS);
-    assert!(record.version(1).is_some() && record.version(40).is_some());
+    assert!([1, 2, 40].iter().all(|kept| record.version(*kept).is_some()));
+    assert!(record.version(3).is_none());
     assert_eq!(record.next_number(), 41);
 }

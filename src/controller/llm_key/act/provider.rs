@@ -254,18 +254,45 @@ impl Actor<'_> {
     pub(super) async fn read_last_use(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {
         let account = self.account_of(o, version)?;
         match self.ctx.providers.last_used(&account, &Self::key_id(o, version)?).await {
-            Ok(answer) => {
-                let used =
-                    answer.at.map(|t| t.with_nanosecond(0).unwrap_or(t) + chrono::Duration::seconds(1));
-                Ok(Learned::LastUse { version, used })
+            Ok(answer) if answer.exists => {
+                let second = chrono::Duration::seconds(1);
+                let used = answer.at.map(|t| t.with_nanosecond(0).unwrap_or(t));
+                Ok(Learned::LastUse {
+                    version,
+                    used: used.map(|t| t.checked_add_signed(second).unwrap_or(t)),
+                })
             }
-            // The provider does not know the key any more: nobody uses it.
-            Err(error) if error.class == ErrorClass::NotFound => Ok(Learned::LastUse { version, used: None }),
+            Ok(_) => self.unknown_there(o, &account, version).await,
+            Err(error) if error.class == ErrorClass::NotFound => {
+                self.unknown_there(o, &account, version).await
+            }
             Err(error) => {
                 let message = format!("the last use of version {version} could not be read: {error}");
                 Err(NotDone::Failed(call_failure(Reason::RevokeFailed, message, &error)))
             }
         }
+    }
+
+    /// The account does not know the key. If it is refused, somebody has deleted it, and nobody uses it. If not, this is not the
+    /// account that it was made in, and its word on last use is worth nothing.
+    async fn unknown_there(
+        &mut self,
+        o: &Observed,
+        account: &Account,
+        version: i32,
+    ) -> Result<Learned, NotDone> {
+        let answer = match self.key_of(o, version) {
+            Some(key) => Some(self.ask(account.endpoint(), &key).await),
+            None => None,
+        };
+        if answer.is_some_and(|answer| answer.verdict.refuses() && !answer.let_in) {
+            return Ok(Learned::LastUse { version, used: None });
+        }
+        let message = format!(
+            "the last use of version {version} is not known: the account at hand does not have its key, and the provider does not \
+             refuse it; restore the admin credential of the account that it was made in"
+        );
+        Err(NotDone::Failed(failure(Reason::RevokeFailed, message, Class::User)))
     }
 
     pub(super) async fn revoke(&mut self, o: &Observed, version: i32) -> Result<Learned, NotDone> {

@@ -32,6 +32,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         .iter()
         .filter(|v| {
             matches!(v.state, VersionState::Pending | VersionState::Overlap | VersionState::Spare)
+                || v.put_off(env.now).is_some()
                 || Some(v.version) == delivered && given_up(o, record, v, env, plan)
         })
         .map(|v| v.version)
@@ -86,8 +87,9 @@ pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) 
 fn retiring(record: &Record, numbers: &[i32], env: &Env) -> Record {
     let mut next = successor(record, env);
     for number in numbers {
-        if next.advance(*number, VersionState::Retiring)
-            && let Some(version) = next.version_mut(*number)
+        let begun = next.advance(*number, VersionState::Retiring);
+        if let Some(version) = next.version_mut(*number)
+            && (begun || version.put_off(env.now).is_some())
         {
             version.retiring_at = Some(env.now);
             version.basis = Some(RevocationBasis::Explicit);

@@ -142,7 +142,7 @@ fn restart(
     plan: &mut Plan,
 ) -> bool {
     let next = next_restarts(census, judged, &delivered.restarts);
-    if next.is_empty() {
+    if next.is_empty() || refused(o, delivered) {
         return false;
     }
     if env.now >= look.at + delta(env.timings.consumer_look) {
@@ -172,6 +172,13 @@ fn restart(
         note: format!("restarts {} for version {}", names.join(", "), delivered.version),
     });
     true
+}
+
+/// Whether the provider's last word on the delivered key is a refusal: what works with the older one is not restarted for it.
+fn refused(o: &Observed, delivered: &Version) -> bool {
+    let shown = delivered.key.as_ref().map(|key| &key.shown);
+    let health = o.memory.health.as_ref().filter(|health| Some(&health.fingerprint) == shown);
+    health.is_some_and(|h| h.accepted == Some(false) || h.last.is_some_and(|(verdict, _)| verdict.refuses()))
 }
 
 /// Everybody has the current version.

@@ -85,6 +85,7 @@ fn empty(o: &Observed, env: &Env) -> Record {
         writer: String::new(),
         released: None,
         retain_on_delete: o.key.retain_on_delete,
+        deletion_grace_seconds: Some(o.key.grace.as_secs()),
         attempt: 0,
         mints: Vec::new(),
         // A token that is there from the beginning asks for nothing: the first version is new.

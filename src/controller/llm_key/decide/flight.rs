@@ -301,10 +301,11 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
         && let Some(version) = next.version_mut(number)
     {
         version.published_at = Some(since);
+        version.target = Some(o.key.target_name.clone());
     }
     next.awaiting_supply = false;
     next.revoked_by_spec = false;
-    next.retain_on_delete = o.key.retain_on_delete;
+    super::on_deletion(o, &mut next);
     retention::forget(o, &mut next, env);
     next.prune();
     next

@@ -31,7 +31,7 @@ mod upcoming;
 mod usage;
 
 pub(crate) use history::note;
-pub(crate) use release::give_up;
+pub(crate) use release::{give_up, grace};
 pub(crate) use strays::strays;
 pub use turn::standing;
 pub use upcoming::upcoming;
@@ -286,6 +286,12 @@ fn repair(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
 /// The record as the next write has it: a higher epoch and the writer's mark.
 pub(crate) fn successor(record: &Record, env: &Env) -> Record {
     Record { epoch: record.epoch + 1, writer: format!("{:016x}", env.nonce), ..record.clone() }
+}
+
+/// What deletion of the LLMKey means for its keys, on record: nobody can be asked once it is gone.
+fn on_deletion(o: &Observed, next: &mut Record) {
+    next.retain_on_delete = o.key.retain_on_delete;
+    next.deletion_grace_seconds = Some(o.key.grace.as_secs());
 }
 
 /// The name of the record's newest attempt to mint a version.

@@ -43,6 +43,7 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     let Some(since) = since else { return };
     let terms = terms(o, old);
     let Some(evidence) = consumers::advance(o, record, delivered, since, &terms, env, plan) else { return };
+    let evidence = elsewhere(o, old, &terms).map_or(evidence, Evidence::Missing);
     let over = since + delta(env.timings.scale(terms.minimum));
     if env.now < over {
         hold(
@@ -99,6 +100,17 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
         version.basis = Some(basis);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     }
+}
+
+/// Pods that began with another Secret are not looked at: an LLMKey of the same name, which was deleted, delivered to that one.
+fn elsewhere(o: &Observed, old: &Version, terms: &Terms) -> Option<String> {
+    let other = old.target.as_ref().filter(|target| **target != o.key.target_name)?;
+    let told = format!(
+        "it was delivered in Secret {other}, and who began with that one is not known; if nobody uses it any more, set the annotation \
+         llmkeys.dev/approve-revoke to \"{}\"",
+        old.version
+    );
+    (terms.consumers && o.key.approved != Some(old.version)).then_some(told)
 }
 
 /// What is asked of an overlap.
@@ -214,7 +226,9 @@ fn quiet(
         return Some(RevocationBasis::MinimumElapsed);
     }
     let answer = o.memory.last_use.filter(|(version, asked, _)| {
-        *version == old.version && env.now - *asked < delta(env.timings.last_use_fresh)
+        // An answer of a time to come was had while the clock was wrong.
+        let age = env.now - *asked;
+        *version == old.version && age >= delta(Duration::ZERO) && age < delta(env.timings.last_use_fresh)
     });
     let Some((_, asked, used)) = answer else {
         plan.effects.push(Effect::ReadLastUse { version: old.version });

@@ -223,7 +223,7 @@ pub(super) fn refused(o: &Observed, facts: &KeyFacts) -> bool {
 /// The new version of the pinned key. Who writes it seals the key for its number.
 fn again(o: &Observed, record: &Record, base: &Version, env: &Env) -> Record {
     let mut next = successor(record, env);
-    next.retain_on_delete = o.key.retain_on_delete;
+    super::on_deletion(o, &mut next);
     let number = next_number(o, record);
     next.versions.push(Version {
         account: base.account.clone(),

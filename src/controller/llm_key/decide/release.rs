@@ -1,10 +1,14 @@
 //! Deletion, and the LLMKey of the same name that comes after.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
 use super::gate::delta;
 use super::successor;
 use crate::controller::llm_key::model::{Effect, Env, LedgerView, Observed, Plan};
 use crate::domain::lifecycle::{Origin, RevocationBasis, RotationReason, VersionState};
-use crate::ledger::{Record, Released};
+use crate::ledger::{Record, Released, Version};
 
 /// The finalizer only notes in the ledger that the owner is gone, and goes: no namespace hangs on a provider.
 pub(super) fn release(o: &Observed, env: &Env, plan: &mut Plan) {
@@ -22,15 +26,21 @@ pub(super) fn release(o: &Observed, env: &Env, plan: &mut Plan) {
 fn released(o: &Observed, record: &Record, env: &Env) -> Record {
     let mut next = successor(record, env);
     next.owner = None;
-    next.retain_on_delete = o.key.retain_on_delete;
+    super::on_deletion(o, &mut next);
     let at_once = o.key.revoke_all || record.revoked_by_spec;
-    let grace = if at_once { chrono::Duration::zero() } else { delta(env.timings.scale(o.key.grace)) };
+    let grace = if at_once { chrono::Duration::zero() } else { grace(&next, env) };
     next.released = Some(Released {
         at: env.now,
         revoke_not_before: env.now + grace,
         hand_over: !o.key.namespace_terminating && !at_once,
     });
     next
+}
+
+/// How long after its deletion the LLMKey's keys are left alone.
+pub(crate) fn grace(record: &Record, env: &Env) -> chrono::Duration {
+    let said = record.deletion_grace_seconds.map(Duration::from_secs);
+    delta(said.map_or(env.timings.deletion_grace, |said| env.timings.scale(said)))
 }
 
 /// An LLMKey of the same name continues the name's ledger, whatever became of the keys.
@@ -47,11 +57,13 @@ pub(super) fn take_over(o: &Observed, record: &Record, env: &Env, plan: &mut Pla
     let mut next = successor(record, env);
     next.owner = Some(o.key.uid.clone());
     next.released = None;
-    next.retain_on_delete = o.key.retain_on_delete;
     next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
     if !keeps_keys(o, record, env) {
-        give_up(&mut next, env);
+        // By the terms of the LLMKey that they were made for.
+        let left_alone = record.released.as_ref().filter(|r| r.hand_over && !record.revoked_by_spec);
+        supersede(o, &mut next, left_alone.map_or(env.now, |r| r.revoke_not_before.max(env.now)), env);
     }
+    super::on_deletion(o, &mut next);
     plan.effects.push(Effect::SwapLedger(Box::new(next)));
 }
 
@@ -66,12 +78,40 @@ fn keeps_keys(o: &Observed, record: &Record, env: &Env) -> bool {
     in_time && same_source && same_account && !record.revoked_by_spec
 }
 
+/// The keys of another account or of another kind of source, whose LLMKey came back as a new one: workloads may go on using them
+/// until `until`. Where this LLMKey can end them there is an overlap, with its evidence; elsewhere they are revoked then.
+fn supersede(o: &Observed, record: &mut Record, until: DateTime<Utc>, env: &Env) {
+    if env.now < until && !record.retain_on_delete {
+        let reached =
+            |v: &&Version| v.origin == Origin::Minted && v.within_reach(o.provider.account.as_ref());
+        let published = |v: &&Version| matches!(v.state, VersionState::Publishing | VersionState::Current);
+        let older: Vec<i32> =
+            record.versions.iter().filter(reached).filter(published).map(|v| v.version).collect();
+        for number in older {
+            if record.advance(number, VersionState::Overlap)
+                && let Some(version) = record.version_mut(number)
+            {
+                version.superseded_at = Some(env.now);
+            }
+        }
+        let account = o.provider.account.clone();
+        end(record, |v| v.state == VersionState::Overlap && v.within_reach(account.as_ref()), until, env);
+    } else {
+        give_up(record, env);
+    }
+}
+
 /// What was delivered to the LLMKey before goes on to revocation, or stays with its owner.
 pub(crate) fn give_up(record: &mut Record, env: &Env) {
+    end(record, |_| false, env.now, env);
+}
+
+/// The same but for versions that `stays` names; what workloads may have is revoked from `until` on.
+fn end(record: &mut Record, stays: impl Fn(&Version) -> bool, until: DateTime<Utc>, env: &Env) {
     let live: Vec<(i32, bool)> = record
         .versions
         .iter()
-        .filter(|v| v.state.protects_key())
+        .filter(|v| v.state.protects_key() && !stays(v))
         // The key of a version on its way that was pinned is an older version's, which is among them.
         .map(|v| {
             let borrowed = v.state == VersionState::Pending && v.reason == RotationReason::Pinned;
@@ -92,7 +132,7 @@ pub(crate) fn give_up(record: &mut Record, env: &Env) {
             && let Some(version) = record.version_mut(number)
             && revoke
         {
-            version.retiring_at = Some(env.now);
+            version.retiring_at = Some(if version.published_at.is_some() { until } else { env.now });
             version.basis =
                 Some(if kept { RevocationBasis::NeverPublished } else { RevocationBasis::Explicit });
         }

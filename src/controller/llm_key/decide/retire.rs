@@ -2,10 +2,13 @@
 
 use super::gate::delta;
 use super::{chosen, due, successor};
-use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::api::{ConditionStatus, ConditionType, Reason, rfc3339};
 use crate::controller::llm_key::model::{Effect, Env, Former, Memory, Pass, Plan, Work};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{AccountRef, Record, Version};
+
+/// A revocation that is not confirmed for so many of the longest pauses between two questions waits for a person: an hour.
+const UNCONFIRMED: i32 = 12;
 
 /// What revocation needs to know.
 pub struct View<'a> {
@@ -50,6 +53,19 @@ pub fn advance(view: &View<'_>, env: &Env, plan: &mut Plan) {
 
 fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
     let number = version.version;
+    if let Some(at) = version.put_off(env.now) {
+        plan.find(
+            ConditionType::OverlapActive,
+            ConditionStatus::True,
+            Reason::OverlapMinimum,
+            format!(
+                "version {number} is revoked at {}: the LLMKey that it was made for was deleted, and until then workloads may have it",
+                rfc3339(at)
+            ),
+        );
+        plan.wake_at(at);
+        return;
+    }
     if unreachable(view, version, "waits for its revocation", env, plan) {
         return;
     }
@@ -64,6 +80,9 @@ fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
             let longest = delta(env.timings.provider_check_interval);
             let pause = (elapsed / 8).clamp(chrono::Duration::zero(), longest);
             plan.wake_at(env.now + pause.max(delta(env.timings.revoke_confirm_interval)));
+            if elapsed > longest * UNCONFIRMED {
+                unconfirmed(version, plan);
+            }
             return;
         }
         None => {}
@@ -79,6 +98,22 @@ fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
     } else {
         plan.effects.push(Effect::Revoke { version: number });
     }
+}
+
+/// The provider has answered that the key is gone, long ago, and it is not.
+fn unconfirmed(version: &Version, plan: &mut Plan) {
+    let (since, id) = (version.retiring_at.map(rfc3339), version.provider_key_id.as_deref());
+    let message = format!(
+        "version {} is being revoked since {}, and the provider still lists its key, or does not refuse it; look at the key {} there \
+         and delete it by hand, or restore the account that it was made in",
+        version.version,
+        since.unwrap_or_default(),
+        id.unwrap_or_default()
+    );
+    if version.basis == Some(RevocationBasis::Explicit) {
+        plan.stall(Reason::RevokeFailed, message.clone());
+    }
+    plan.find(ConditionType::OverlapActive, ConditionStatus::True, Reason::RevokeFailed, message);
 }
 
 /// Somebody else needs the key. What a person asked for and does not get is told as a stall.

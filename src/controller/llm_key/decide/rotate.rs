@@ -34,12 +34,12 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
     let account = o.provider.account.clone()?;
     if let Some(spare) = spare::usable(o, record) {
         let mut next = spare::promoted(record, spare.version, reason, env)?;
-        next.retain_on_delete = o.key.retain_on_delete;
+        super::on_deletion(o, &mut next);
         return Some(next);
     }
     let mut next = successor(record, env);
     next.attempt += 1;
-    next.retain_on_delete = o.key.retain_on_delete;
+    super::on_deletion(o, &mut next);
     budget::spend(&mut next.mints, env.timings.mint_budget_window, env.now);
     let number = next_number(o, record);
     let name = mint_name(&next, number, env)?;
@@ -67,7 +67,7 @@ pub(super) fn supplied(
     env: &Env,
 ) -> Record {
     let mut next = successor(record, env);
-    next.retain_on_delete = o.key.retain_on_delete;
+    super::on_deletion(o, &mut next);
     let number = next_number(o, record);
     next.versions.push(Version {
         key: Some(facts.clone()),
@@ -94,8 +94,12 @@ pub(super) fn revoke_all(o: &Observed, record: &Record, env: &Env, plan: &mut Pl
         super::retire::abandon_intents(&super::view(o, record), env, plan);
         return;
     }
-    if record.versions.iter().any(|v| v.state.protects_key()) {
+    let put_off = |v: &Version| v.put_off(env.now).is_some();
+    if record.versions.iter().any(|v| v.state.protects_key() || put_off(v)) {
         let mut next = successor(record, env);
+        for version in next.versions.iter_mut().filter(|v| put_off(v)) {
+            version.retiring_at = Some(env.now);
+        }
         let live: Vec<(i32, VersionState)> = next
             .versions
             .iter()

@@ -107,10 +107,12 @@ pub fn next_probe(o: &Observed, lineage: &str, env: &Env) -> Option<chrono::Date
 
 /// The finalizer goes when deletion has nothing to revoke.
 pub(super) fn finalizer(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
-    if record.retain_on_delete != o.key.retain_on_delete && record.minted_alive().next().is_some() {
+    let grace = record.deletion_grace_seconds.is_some_and(|seconds| seconds != o.key.grace.as_secs());
+    if (grace || record.retain_on_delete != o.key.retain_on_delete) && record.minted_alive().next().is_some()
+    {
         // The ledger outlives the LLMKey: what deletion means must stand there before the finalizer goes.
         let mut next = super::successor(record, env);
-        next.retain_on_delete = o.key.retain_on_delete;
+        super::on_deletion(o, &mut next);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }

@@ -47,6 +47,7 @@ impl Shift {
             writer: _,
             released,
             retain_on_delete: _,
+            deletion_grace_seconds: _,
             attempt: _,
             mints,
             handled_rotate: _,
@@ -99,6 +100,7 @@ impl Shift {
             promoted_at,
             switch: _,
             slot: _,
+            target: _,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.
         self.within(created_at, if state.in_flight() { OLD } else { 0 });

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 use kube::api::{Api, ObjectMeta};
 
@@ -128,7 +129,8 @@ fn carries(secret: &Secret, held: &Held, version: i32, key: &str) -> bool {
         && labels.get(crate::api::KEY_LABEL).is_some_and(|l| l == key)
 }
 
-/// When the operator last wrote the Secret, by the API server's clock: whole seconds, rounded up.
+/// When somebody last wrote the Secret's data, by the API server's clock: whole seconds, rounded up. If it was another hand, what
+/// it held before that time is not known.
 pub fn written_at(secret: &Secret) -> Option<DateTime<Utc>> {
     written(&secret.metadata)
 }
@@ -139,10 +141,15 @@ pub fn written(metadata: &ObjectMeta) -> Option<DateTime<Utc>> {
         .managed_fields
         .iter()
         .flatten()
-        .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER))
+        .filter(|f| f.manager.as_deref() == Some(FIELD_MANAGER) || wrote_data(f))
         .filter_map(|f| f.time.as_ref())
         .map(|t| from_k8s(t) + chrono::Duration::seconds(1))
         .max()
+}
+
+fn wrote_data(entry: &ManagedFieldsEntry) -> bool {
+    let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.as_object());
+    fields.is_some_and(|fields| ["f:data", "f:stringData"].iter().any(|field| fields.contains_key(*field)))
 }
 
 /// The LLMKey as an owner of its target.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::deliver::{after, states};
 use super::driver::Run;
 use super::world::{World, at, by_hand, hours};
+use crate::api::ValidationMode;
 use crate::controller::llm_key::model::PolicyView;
 use crate::domain::evidence::{Consumer, PodUse, Reads, Rollout, Workload, WorkloadKind};
 use crate::domain::lifecycle::RevocationBasis;
@@ -73,6 +74,20 @@ fn a_pod_that_nobody_replaces_holds_the_older_key() {
     );
     assert_eq!(condition(&run, "ConsumersCurrent").1, "AllCurrent");
     assert!(run.world.key.as_ref().unwrap().status.as_ref().unwrap().consumers.is_empty());
+}
+
+#[test]
+fn nothing_is_restarted_for_a_key_that_the_provider_refuses() {
+    for (spreading, restarts) in [(0, 1), (48, 0)] {
+        let mut world = using(World::minting(), &[WorkloadKind::Deployment]);
+        world.edit(|key| key.spec.validation.mode = ValidationMode::Advisory);
+        let mut run = after(world, 600);
+        run.world.provider.spreading = hours(spreading);
+        run.world.rotate("now");
+        until(&mut run, 3 * 3600);
+        assert_eq!(run.world.record().current().unwrap().version, 2, "{}", run.story());
+        assert_eq!(run.world.history.restarts.len(), restarts, "{}", run.story());
+    }
 }
 
 #[test]

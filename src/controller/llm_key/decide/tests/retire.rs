@@ -289,6 +289,99 @@ fn keys_are_handed_over_only_in_time_to_the_same_account_and_not_after_the_names
     }
 }
 
+/// Deleted after ten minutes with a grace of 24 h, and back ten minutes later.
+fn back_with(change: impl FnOnce(&mut World), spec: &serde_json::Value) -> Run {
+    let mut run = after(World::minting(), 500);
+    let grace = Some(serde_json::from_value(json!("24h")).unwrap());
+    run.world.edit(|key| key.spec.deletion_grace_period = grace);
+    run.until(&[(600, World::delete)], 1200).unwrap();
+    change(&mut run.world);
+    run.world.create(spec);
+    run.until(&[], 1260).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    run
+}
+
+#[test]
+fn an_llm_key_that_comes_back_for_another_account_ends_no_key_before_the_grace_that_it_was_deleted_with() {
+    let spec = json!({"providerRef": {"name": "openai"}, "source": {"mint": {}}});
+    let mut run = back_with(|world| world.project = "proj_2".into(), &spec);
+    assert_eq!(states(&run.world), [Overlap, Current], "the same account: {}", run.story());
+    run.until(&[], 9000).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Current], "with the evidence of an overlap: {}", run.story());
+
+    let spec = json!({"providerRef": {"name": "second"}, "source": {"mint": {}}});
+    let mut run = back_with(|world| world.llm_provider = "second".into(), &spec);
+    assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
+    held(&run, "OverlapMinimum");
+    run.until(&[], 600 + 24 * 3600 - 60).unwrap();
+    assert_eq!(run.world.live_keys().count(), 2, "{}", run.story());
+    run.until(&[], 600 + 24 * 3600 + 60).unwrap();
+    assert_eq!(
+        (states(&run.world), run.world.live_keys().count()),
+        (vec![Revoked, Current], 1),
+        "{}",
+        run.story()
+    );
+
+    for burnt in [json!({"revokedVersions": [1]}), json!({"desiredState": "Revoked"})] {
+        let mut run = back_with(|world| world.llm_provider = "second".into(), &spec);
+        run.world.edit(|key| {
+            let mut whole = serde_json::to_value(&key.spec).unwrap();
+            whole.as_object_mut().unwrap().extend(burnt.as_object().unwrap().clone());
+            key.spec = serde_json::from_value(whole).unwrap();
+        });
+        run.until(&[], 1400).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+        assert_eq!(states(&run.world)[0], Revoked, "{burnt}: {}", run.story());
+    }
+}
+
+#[test]
+fn what_deletion_means_for_a_key_says_the_llm_key_that_it_was_made_for() {
+    for (then, next, alive) in [("Retain", "Revoke", 2), ("Revoke", "Retain", 1)] {
+        let policy = |name: &str| Some(serde_json::from_value(json!(name)).unwrap());
+        let mut run = after(World::minting(), 500);
+        run.world.edit(|key| key.spec.deletion_policy = policy(then));
+        run.until(&[(600, World::delete)], 1200).unwrap();
+        run.world.llm_provider = "second".into();
+        let spec = json!({"providerRef": {"name": "second"}, "source": {"mint": {}}, "deletionPolicy": next});
+        run.world.create(&spec);
+        run.until(&[], 9000).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+        assert_eq!(run.world.live_keys().count(), alive, "{then}: {}", run.story());
+    }
+}
+
+#[test]
+fn a_revocation_that_the_provider_does_not_carry_out_is_told() {
+    let mut run = in_overlap();
+    run.world.provider.lingering = Duration::from_secs(48 * 3600);
+    run.until(&[], 4500).unwrap();
+    assert_eq!(states(&run.world), [Retiring, Current], "{}", run.story());
+    assert!(!says(&plan(&run.world), ConditionType::Stalled, Reason::RevokeFailed), "it takes its time");
+    run.until(&[], 9000).unwrap();
+    held(&run, "RevokeFailed");
+    assert_eq!(ready(&run.world), "True KeyValid");
+    run.world.edit(|key| key.spec.desired_state = serde_json::from_value(json!("Revoked")).unwrap());
+    run.until(&[], 24 * 3600).unwrap();
+    assert_eq!(ready(&run.world), "False RevokeFailed", "a person asked for it");
+}
+
+#[test]
+fn an_older_key_in_another_secret_waits_for_a_word() {
+    let mut run = after(World::minting(), 500);
+    run.until(&[(600, World::delete)], 1200).unwrap();
+    run.world.create(&json!({
+        "providerRef": {"name": "openai"}, "source": {"mint": {}}, "target": {"secretName": "elsewhere"},
+    }));
+    run.until(&[], 1300).unwrap();
+    run.world.rotate("now");
+    run.until(&[], 9000).unwrap_or_else(|broken| panic!("{broken}\n{}", run.story()));
+    assert_eq!(states(&run.world), [Overlap, Current], "{}", run.story());
+    held(&run, "WaitingForConsumers");
+    run.world.annotate("llmkeys.dev/approve-revoke", "1");
+    run.until(&[], 9100).unwrap();
+    assert_eq!(states(&run.world), [Revoked, Current], "{}", run.story());
+}
+
 #[test]
 fn a_retained_key_survives_the_deletion_of_everything() {
     let mut world = World::minting();
