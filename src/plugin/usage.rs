@@ -238,15 +238,16 @@ fn place(row: &Row) -> [String; 3] {
     [row.namespace.as_ref(), row.name.as_ref(), row.provider.as_ref()].map(dash)
 }
 
+/// Cells of several parts, one after the other.
+fn line<const N: usize>(parts: &[&[String]]) -> [String; N] {
+    let mut cells = parts.iter().flat_map(|part| part.iter().cloned());
+    std::array::from_fn(|_| cells.next().unwrap_or_default())
+}
+
 fn narrow_table(rows: &[Row], now: DateTime<Utc>) -> String {
     let rows: Vec<[String; 10]> = rows
         .iter()
-        .map(|row| {
-            let [a, b, c] = place(row);
-            let [d, e, f] = row.window.cells();
-            let [g, h, i] = row.total.cells();
-            [a, b, c, d, e, f, g, h, i, age(row, now)]
-        })
+        .map(|row| line(&[&place(row), &row.window.cells(), &row.total.cells(), &[age(row, now)]]))
         .collect();
     let heads = [
         "NAMESPACE",
@@ -267,11 +268,9 @@ fn wide_table(rows: &[Row], now: DateTime<Utc>) -> String {
     let rows: Vec<[String; 14]> = rows
         .iter()
         .map(|row| {
-            let [a, b, c] = place(row);
-            let [d, e, f] = row.window.cells();
-            let [g, h, i] = row.current.unwrap_or_default().cells();
-            let [j, k, l] = row.total.cells();
-            [a, b, c, dash(row.since.as_ref()), d, e, f, g, h, i, j, k, l, age(row, now)]
+            let (since, current) = ([dash(row.since.as_ref())], row.current.unwrap_or_default().cells());
+            let age = [age(row, now)];
+            line(&[&place(row), &since, &row.window.cells(), &current, &row.total.cells(), &age])
         })
         .collect();
     let heads = [
@@ -298,9 +297,8 @@ fn sums_table(of: &'static str, rows: &[Row], now: DateTime<Utc>) -> String {
         .iter()
         .map(|row| {
             let name = dash(row.namespace.as_ref().or(row.provider.as_ref()));
-            let [a, b, c] = row.window.cells();
-            let [d, e, f] = row.total.cells();
-            [name, row.keys.to_string(), row.reported.to_string(), a, b, c, d, e, f, age(row, now)]
+            let place = [name, row.keys.to_string(), row.reported.to_string()];
+            line(&[&place, &row.window.cells(), &row.total.cells(), &[age(row, now)]])
         })
         .collect();
     let heads = [

@@ -94,7 +94,7 @@ fn it_waits_for_the_overlap_of_the_last_rotation_and_holds_where_schedules_do() 
     assert_eq!(states(&run.world), [Overlap, Current]);
     assert!(says(&plan(&run.world), ConditionType::RotationDue, Reason::OverlapActive));
     run.until(&[], 4 * 3600).unwrap();
-    assert_eq!(states(&run.world), [Revoked, Overlap, Current], "{}", run.story());
+    assert_eq!(states(&run.world), [Revoked, Revoked, Current], "{}", run.story());
 
     let mut held = limited();
     held.world.edit(|key| {
