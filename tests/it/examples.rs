@@ -346,8 +346,10 @@ async fn a_key_is_made_at_a_litellm_proxy() {
 #[tokio::test]
 async fn a_key_that_has_used_its_share_is_followed_by_another() {
     let t = Tenant::new("usage-example").await;
-    let key = ready(&t, "18-usage.yaml").await;
-    assert_eq!(policy(&key), "RotationPolicy/monthly-or-used");
+    ready(&t, "01-quickstart.yaml").await;
+    play(&t, "18-usage.yaml").await;
+    let follows = |key: &LLMKey| policy(key) == "RotationPolicy/monthly-or-used";
+    t.until("chat", "the policy", follows).await;
     let id = t.sandbox().live_keys(&t.project)[0].id.clone();
     let used = KeyUse { requests: 10, cost_micros: 50_000_000, ..KeyUse::default() };
     assert!(t.sandbox().note_use(&t.project, &id, used));
