@@ -44,8 +44,12 @@ test: test-tools lint ## Everything that must hold: lints, unit tests, and tests
 	$(call stage,tests,$(CARGO) test --features testbed --locked)
 
 .PHONY: crds
-crds: ## Write the CRDs from the Rust types
+crds: ## Write the CRDs and docs/reference.md from the Rust types
 	$(CARGO) run --quiet --bin crdgen
+
+.PHONY: site
+site: ## Build docs/ as a site into target/site, and check its links: needs mdbook
+	$(call stage,site,hack/site.sh)
 
 .PHONY: up
 up: tools ## Start a control plane and keep it until Ctrl-C

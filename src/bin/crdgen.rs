@@ -1,5 +1,5 @@
 //! Writes the CRDs as YAML, one file for each: `crdgen [DIR…]`. Default: the places in this repository
-//! that hold them, `crds/` and the chart, whose templates cannot read files outside of it.
+//! that hold them, `crds/` and the chart, whose templates cannot read files outside of it, and the page of all fields.
 
 use std::error::Error;
 use std::fs;
@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if directories.is_empty() {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         directories.extend(PLACES.iter().map(|place| repository.join(place)));
+        fs::write(repository.join("docs/reference.md"), llmkey_operator::api::reference())?;
     }
     for directory in directories {
         fs::create_dir_all(&directory)?;

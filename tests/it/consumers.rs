@@ -101,10 +101,10 @@ async fn deployment(t: &Tenant, changes: Value, pod: Value) {
 }
 
 /// Says of each pod of the namespace that it is ready, as a kubelet does. Ends when dropped.
-struct Kubelet(tokio::task::JoinHandle<()>);
+pub(crate) struct Kubelet(tokio::task::JoinHandle<()>);
 
 impl Kubelet {
-    fn start(t: &Tenant) -> Self {
+    pub(crate) fn start(t: &Tenant) -> Self {
         let pods: Api<Pod> = api(t);
         Self(tokio::spawn(async move {
             let ready =

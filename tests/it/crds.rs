@@ -10,7 +10,7 @@ use llmkey_operator::api;
 use llmkey_operator::testbed;
 use serde_json::{Value, json};
 
-const STALE: &str = "run `cargo run --bin crdgen -- crds`";
+const STALE: &str = "run `make crds`";
 
 fn path(crd: &Value) -> PathBuf {
     let plural = crd["spec"]["names"]["plural"].as_str().unwrap();
@@ -57,6 +57,17 @@ fn the_files_are_those_of_the_types() {
         .map(|entry| entry.unwrap().path())
         .collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn the_page_of_all_fields_is_that_of_the_types() {
+    let page = fs::read_to_string(testbed::source_dir().join("docs/reference.md")).unwrap();
+    assert!(page == api::reference(), "docs/reference.md is stale; {STALE}");
+    every_field(|path, _| {
+        let field = path.split_once('.').map(|(_, field)| field).filter(|field| field.contains('.'));
+        let item = path.ends_with("[]") || path.ends_with("{}");
+        assert!(item || field.is_none_or(|field| page.contains(&format!("\n| `{field}` | "))), "{path}");
+    });
 }
 
 #[test]

@@ -96,13 +96,82 @@ fn every_example_is_in_the_readme() {
     }
 }
 
+/// The pages below a directory, by their paths.
+fn pages_in(dir: &Path) -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            pages.extend(pages_in(&path));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+    pages.sort();
+    pages
+}
+
 fn pages() -> Vec<PathBuf> {
     let root = source_dir();
     let mut pages: Vec<PathBuf> =
         ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].iter().map(|name| root.join(name)).collect();
-    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
-    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
+    pages.extend(pages_in(&root.join("docs")));
     pages
+}
+
+/// `mdBook` leaves out of the site what its table of contents does not name, and breaks links to it.
+#[test]
+fn the_sites_table_of_contents_has_every_page_once() {
+    let docs = source_dir().join("docs");
+    let contents = docs.join("SUMMARY.md");
+    let text = fs::read_to_string(&contents).unwrap();
+    let listed =
+        text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).map(|link| docs.join(link));
+    let mut listed: Vec<PathBuf> = listed.collect();
+    listed.sort();
+    let mut pages = pages_in(&docs);
+    pages.retain(|page| *page != contents);
+    assert_eq!(listed, pages);
+}
+
+/// What the page about providers shows as added still stands in the files that it names.
+#[test]
+fn the_diffs_of_the_page_about_providers_are_what_the_program_has() {
+    let page = fs::read_to_string(source_dir().join("docs/adding-a-provider.md")).unwrap();
+    let blocks: Vec<&str> =
+        page.split("\n```diff\n").skip(1).filter_map(|rest| rest.split("\n```").next()).collect();
+    assert!(blocks.len() > 3, "{} diffs", blocks.len());
+    for block in blocks {
+        let mut file: Option<(&str, String)> = None;
+        for line in block.lines() {
+            if let Some(name) = line.strip_prefix("+++ b/") {
+                file = Some((name, fs::read_to_string(source_dir().join(name)).unwrap()));
+            } else if let (Some(added), Some((name, text))) = (line.strip_prefix('+'), &file) {
+                assert!(
+                    text.lines().any(|line| line.trim() == added.trim()),
+                    "{name} does not have: {added}"
+                );
+            } else {
+                assert!(file.is_some(), "{line}: a diff begins with +++ b/FILE");
+            }
+        }
+    }
+}
+
+/// The text without code, in which a pattern may look like a link.
+fn prose(page: &Path) -> String {
+    let text = fs::read_to_string(page).unwrap();
+    let mut code = false;
+    let mut prose = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            code = !code;
+        } else if !code {
+            prose.extend(line.split('`').step_by(2));
+            prose.push('\n');
+        }
+    }
+    prose
 }
 
 /// Anchors as GitHub makes them of headings: lower case, no punctuation, dashes for spaces.
@@ -120,8 +189,7 @@ fn anchors(page: &Path) -> BTreeSet<String> {
 #[test]
 fn links_lead_somewhere() {
     for page in pages() {
-        let text = fs::read_to_string(&page).unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for link in prose(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if link.starts_with("http") {
                 continue;
             }

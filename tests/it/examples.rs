@@ -36,7 +36,11 @@ fn objects(file: &str) -> Vec<Value> {
 }
 
 /// Server-side, with unknown and repeated fields refused.
-async fn apply(client: &kube::Client, manifest: &Value, dry_run: bool) -> Result<DynamicObject, kube::Error> {
+pub(crate) async fn apply(
+    client: &kube::Client,
+    manifest: &Value,
+    dry_run: bool,
+) -> Result<DynamicObject, kube::Error> {
     let object: DynamicObject = serde_json::from_value(manifest.clone()).unwrap();
     let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
     let (resource, capabilities) = discovery::pinned_kind(client, &kind).await?;

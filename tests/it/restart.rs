@@ -7,7 +7,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use llmkey_operator::api::LLMKey;
+use llmkey_operator::api::{LLMKey, RotationPolicy};
 use llmkey_operator::domain::names::ledger_name;
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation};
 use serde_json::{Value, json};
@@ -191,6 +191,12 @@ async fn a_restart_writes_nothing_and_reads_no_key() {
     for name in &names {
         t.ready(name).await;
     }
+    let policies: Api<RotationPolicy> = Api::namespaced(t.client.clone(), &t.namespace);
+    wait("the policy's status counts all keys, and none on its way", async || {
+        let told = policies.get("policy").await.unwrap().status.unwrap_or_default();
+        (told.keys == Some(20) && told.in_flight.unwrap_or_default() == 0).then_some(())
+    })
+    .await;
     operator.signal("TERM");
     assert!(ended(&mut operator).await.success());
     let from = stage.cluster.audit_events().unwrap().len();
