@@ -497,7 +497,7 @@ mod tests {
     fn the_definition_is_sound_and_every_example_can_be_typed() {
         Cli::command().debug_assert();
         let examples = examples();
-        assert_eq!(examples.len(), 32, "{examples:?}");
+        assert_eq!(examples.len(), 37, "{examples:?}");
         for example in examples {
             assert!(parse(&example).is_ok(), "{example:?}: {}", parse(&example).unwrap_err());
         }
