@@ -22,5 +22,6 @@ mod spare;
 mod switch;
 mod triggers;
 mod turn;
+mod usage;
 
 use super::super::world::{self, perform};
