@@ -116,6 +116,9 @@ struct RunArgs {
     /// File with the cluster's token that Azure exchanges for one of its own, as workload identity mounts it.
     #[arg(long, env = "AZURE_FEDERATED_TOKEN_FILE")]
     azure_federated_token_file: Option<PathBuf>,
+    /// File with the cluster's token that Google exchanges for one of its own (workload identity federation).
+    #[arg(long, env = "LLMKEY_GOOGLE_TOKEN_FILE")]
+    google_token_file: Option<PathBuf>,
     /// Address of /metrics, /healthz, /readyz and /log-level.
     #[arg(long, env = "LLMKEY_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
     metrics_listen: SocketAddr,
@@ -186,6 +189,8 @@ pub struct Config {
     pub keyring_dir: Option<PathBuf>,
     /// The cluster's token that Azure exchanges for one of its own.
     pub federated_token_file: Option<PathBuf>,
+    /// The cluster's token that Google exchanges for one of its own.
+    pub google_token_file: Option<PathBuf>,
     /// Address of the HTTP endpoints.
     pub metrics_listen: SocketAddr,
     /// Whether metrics carry the names of keys.
@@ -251,6 +256,7 @@ impl Config {
             kubeconfig: args.kubeconfig,
             keyring_dir: args.keyring_dir,
             federated_token_file: args.azure_federated_token_file,
+            google_token_file: args.google_token_file,
             metrics_listen: args.metrics_listen,
             per_key_metrics: args.per_key_metrics,
             leader_elect: args.leader_elect,

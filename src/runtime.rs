@@ -31,7 +31,7 @@ use crate::kube_ext::connect::{ConnectError, connect};
 use crate::kube_ext::events::Events;
 use crate::kube_ext::lease::{Elector, LeaderGuard, Leadership, Timing};
 use crate::ledger;
-use crate::provider::{CallWatch, Providers, ProvidersConfig, Ticks};
+use crate::provider::{CallWatch, Providers, ProvidersConfig, Ticks, WallClock};
 use crate::telemetry::health::Health;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::Metrics;
@@ -215,7 +215,9 @@ async fn lead(
             loopback_only: config.test_time_divisor > 1,
             watch: calls(metrics.clone(), clock),
             ticks: Ticks::new(move || clock.monotonic()),
+            wall: WallClock::new(move || clock.now()),
             federated_token_file: config.federated_token_file.clone(),
+            google_token_file: config.google_token_file.clone(),
             ..ProvidersConfig::default()
         }),
         index: Arc::clone(&index),

@@ -187,7 +187,8 @@ pub struct Source {
     /// A Secret of the same namespace that holds a key you supply. A changed value is a new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
-    /// The key is created at the provider's admin API: one service account for each version at OpenAI, one key at OpenRouter.
+    /// The key is created at the provider's admin API: one service account for each version at OpenAI, one key at Google,
+    /// OpenRouter and LiteLLM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint: Option<Mint>,
     /// Two fixed slots of an account, whose keys are made anew in turn (AzureOpenAI). One LLMKey has the account for itself.

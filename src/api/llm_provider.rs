@@ -117,6 +117,8 @@ impl ProviderType {
     validation = Rule::new("self.type != 'AzureOpenAI' || !has(self.adminCredentialRef) || has(self.azureOpenAI)").message("azureOpenAI: an admin credential of Azure needs azureOpenAI, the account whose keys are made anew"),
     validation = Rule::new("!has(self.azureOpenAI) || self.type == 'AzureOpenAI'").message("azureOpenAI: only for type AzureOpenAI"),
     validation = Rule::new("!has(oldSelf.azureOpenAI) || has(self.azureOpenAI) && self.azureOpenAI.subscription == oldSelf.azureOpenAI.subscription && self.azureOpenAI.resourceGroup == oldSelf.azureOpenAI.resourceGroup && self.azureOpenAI.account == oldSelf.azureOpenAI.account").message("azureOpenAI: the account does not change; create another LLMProvider"),
+    validation = Rule::new("!has(self.google) || self.type == 'Google'").message("google: only for type Google"),
+    validation = Rule::new("self.type != 'Google' || !has(self.adminCredentialRef) || has(self.google)").message("google: an admin credential of Google needs google.project and google.serviceAccountEmail, where keys are made and what they are bound to"),
     validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
     validation = Rule::new("!has(self.openRouter) || self.type == 'OpenRouter'").message("openRouter: only for type OpenRouter"),
     validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in"),
@@ -150,10 +152,14 @@ pub struct LLMProviderSpec {
     /// Azure OpenAI: the account whose two keys are made anew in turn.
     #[serde(default, rename = "azureOpenAI", skip_serializing_if = "Option::is_none")]
     pub azure_open_ai: Option<AzureOpenAIAccount>,
+    /// Google: where keys are made, and what they are bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub google: Option<GoogleAccount>,
     /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
     /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
     /// by a change of the URL. For AzureOpenAI it has `tenantID`, `clientID`, `clientSecret` (left out: workload identity), `host`, the one
-    /// of the management API, and `authorityHost`, the one that tokens come from. Without it: validation only.
+    /// of the management API, and `authorityHost`, the one that tokens come from. For Google `credential` is the JSON of a service account's key or of
+    /// workload identity federation, and `host` the API Keys API's. Without it: validation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_credential_ref: Option<SecretName>,
     /// How many keys are made here at most. Default: no limit but the operator's own, five an hour for one LLMKey.
@@ -275,6 +281,28 @@ pub struct AzureOpenAIAccount {
     #[schemars(length(max = 512))]
     #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
     pub authority_url: Option<String>,
+}
+
+/// Where keys are made at Google Cloud, and what each of them is bound to. A change is for keys that are made from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GoogleAccount {
+    /// Id (not the number) of the Google Cloud project that keys are made in. Gemini API and API Keys API must be enabled in it.
+    #[schemars(length(min = 6, max = 30), regex(pattern = r"^[a-z][a-z0-9-]*[a-z0-9]$"))]
+    pub project: String,
+    /// Email of the service account that keys are bound to: requests with them are its requests. The Gemini API takes no keys that are not
+    /// bound to one.
+    #[schemars(
+        length(min = 6, max = 128),
+        regex(pattern = r"^[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9.-]*[a-z0-9]$")
+    )]
+    pub service_account_email: String,
+    /// URL that stands for all of Google's APIs but Gemini's: that of keys and those that tokens come from. For a gateway before them;
+    /// `host` of the admin credential must be its host. Default: each API's own host at googleapis.com.
+    #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub api_url: Option<String>,
 }
 
 /// Whose the keys of an account are that was there before.

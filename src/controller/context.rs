@@ -1,8 +1,9 @@
 //! What every reconcile may use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
@@ -150,11 +151,17 @@ fn assemble(
         return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true; set it")));
     }
     let mut data = found.data.unwrap_or_default();
-    if let Some(block) = &provider.spec.azure_open_ai {
-        let data = data.into_iter().map(|(name, value)| (name, SecretBytes::new(value.0))).collect();
-        return Account::of_azure(endpoint, block, &data)
-            .map(Arc::new)
-            .map_err(|error| unusable(place, &error));
+    let LLMProviderSpec { azure_open_ai, google, .. } = &provider.spec;
+    let entries = |data: BTreeMap<String, ByteString>| -> BTreeMap<String, SecretBytes> {
+        data.into_iter().map(|(name, value)| (name, SecretBytes::new(value.0))).collect()
+    };
+    if let Some(block) = azure_open_ai {
+        let account = Account::of_azure(endpoint, block, &entries(data));
+        return account.map(Arc::new).map_err(|error| unusable(place, &error));
+    }
+    if let Some(block) = google {
+        let account = Account::of_google(endpoint, block, &entries(data));
+        return account.map(Arc::new).map_err(|error| unusable(place, &error));
     }
     let (Some(host), Some(credential)) = (data.remove("host"), data.remove("credential")) else {
         return Err(missing(format!("{place} must have the keys credential and host")));

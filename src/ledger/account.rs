@@ -38,7 +38,7 @@ pub struct AccountId {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none), path of an account at Azure.
+    /// Project at OpenAI and Google, workspace at OpenRouter, team at LiteLLM (`-` for none), path of an account at Azure.
     pub project: String,
 }
 

@@ -244,7 +244,7 @@ pub struct AccountRef {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project at OpenAI, workspace at OpenRouter, team at LiteLLM (`-` for none); at Azure subscription, resource group and account.
+    /// Project at OpenAI and Google, workspace at OpenRouter, team at LiteLLM (`-` for none); at Azure subscription, resource group and account.
     pub project: String,
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AzureAccess, Endpoint, azure_account};
+use super::{AzureAccess, Endpoint, GoogleAccess, azure_account};
 use crate::{api::LiteLLMAccount, crypto::SecretBytes};
 
 /// Why an account cannot be used. Quotes no credential.
@@ -25,8 +25,13 @@ pub enum AccountError {
     #[error("the admin credential must be 8 to 512 printable characters without spaces")]
     BadCredential,
     /// A URL of the account is none.
-    #[error("azureOpenAI.resourceManagerURL and authorityURL must be plain https URLs")]
+    #[error("azureOpenAI.resourceManagerURL and authorityURL, and google.apiURL, must be plain https URLs")]
     BadUrl,
+    /// The credential's file is not one of Google's that can be used.
+    #[error(
+        "the admin credential must be the JSON of a service account's key or of workload identity federation: {0}"
+    )]
+    BadCredentialFile(&'static str),
     /// The Secret lacks an entry.
     #[error("the admin credential's Secret needs `{0}`")]
     Missing(&'static str),
@@ -93,6 +98,7 @@ pub struct Account {
     credential: SecretBytes,
     lite_llm: Option<Arc<LiteLLMAccount>>,
     azure: Option<Arc<AzureAccess>>,
+    google: Option<Arc<GoogleAccess>>,
 }
 
 impl Account {
@@ -106,13 +112,24 @@ impl Account {
             return Err(AccountError::BadProject);
         }
         let (project, credential) = (project.to_owned(), credential.credential);
-        Ok(Self { endpoint, project, credential, lite_llm: None, azure: None })
+        Ok(Self { endpoint, project, credential, lite_llm: None, azure: None, google: None })
     }
 
     /// An account of Azure's.
     pub(super) fn with_azure(endpoint: Endpoint, project: String, access: AzureAccess) -> Self {
         let credential = access.secret.clone().unwrap_or_else(|| SecretBytes::new(Vec::new()));
-        Self { endpoint, project, credential, lite_llm: None, azure: Some(Arc::new(access)) }
+        Self { endpoint, project, credential, lite_llm: None, azure: Some(Arc::new(access)), google: None }
+    }
+
+    /// A project of Google Cloud's.
+    pub(super) fn with_google(endpoint: Endpoint, project: String, access: GoogleAccess) -> Self {
+        let (credential, google) = (SecretBytes::new(Vec::new()), Some(Arc::new(access)));
+        Self { endpoint, project, credential, lite_llm: None, azure: None, google }
+    }
+
+    /// The same for one call, with a token in place of the credential.
+    pub(super) fn holding(&self, token: &SecretBytes) -> Self {
+        Self { credential: token.clone(), ..self.clone() }
     }
 
     /// The same with what keys of a LiteLLM proxy may do.
@@ -132,12 +149,23 @@ impl Account {
 
     /// Host and port of the API that manages it.
     pub fn authority(&self) -> String {
-        self.azure.as_ref().map_or_else(|| self.endpoint.authority(), |azure| azure.manager.authority())
+        self.manager().authority()
+    }
+
+    /// The API that manages it.
+    pub(super) fn manager(&self) -> &Endpoint {
+        let beside = self.azure().map(|azure| &azure.manager);
+        beside.or_else(|| self.google().map(|google| &google.manager)).unwrap_or(&self.endpoint)
     }
 
     /// How an account of Azure's is managed.
     pub(super) fn azure(&self) -> Option<&AzureAccess> {
         self.azure.as_deref()
+    }
+
+    /// How a project of Google Cloud's is managed.
+    pub(super) fn google(&self) -> Option<&GoogleAccess> {
+        self.google.as_deref()
     }
 
     /// The API it belongs to.
@@ -150,7 +178,7 @@ impl Account {
         self.lite_llm.as_deref()
     }
 
-    /// The project (OpenAI), workspace (OpenRouter), team (LiteLLM) or account (Azure) that keys are made in.
+    /// The project (OpenAI, Google), workspace (OpenRouter), team (LiteLLM) or account (Azure) that keys are made in.
     pub fn project(&self) -> &str {
         &self.project
     }
@@ -172,7 +200,7 @@ pub(super) fn is_object_id(text: &str) -> bool {
 ///
 /// `handle` or `handle/key`: the handle is what ends the key when it is deleted. OpenAI: `svc_acct_x/key_y`, a service
 /// account and its only key; in lists the key part is not known. OpenRouter and LiteLLM: the
-/// key's hash. Azure: the slot, and which of its keys.
+/// key's hash. Azure: the slot, and which of its keys. Google: the id that we chose.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderKeyId(String);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use super::{
     Endpoint,
     account::{Account, AccountError, same_authority},
-    slots::Token,
+    tokens::Token,
 };
 use crate::{api::AzureOpenAIAccount, crypto::SecretBytes};
 

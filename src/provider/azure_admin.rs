@@ -4,18 +4,15 @@
 //! has no id, no name, no expiry and no end of its own: each of the two slots always holds one, it can be read at any time, and
 //! the only change is to have a slot's key made anew, which ends the one before at once. What codes errors have is unverified.
 
-use std::time::Duration;
-
-use data_encoding::HEXUPPER;
 use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde_json::json;
-use zeroize::Zeroizing;
 
 use super::{
     Admin, AzureAccess, CallError, Capabilities, Capability, ErrorClass, MintError, Minting, SlotKey, Slots,
     admin_reply, check_shape,
     exchange::{Reply, Request, Unsendable, text},
+    tokens::form,
 };
 use crate::{api::ProviderType, crypto::SecretBytes};
 
@@ -30,14 +27,6 @@ pub(super) struct AzureAdmin;
 struct Keys {
     key1: String,
     key2: String,
-}
-
-/// The answer of the token endpoint.
-#[derive(Deserialize)]
-struct Granting {
-    token_type: String,
-    expires_in: u64,
-    access_token: String,
 }
 
 impl Admin for AzureAdmin {
@@ -140,68 +129,23 @@ pub(super) enum Proof {
     Assertion(SecretBytes),
 }
 
-/// A token and how long it is good.
-pub(super) struct Granted {
-    pub(super) token: SecretBytes,
-    pub(super) lifetime: Duration,
-}
-
 /// Asks for a token for the management API: the identity platform's client credentials grant.
 pub(super) fn token_request(access: &AzureAccess, proof: &Proof) -> Request {
     let scope = format!("https://{}/.default", access.manager.authority().trim_end_matches(":443"));
-    let mut form = Zeroizing::new(String::new());
-    pair(&mut form, "grant_type", b"client_credentials");
-    pair(&mut form, "client_id", access.client.as_bytes());
-    pair(&mut form, "scope", scope.as_bytes());
+    let mut pairs: Vec<(&str, &[u8])> = vec![
+        ("grant_type", b"client_credentials"),
+        ("client_id", access.client.as_bytes()),
+        ("scope", scope.as_bytes()),
+    ];
     match proof {
-        Proof::Secret(secret) => pair(&mut form, "client_secret", secret.expose()),
+        Proof::Secret(secret) => pairs.push(("client_secret", secret.expose())),
         Proof::Assertion(token) => {
-            pair(&mut form, "client_assertion_type", ASSERTION_TYPE.as_bytes());
-            pair(&mut form, "client_assertion", token.expose());
+            pairs.push(("client_assertion_type", ASSERTION_TYPE.as_bytes()));
+            pairs.push(("client_assertion", token.expose()));
         }
     }
     let url = access.authority.url(&[&access.tenant, "oauth2", "v2.0", "token"], &[]);
-    Request::new(Method::POST, url).form(form.as_bytes().to_vec())
-}
-
-/// Adds a pair as forms are encoded.
-fn pair(form: &mut String, name: &str, value: &[u8]) {
-    if !form.is_empty() {
-        form.push('&');
-    }
-    form.push_str(name);
-    form.push('=');
-    for byte in value {
-        if byte.is_ascii_alphanumeric() || b"-._*".contains(byte) {
-            form.push(char::from(*byte));
-        } else {
-            form.push('%');
-            form.push_str(&HEXUPPER.encode(&[*byte]));
-        }
-    }
-}
-
-/// The token, or why there is none. The error's form is unverified.
-pub(super) fn read_token(reply: &Reply) -> Result<Granted, CallError> {
-    if !reply.succeeded() {
-        let own =
-            reply.object().is_some_and(|body| body.get("error").is_some_and(serde_json::Value::is_string));
-        let refused = matches!(reply.status, 400 | 401) && own;
-        return Err(if refused {
-            reply.error(ErrorClass::CredentialInvalid, "TokenRefused")
-        } else {
-            admin_reply::failure(reply, own, (ErrorClass::CredentialInvalid, "TokenRefused"))
-        });
-    }
-    let Granting { token_type, expires_in, access_token } = reply.read()?;
-    let token = SecretBytes::from_string(access_token);
-    if !token_type.eq_ignore_ascii_case("bearer")
-        || !token.expose().iter().all(u8::is_ascii_graphic)
-        || token.len() < 8
-    {
-        return Err(reply.error(ErrorClass::Garbled, "BadToken"));
-    }
-    Ok(Granted { token, lifetime: Duration::from_secs(expires_in) })
+    Request::new(Method::POST, url).form(form(&pairs))
 }
 
 #[cfg(test)]

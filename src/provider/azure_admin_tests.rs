@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::provider::{
     azure_account::access_for_tests,
@@ -95,31 +97,4 @@ fn errors_of_the_management_api_by_their_status_if_they_are_its_own() {
     let failed = AzureAdmin.read_slots(&wait).err().unwrap();
     assert_eq!(failed.retry_after(), Some(Duration::from_secs(17)));
     assert_eq!(AzureAdmin.read_renewed(&reply(200, &[], "what it says is not read")), Ok(()));
-}
-
-#[test]
-fn a_token_is_taken_or_refused_in_words_of_our_own() {
-    let granted = read_token(&reply(
-        200,
-        &[],
-        r#"{"token_type":"Bearer","expires_in":3599,"access_token":"abcdefgh"}"#,
-    ));
-    let granted = granted.ok().unwrap();
-    assert_eq!((granted.token.expose_str(), granted.lifetime), (Some("abcdefgh"), Duration::from_secs(3599)));
-    let refused = r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret.","error_codes":[7000215]}"#;
-    for (status, body, wanted) in [
-        (401, refused, ErrorClass::CredentialInvalid),
-        (400, refused, ErrorClass::CredentialInvalid),
-        (429, refused, ErrorClass::RateLimited { retry_after: None }),
-        (500, refused, ErrorClass::Server),
-        (400, "<html>", ErrorClass::Garbled),
-        (302, "", ErrorClass::UnexpectedRedirect),
-        (200, "{}", ErrorClass::Garbled),
-        (200, r#"{"token_type":"Bearer","expires_in":1,"access_token":"a b c d e f"}"#, ErrorClass::Garbled),
-        (200, r#"{"token_type":"PoP","expires_in":1,"access_token":"abcdefgh"}"#, ErrorClass::Garbled),
-    ] {
-        let failed = read_token(&reply(status, &[], body)).err().unwrap();
-        assert_eq!(failed.class, wanted, "{status} {body}");
-        assert!(!failed.to_string().contains("AADSTS"), "{failed}");
-    }
 }

@@ -53,6 +53,9 @@ pub enum MintKind {
     ShownOnce,
     /// The operator chooses the key and seals it before the call. After a lost answer the same key is made, or found.
     CallerChosen,
+    /// The operator chooses the key's id and has it on record before the call; the provider chooses the key, which can be read again as
+    /// long as it is there. After a lost answer the same key is read. An id is never free again.
+    CallerNamed,
     /// The account has a fixed number of slots, each with a key that can be read again; one is made anew, which ends the key that it
     /// had. After a lost answer the slot tells whether that has happened.
     Slots,
@@ -87,6 +90,7 @@ impl Capabilities {
                 let mint = match admin.minting() {
                     Minting::ShownOnce(_) => MintKind::ShownOnce,
                     Minting::CallerChosen(_) => MintKind::CallerChosen,
+                    Minting::CallerNamed(_) => MintKind::CallerNamed,
                     Minting::Slots(_) => MintKind::Slots,
                 };
                 Self { mint, ..admin.capabilities() }
@@ -138,6 +142,9 @@ mod tests {
         assert_eq!(slots.names().collect::<Vec<_>>(), ["Mint", "Revoke", "Validate"]);
         assert!(slots.is_for_one() && !proxy.is_for_one());
         assert_eq!(slots.mint_kind(), MintKind::Slots);
+        let google = Capabilities::of(ProviderType::Google, true);
+        assert_eq!(google.names().collect::<Vec<_>>(), ["List", "Mint", "Revoke", "Validate"]);
+        assert!(google.mint_kind() == MintKind::CallerNamed && !google.is_for_one());
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

@@ -1,7 +1,7 @@
 //! Keys whose value the caller chooses: chosen here, known by their id before they are made, and made as often as it takes.
 
 use super::{
-    Account, Admin, CallError, ErrorClass, MintError, Minted, Minting, ProviderKeyId, Providers,
+    Account, Admin, CallError, ErrorClass, MintError, Minted, Minting, Presence, ProviderKeyId, Providers,
     client::{admin, minted_or, scrubbed},
     dialect,
 };
@@ -36,7 +36,8 @@ impl Providers {
             return Err(unsupported());
         };
         let id = calls.id_of(chosen).map_err(|_| unsupported())?;
-        let reply = self.send_mint(account, name, calls.mint_request(account, name, chosen)).await?;
+        let reply =
+            self.send_mint(account, name, |account| calls.mint_request(account, name, chosen)).await?;
         minted_or(account, calls.read_minted(&id, chosen, &reply))?;
         Ok(id)
     }
@@ -46,8 +47,14 @@ impl Providers {
     /// # Errors
     /// The call failed: nothing is known.
     pub async fn exists(&self, account: &Account, id: &ProviderKeyId) -> Result<Option<bool>, CallError> {
-        let Minting::CallerChosen(calls) = admin(account)?.minting() else { return Ok(None) };
-        let reply = self.call("look_up", account, calls.look_request(account, id)).await?;
+        let calls = match admin(account)?.minting() {
+            Minting::CallerChosen(calls) => calls,
+            Minting::CallerNamed(_) => {
+                return self.presence(account, id).await.map(|p| Some(p == Presence::There));
+            }
+            Minting::ShownOnce(_) | Minting::Slots(_) => return Ok(None),
+        };
+        let reply = self.call("look_up", account, |account| calls.look_request(account, id)).await?;
         calls.read_look(id, &reply).map(Some).map_err(|error| scrubbed(error, account))
     }
 }

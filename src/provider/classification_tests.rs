@@ -92,6 +92,12 @@ fn refused_keys() {
     for (provider, status, body, expected) in [
         (Anthropic, 401, anthropic("authentication_error", "invalid x-api-key"), Verdict::Rejected),
         (Google, 400, GOOGLE_INVALID.to_owned(), Verdict::Rejected),
+        (
+            Google,
+            401,
+            r#"{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED","details":[{"reason":"ACCESS_TOKEN_TYPE_UNSUPPORTED","metadata":{"service":"generativelanguage.googleapis.com"}}]}}"#.to_owned(),
+            Verdict::Rejected,
+        ),
         (Google, 400, google(400, "API key expired. Please renew the API key.", "API_KEY_INVALID"), Verdict::Expired),
         (
             Google,
@@ -166,6 +172,7 @@ fn answers_that_speak_of_something_else_than_the_key() {
         (Anthropic, 401, text(r#"{"error":{"type":"authentication_error"}}"#), Verdict::Unknown),
         (Anthropic, 529, anthropic("overloaded_error", "x"), Verdict::ProviderDown),
         (Google, 400, google(400, "API key not valid", "SOMETHING_ELSE"), Verdict::Unknown),
+        (Google, 401, google(401, "x", "CREDENTIALS_MISSING"), Verdict::Unknown),
         (Google, 403, google(403, "x", "API_KEY_SERVICE_BLOCKED"), Verdict::RestrictedScope),
         (Google, 403, google(403, "x", "CONSUMER_SUSPENDED"), Verdict::Unknown),
         (Google, 403, google(403, "x", "SERVICE_DISABLED"), Verdict::Unknown),

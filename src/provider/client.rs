@@ -1,113 +1,20 @@
 //! The calls that the controllers make.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
 use super::{
-    Account, CallError, Endpoint, ErrorClass, MintError, Minting, ProviderKeyId,
+    Account, CallError, Endpoint, ErrorClass, MintError, Minting, ProviderKeyId, ProvidersConfig,
     classification::{Finding, classify},
     dialect,
     exchange::{Reply, Request, Unsendable},
     http::{Lost, Transport},
 };
-use crate::{api::ProviderType, crypto::SecretBytes, domain::health::Verdict, provider::Admin};
+use crate::{crypto::SecretBytes, domain::health::Verdict, provider::Admin};
 
 /// Pages of a list that are read before it counts as endless: 20 000 keys at OpenAI.
 const MAX_PAGES: usize = 200;
-
-/// How providers are called.
-#[derive(Clone, Debug)]
-pub struct ProvidersConfig {
-    /// Longest wait for a connection, TLS included. Keep it well below `total_timeout`: only then a slow connection is known
-    /// as "not sent".
-    pub connect_timeout: Duration,
-    /// Longest silence while waiting for or reading a reply.
-    pub read_timeout: Duration,
-    /// Longest time for the whole call, without the wait for a free slot.
-    pub total_timeout: Duration,
-    /// `User-Agent`.
-    pub user_agent: String,
-    /// Refuse every address that is not loopback, whatever an endpoint allows. Set whenever test time runs.
-    pub loopback_only: bool,
-    /// Told of each request.
-    pub watch: CallWatch,
-    /// Monotonic time, for what is good for a while only.
-    pub ticks: Ticks,
-    /// The cluster's token that Azure exchanges for one of its own.
-    pub federated_token_file: Option<PathBuf>,
-}
-
-/// Called with the class of an answer: `2xx` to `5xx`, or why there was none.
-pub type Answered = Box<dyn FnOnce(&'static str) + Send>;
-
-/// Called with provider and operation when a request begins.
-#[derive(Clone)]
-pub struct CallWatch(Arc<dyn Fn(ProviderType, &'static str) -> Answered + Send + Sync>);
-
-impl CallWatch {
-    /// Calls `begin`, and what that returns when the request has ended.
-    pub fn new(begin: impl Fn(ProviderType, &'static str) -> Answered + Send + Sync + 'static) -> Self {
-        Self(Arc::new(begin))
-    }
-}
-
-/// Monotonic time since some beginning.
-#[derive(Clone)]
-pub struct Ticks(Arc<dyn Fn() -> Duration + Send + Sync>);
-
-impl Ticks {
-    /// Reads it by `now`.
-    pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
-    }
-}
-
-/// Time that stands still: what is good for a while is good for ever.
-impl Default for Ticks {
-    fn default() -> Self {
-        Self::new(Duration::default)
-    }
-}
-
-impl fmt::Debug for Ticks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ticks")
-    }
-}
-
-impl Default for CallWatch {
-    fn default() -> Self {
-        Self::new(|_, _| Box::new(|_| ()))
-    }
-}
-
-impl fmt::Debug for CallWatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CallWatch")
-    }
-}
-
-impl Default for ProvidersConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(5),
-            read_timeout: Duration::from_secs(10),
-            total_timeout: Duration::from_secs(30),
-            user_agent: concat!("llmkey-operator/", env!("CARGO_PKG_VERSION")).to_owned(),
-            loopback_only: false,
-            watch: CallWatch::default(),
-            ticks: Ticks::default(),
-            federated_token_file: None,
-        }
-    }
-}
 
 /// What one validation call said.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -227,7 +134,7 @@ impl Providers {
         if matches!(admin.minting(), Minting::Slots(_)) {
             return self.slots(account).await.map(drop);
         }
-        let reply = self.call("check_account", account, admin.account_request(account)).await?;
+        let reply = self.call("check_account", account, |account| admin.account_request(account)).await?;
         admin.read_account(account, &reply).map_err(|error| scrubbed(error, account))
     }
 
@@ -237,7 +144,7 @@ impl Providers {
         let Minting::ShownOnce(calls) = admin(account).map_err(MintError::NotSent)?.minting() else {
             return Err(MintError::NotSent(unsupported));
         };
-        let reply = self.send_mint(account, name, calls.mint_request(account, name)).await?;
+        let reply = self.send_mint(account, name, |account| calls.mint_request(account, name)).await?;
         minted_or(account, calls.read_minted(account, name, &reply))
     }
 
@@ -246,18 +153,14 @@ impl Providers {
         &self,
         account: &Account,
         name: &str,
-        request: Result<Request, Unsendable>,
+        build: impl Fn(&Account) -> Result<Request, Unsendable>,
     ) -> Result<Reply, MintError> {
         let printable = (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         if !printable {
             return Err(MintError::NotSent(CallError::local(ErrorClass::BadRequest, "BadName")));
         }
-        let request = request.map_err(|unsendable| MintError::NotSent(CallError::from(unsendable)))?;
-        self.send("mint", account.endpoint(), request).await.map_err(|lost| match lost {
-            Lost { error, maybe_sent: true } => MintError::UnknownOutcome(error),
-            Lost { error, maybe_sent: false } => MintError::NotSent(error),
-        })
+        self.manage("mint", account, build).await.map_err(MintError::from)
     }
 
     /// All keys of the account, or an error: never a part of them.
@@ -273,7 +176,8 @@ impl Providers {
         let mut cursors = HashSet::new();
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let reply = self.call("list", account, admin.list_request(account, after.as_deref())).await?;
+            let request = |account: &Account| admin.list_request(account, after.as_deref());
+            let reply = self.call("list", account, request).await?;
             let page = admin
                 .read_list(account, after.as_deref(), &reply)
                 .map_err(|error| scrubbed(error, account))?;
@@ -297,15 +201,21 @@ impl Providers {
         let Some(key) = id.key() else {
             return Err(CallError::local(ErrorClass::BadRequest, "KeyPartUnknown"));
         };
-        let reply = self.call("last_used", account, admin.last_used_request(account, key)).await?;
+        let reply = self.call("last_used", account, |account| admin.last_used_request(account, key)).await?;
         admin.read_last_used(key, &reply).map_err(|error| scrubbed(error, account))
     }
 
     /// Ends the key at the provider. Safe to repeat.
     pub async fn revoke(&self, account: &Account, id: &ProviderKeyId) -> Result<Revocation, CallError> {
         let admin = admin(account)?;
-        let reply = self.call("revoke", account, admin.revoke_request(account, id)).await?;
-        admin.read_revocation(id, &reply).map_err(|error| scrubbed(error, account))
+        let reply = self.call("revoke", account, |account| admin.revoke_request(account, id)).await?;
+        let read = admin.read_revocation(id, &reply);
+        // What was deleted before may be refused to be deleted again.
+        let refused = read.as_ref().is_err_and(|error| error.class == ErrorClass::BadRequest);
+        if refused && self.is_deleted(account, id).await? {
+            return Ok(Revocation::AlreadyGone);
+        }
+        read.map_err(|error| scrubbed(error, account))
     }
 
     /// Switches the key off or on at the provider. Safe to repeat.
@@ -313,7 +223,7 @@ impl Providers {
         let Some(calls) = admin(account)?.switch() else {
             return Err(CallError::local(ErrorClass::BadRequest, "NotSupported"));
         };
-        let reply = self.call("switch", account, calls.switch_request(account, id, on)).await?;
+        let reply = self.call("switch", account, |account| calls.switch_request(account, id, on)).await?;
         calls.read_switched(id, on, &reply).map_err(|error| scrubbed(error, account))
     }
 
@@ -321,17 +231,27 @@ impl Providers {
         &self,
         operation: &'static str,
         account: &Account,
-        request: Result<Request, Unsendable>,
+        build: impl Fn(&Account) -> Result<Request, Unsendable>,
     ) -> Result<Reply, CallError> {
-        self.send(operation, account.endpoint(), request?).await.map_err(|lost| lost.error)
+        self.manage(operation, account, build).await.map_err(|lost| lost.error)
     }
 
-    pub(super) fn now(&self) -> Duration {
-        (self.0.config.ticks.0)()
+    /// Sends a request to the account's admin API. Where that takes tokens, `build` is given the account with one in place of its
+    /// credential.
+    pub(super) async fn manage(
+        &self,
+        operation: &'static str,
+        account: &Account,
+        build: impl Fn(&Account) -> Result<Request, Unsendable>,
+    ) -> Result<Reply, Lost> {
+        if account.google().is_none() {
+            return self.send(operation, account.endpoint(), build(account)?).await;
+        }
+        self.with_token(operation, account, |token| build(&account.holding(token))).await
     }
 
-    pub(super) fn federated_token_file(&self) -> Option<&Path> {
-        self.0.config.federated_token_file.as_deref()
+    pub(super) fn config(&self) -> &ProvidersConfig {
+        &self.0.config
     }
 
     pub(super) async fn send(
@@ -340,7 +260,7 @@ impl Providers {
         endpoint: &Endpoint,
         request: Request,
     ) -> Result<Reply, Lost> {
-        let answered = (self.0.config.watch.0)(endpoint.provider(), operation);
+        let answered = self.0.config.watch.begin(endpoint.provider(), operation);
         let reply = self.0.send(endpoint, request).await;
         answered(match &reply {
             Ok(reply) => status_class(reply.status),

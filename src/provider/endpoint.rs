@@ -193,6 +193,7 @@ mod tests {
             open_router: None,
             lite_llm: None,
             azure_open_ai: None,
+            google: None,
             admin_credential_ref: None,
             limits: None,
             allowed_namespaces: vec![],

@@ -11,6 +11,8 @@ pub enum ErrorClass {
     Forbidden,
     /// The provider takes no keys whose value the caller chose.
     CustomKeysDisabled,
+    /// The id that the caller chose was a key's that is deleted.
+    IdSpent,
     /// There is no such object, or it may not be seen.
     NotFound,
     /// The provider refused the request as it is; the same one will not work later.
@@ -41,6 +43,7 @@ impl ErrorClass {
             Self::CredentialInvalid => "credential_invalid",
             Self::Forbidden => "forbidden",
             Self::CustomKeysDisabled => "custom_keys_disabled",
+            Self::IdSpent => "id_spent",
             Self::NotFound => "not_found",
             Self::BadRequest => "bad_request",
             Self::RateLimited { .. } => "rate_limited",
@@ -58,6 +61,7 @@ impl ErrorClass {
             Self::CredentialInvalid => "the provider rejected the admin credential",
             Self::Forbidden => "the admin credential may not do this",
             Self::CustomKeysDisabled => "the provider takes no keys that its callers chose",
+            Self::IdSpent => "the key's id is that of a deleted key",
             Self::NotFound => "the provider knows no such object",
             Self::BadRequest => "the provider refused the request",
             Self::RateLimited { .. } => "the provider throttles requests",

@@ -1,16 +1,18 @@
 //! Google's Gemini API.
 //!
 //! Errors are told apart by `error.details[].reason`, not by status: an invalid key is a 400. Sources: googleapis
-//! `google/rpc/error_details.proto` (`ErrorInfo`, `RetryInfo`), `google/api/error_reason.proto`, ai.google.dev.
+//! `google/rpc/error_details.proto` (`ErrorInfo`, `RetryInfo`), `google/api/error_reason.proto`, ai.google.dev; the 401 of keys that are bound to
+//! a service account is as people show it (discuss.ai.google.dev).
 
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    google_admin::GoogleAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
@@ -21,10 +23,22 @@ fn details(body: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value
     details.into_iter().flatten().filter_map(Value::as_object)
 }
 
-fn reason(body: &Map<String, Value>) -> Option<&str> {
+pub(super) fn reason(body: &Map<String, Value>) -> Option<&str> {
     details(body)
         .filter(|detail| text(detail, &["domain"]) == Some("googleapis.com"))
         .find_map(|detail| text(detail, &["reason"]))
+}
+
+/// A credential that is no key to the API, though it has the form of one. As people show it, it comes without a domain.
+fn is_no_key(body: &Map<String, Value>) -> bool {
+    details(body).any(|detail| text(detail, &["reason"]) == Some("ACCESS_TOKEN_TYPE_UNSUPPORTED"))
+}
+
+/// How long an error asks us to wait: at most a day.
+pub(super) fn retry_delay(body: &Map<String, Value>) -> Option<Duration> {
+    let delay = details(body).find_map(|detail| text(detail, &["retryDelay"]))?;
+    let seconds: f64 = delay.strip_suffix('s')?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds.min(86_400.0)).ok()
 }
 
 impl Dialect for Google {
@@ -43,6 +57,7 @@ impl Dialect for Google {
                 Some(Finding::new(Verdict::Expired, "KeyExpired"))
             }
             (400, Some("API_KEY_INVALID")) => Some(Finding::rejected()),
+            (401, _) if is_no_key(body) => Some(Finding::new(Verdict::Rejected, "NoKeyToTheApi")),
             (403, Some("API_KEY_SERVICE_BLOCKED")) => Some(Finding::restricted()),
             (403, Some("CONSUMER_SUSPENDED")) => Some(Finding::not_the_key("ProjectSuspended")),
             (403, Some("SERVICE_DISABLED")) => Some(Finding::not_the_key("ApiNotEnabled")),
@@ -54,8 +69,10 @@ impl Dialect for Google {
     }
 
     fn retry_after(&self, body: &Map<String, Value>) -> Option<Duration> {
-        let delay = details(body).find_map(|detail| text(detail, &["retryDelay"]))?;
-        let seconds: f64 = delay.strip_suffix('s')?.parse().ok()?;
-        Duration::try_from_secs_f64(seconds.min(86_400.0)).ok()
+        retry_delay(body)
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&GoogleAdmin)
     }
 }

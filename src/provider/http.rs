@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{
-    CallError, Endpoint, ErrorClass, ProvidersConfig,
+    CallError, Endpoint, ErrorClass, MintError, ProvidersConfig,
     address::{AddressPolicy, AddressRefused, CheckedResolver},
-    exchange::{Reply, Request},
+    exchange::{Reply, Request, Unsendable},
 };
 
 /// Longest body that is read, after decompression.
@@ -32,9 +32,29 @@ pub(super) struct Lost {
     pub(super) maybe_sent: bool,
 }
 
+/// What failed before there was a request.
+impl From<CallError> for Lost {
+    fn from(error: CallError) -> Self {
+        Self { error, maybe_sent: false }
+    }
+}
+
+impl From<Unsendable> for Lost {
+    fn from(unsendable: Unsendable) -> Self {
+        CallError::from(unsendable).into()
+    }
+}
+
+/// Of a call that makes a key.
+impl From<Lost> for MintError {
+    fn from(Lost { error, maybe_sent }: Lost) -> Self {
+        if maybe_sent { Self::UnknownOutcome(error) } else { Self::NotSent(error) }
+    }
+}
+
 impl Lost {
     fn unsent(class: ErrorClass, code: &'static str) -> Self {
-        Self { error: CallError::local(class, code), maybe_sent: false }
+        CallError::local(class, code).into()
     }
 
     fn sent(class: ErrorClass, code: &'static str, status: Option<u16>) -> Self {

@@ -15,16 +15,21 @@ mod chosen;
 mod classification;
 mod client;
 mod cohere;
+mod config;
 mod deepseek;
 mod endpoint;
 mod error;
 mod exchange;
 mod google;
+mod google_account;
+mod google_admin;
+mod google_tokens;
 mod http;
 mod huggingface;
 mod litellm;
 mod litellm_admin;
 mod mistral;
+mod named;
 mod openai;
 mod openai_admin;
 mod openai_compatible;
@@ -34,6 +39,7 @@ mod openrouter_admin;
 mod shape;
 mod slots;
 mod together;
+mod tokens;
 mod usage;
 mod variables;
 mod xai;
@@ -46,13 +52,13 @@ pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyI
 pub use azure_account::{AUTHORITY, AzureAccess, RESOURCE_MANAGER, azure_path};
 pub use capability::{Capabilities, Capability, MintKind};
 pub use chosen::choose;
-pub use client::{
-    Answered, CallWatch, LastUsed, ListedKey, Listing, Minted, Providers, ProvidersConfig, Revocation, Ticks,
-    Validation,
-};
+pub use client::{LastUsed, ListedKey, Listing, Minted, Providers, Revocation, Validation};
+pub use config::{Answered, CallWatch, ProvidersConfig, Ticks, WallClock};
 pub use endpoint::{Endpoint, EndpointError, PRIVATE_ADDRESS, PRIVATE_NAME, default_base_url};
 pub use error::{CallError, ErrorClass, MintError};
+pub use google_account::{API_KEYS, GoogleAccess};
 pub use litellm_admin::NO_TEAM;
+pub use named::Named;
 pub use shape::{ShapeError, check_shape};
 pub use slots::{SlotKey, slot_key_id, slot_of};
 pub use usage::UsageQuestion;
@@ -161,6 +167,7 @@ trait Admin: Sync {
 enum Minting {
     ShownOnce(&'static dyn ShownOnce),
     CallerChosen(&'static dyn CallerChosen),
+    CallerNamed(&'static dyn CallerNamed),
     Slots(&'static dyn Slots),
 }
 
@@ -203,6 +210,39 @@ trait CallerChosen: Sync {
     fn look_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
     /// Whether the key is there.
     fn read_look(&self, id: &ProviderKeyId, reply: &Reply) -> Result<bool, CallError>;
+}
+
+/// We choose the key's id; the provider chooses the key, and shows it as long as it is there. A lost answer loses nothing.
+trait CallerNamed: Sync {
+    fn mint_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    fn read_making(&self, reply: &Reply) -> Result<Making, MintError>;
+    /// Asks how far the making of a key is.
+    fn operation_request(&self, account: &Account, operation: &str) -> Result<Request, Unsendable>;
+    fn read_operation(&self, reply: &Reply) -> Result<Making, MintError>;
+    fn look_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    fn read_look(&self, id: &ProviderKeyId, reply: &Reply) -> Result<Presence, CallError>;
+    fn value_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    fn read_value(&self, reply: &Reply) -> Result<SecretBytes, CallError>;
+}
+
+/// How far the making of a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Making {
+    /// It goes on, under this name.
+    UnderWay(String),
+    /// It is over, or the id had a key before: what there is can be read.
+    Over,
+}
+
+/// What there is under an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// Nothing.
+    Absent,
+    /// A key.
+    There,
+    /// A key that was deleted.
+    Deleted,
 }
 
 /// Keys that can be switched off, and on again. Safe to repeat.

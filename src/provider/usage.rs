@@ -266,7 +266,8 @@ impl Providers {
         let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let at = At { question, days, after: after.as_deref() };
-            let reply = self.call("usage", account, reports.usage_request(account, report, at)).await?;
+            let reply =
+                self.call("usage", account, |account| reports.usage_request(account, report, at)).await?;
             let next = reports
                 .read_usage(account, report, at, &reply, &mut sums)
                 .map_err(|error| scrubbed(error, account))?;

@@ -21,7 +21,7 @@ use super::{
     call::{Call, Outcome, Subject},
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
-    litellm,
+    google, litellm,
     log::{CallerMark, Effect, Log, LogEntry},
     openrouter,
     operation::Dialect,
@@ -225,6 +225,7 @@ fn substitute(answer: Answer, dialect: Dialect, presented: &str) -> Option<Respo
         Dialect::OpenRouter => openrouter::of_fault(answer),
         Dialect::LiteLLM => litellm::of_fault(answer),
         Dialect::Azure => azure::of_fault(answer),
+        Dialect::Google => google::of_fault(answer),
     };
     error.map(|error| error_response(&error))
 }

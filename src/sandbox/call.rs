@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::{
     azure::{RenewSlot, TokenForm},
     credential::Credential,
+    google::{ApiKeyPage, CreateApiKey},
+    google_office::GrantForm,
     litellm::{self, BlockKey, DeleteKeys, GenerateKey, ProxyPage},
     log::Effect,
     openrouter::{CreateRouterKey, RouterPage, UpdateRouterKey},
@@ -117,6 +119,12 @@ pub(super) enum Input {
     TokenForm(TokenForm),
     /// Azure: the slot that is made anew.
     RenewSlot(RenewSlot),
+    /// Google: who asks for a token.
+    Grant(GrantForm),
+    /// Google: a list's query.
+    ApiKeyPage(ApiKeyPage),
+    /// Google: a key to make.
+    CreateApiKey(CreateApiKey),
 }
 
 /// What a call is about, known before it takes effect.
@@ -183,6 +191,9 @@ impl World {
         if call.operation.dialect() == Dialect::Azure {
             return Self::azure_subject(call);
         }
+        if call.operation.dialect() == Dialect::Google {
+            return Self::google_subject(call);
+        }
         let known = self.project_index_of(call).and_then(|index| self.projects().get(index));
         let name = match &call.input {
             Ok(Input::Account(body)) => Some(body.name.clone()),
@@ -211,10 +222,13 @@ impl World {
         if call.operation.dialect() == Dialect::Azure {
             return self.execute_azure(call, credential, now);
         }
+        if call.operation.dialect() == Dialect::Google {
+            return self.execute_google(call, credential, now);
+        }
         let Credential::Bearer(presented) = credential else {
             return match call.operation.dialect() {
                 Dialect::LiteLLM => litellm::no_key().into(),
-                Dialect::OpenAI | Dialect::OpenRouter | Dialect::Azure => {
+                Dialect::OpenAI | Dialect::OpenRouter | Dialect::Azure | Dialect::Google => {
                     ApiError::missing_credential().into()
                 }
             };
@@ -232,7 +246,9 @@ impl World {
             {
                 Verdict::Unknown
             }
-            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM | Dialect::Azure) => Verdict::Unknown,
+            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM | Dialect::Azure | Dialect::Google) => {
+                Verdict::Unknown
+            }
             verdict => verdict,
         };
         if call.operation.is_data_call() {

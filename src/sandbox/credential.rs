@@ -142,6 +142,12 @@ impl Mint {
         Zeroizing::new(key)
     }
 
+    /// A key with the shape of those of Google's that are bound to a service account: `AQ.` and 50 characters.
+    pub(super) fn google_key(&mut self) -> Zeroizing<String> {
+        let text = self.text();
+        Zeroizing::new(format!("AQ.{}", text.get(..50).unwrap_or_default()))
+    }
+
     /// A key with the shape of OpenAI's: `prefix`, 74 characters, the marker `T3BlbkFJ`, 74 characters.
     pub(super) fn key(&mut self, prefix: &str) -> Zeroizing<String> {
         let (head, tail) = (self.text(), self.text());

@@ -1,4 +1,4 @@
-//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter, a LiteLLM proxy and Azure, with switchable faults.
+//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter, a LiteLLM proxy, Azure and Google, with switchable faults.
 //!
 //! It exists for tests, the demo and the benchmark, and is never part of the operator's image. Clients talk to
 //! it with their ordinary client over TLS; tests switch faults and read the truth through [`Sandbox`] in
@@ -11,6 +11,9 @@ mod call;
 mod control;
 mod credential;
 mod fault;
+mod google;
+mod google_office;
+mod google_routes;
 mod listener;
 mod litellm;
 mod litellm_routes;
@@ -223,6 +226,16 @@ impl Sandbox {
         format!("https://{}/azure/login", self.address)
     }
 
+    /// Base URL of the Gemini API.
+    pub fn gemini_url(&self) -> String {
+        format!("https://{}/google/data", self.address)
+    }
+
+    /// Base URL of all other APIs of Google's.
+    pub fn google_url(&self) -> String {
+        format!("https://{}/google/api", self.address)
+    }
+
     /// Base URL of the control API; needs [`Sandbox::control_token`] as a bearer token.
     pub fn control_url(&self) -> String {
         format!("https://{}/sandbox", self.address)
@@ -258,6 +271,16 @@ impl Sandbox {
         Azure::of(&self.azure_secret)
     }
 
+    /// The JSON of the key of the service account that manages keys at Google, as Google's tools write it.
+    pub fn google_key_file(&self) -> Result<String, SandboxError> {
+        Ok(self.handle.google_key_file()?)
+    }
+
+    /// The JSON of workload identity federation at Google; whether a service account is acted as.
+    pub fn google_federation_file(impersonates: bool) -> String {
+        google_office::federation_file(impersonates)
+    }
+
     /// The control API's bearer token.
     pub fn control_token(&self) -> &str {
         &self.control_token
@@ -288,6 +311,21 @@ impl Sandbox {
     /// for, it is one.
     pub fn create_azure_account(&self, name: &str) -> String {
         self.handle.create_azure_account(name)
+    }
+
+    /// Makes a project at Google and returns its id, which is its name; wherever a project is asked for, it is one.
+    pub fn create_google_project(&self, name: &str) -> String {
+        self.handle.create_google_project(name)
+    }
+
+    /// Takes a deletion at Google back, as a person can for 30 days. False: no such key.
+    pub fn undelete_key(&self, project: &str, id: &str) -> bool {
+        self.handle.undelete_key(project, id)
+    }
+
+    /// From now on every token of Google's is an expired one.
+    pub fn expire_google_tokens(&self) {
+        self.handle.expire_google_tokens();
     }
 
     /// What the slots of an Azure account hold, as a person sees it.

@@ -79,6 +79,28 @@ pub enum Operation {
     RenewSlot,
     /// Azure: `GET /openai/models`, the data call that validates a key.
     ListDeployedModels,
+    /// Google: `POST /token`, by an assertion that a service account's key has signed.
+    ExchangeAssertion,
+    /// Google: `POST /v1/token`, by a token of the cluster.
+    ExchangeSubject,
+    /// Google: `POST …/serviceAccounts/{email}:generateAccessToken`
+    Impersonate,
+    /// Google: `POST …/keys?keyId=`
+    CreateApiKey,
+    /// Google: `GET /v2/operations/{operation}`
+    GetOperation,
+    /// Google: `GET …/keys`
+    ListApiKeys,
+    /// Google: `GET …/keys/{key}`
+    GetApiKey,
+    /// Google: `GET …/keys/{key}/keyString`
+    GetKeyString,
+    /// Google: `DELETE …/keys/{key}`
+    DeleteApiKey,
+    /// Google: `POST …/keys/{key}:undelete`
+    UndeleteApiKey,
+    /// Google: `GET /v1beta/models`, the data call that validates a key.
+    ListGeminiModels,
 }
 
 /// Whose API is spoken.
@@ -92,6 +114,8 @@ pub(super) enum Dialect {
     LiteLLM,
     /// Azure's: accounts with two slots.
     Azure,
+    /// Google's: projects and keys, whose ids their makers choose.
+    Google,
 }
 
 impl Operation {
@@ -134,6 +158,17 @@ impl Operation {
             Self::ListSlots => "POST listKeys",
             Self::RenewSlot => "POST regenerateKey",
             Self::ListDeployedModels => "GET openai/models",
+            Self::ExchangeAssertion => "POST token by assertion",
+            Self::ExchangeSubject => "POST token by token",
+            Self::Impersonate => "POST generateAccessToken",
+            Self::CreateApiKey => "POST keys?keyId",
+            Self::GetOperation => "GET operation",
+            Self::ListApiKeys => "GET keys of a project",
+            Self::GetApiKey => "GET keys/id",
+            Self::GetKeyString => "GET keys/id/keyString",
+            Self::DeleteApiKey => "DELETE keys/id",
+            Self::UndeleteApiKey => "POST keys/id:undelete",
+            Self::ListGeminiModels => "GET v1beta/models",
         }
     }
 
@@ -149,6 +184,7 @@ impl Operation {
                 | Self::ListProxyModels
                 | Self::CompleteProxy
                 | Self::ListDeployedModels
+                | Self::ListGeminiModels
         )
     }
 
@@ -175,6 +211,17 @@ impl Operation {
             Self::RequestToken | Self::ListSlots | Self::RenewSlot | Self::ListDeployedModels => {
                 Dialect::Azure
             }
+            Self::ExchangeAssertion
+            | Self::ExchangeSubject
+            | Self::Impersonate
+            | Self::CreateApiKey
+            | Self::GetOperation
+            | Self::ListApiKeys
+            | Self::GetApiKey
+            | Self::GetKeyString
+            | Self::DeleteApiKey
+            | Self::UndeleteApiKey
+            | Self::ListGeminiModels => Dialect::Google,
             _ => Dialect::OpenAI,
         }
     }

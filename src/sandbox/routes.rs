@@ -17,7 +17,7 @@ use super::{
     backend::{Backend, error_response},
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
-    litellm_routes, openrouter,
+    google_routes, litellm_routes, openrouter,
     operation::Operation,
     usage::UsageQuery,
     wire::ApiError,
@@ -52,6 +52,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .merge(openrouter::api())
         .merge(litellm_routes::api())
         .merge(azure::api())
+        .merge(google_routes::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

@@ -16,7 +16,9 @@ pub struct Settings {
     pub unlist_lag_millis: u32,
     /// Greatest page that lists return, whatever `limit` asks for; 1..=100.
     pub max_page_size: u32,
-    /// How long a new key is missing where it is asked for by its id, in milliseconds; LiteLLM only.
+    /// How long an operation is told of as under way, in milliseconds; Google only.
+    pub operation_lag_millis: u32,
+    /// How long a new key is missing where it is asked for by its id, in milliseconds; LiteLLM and Google only.
     pub lookup_lag_millis: u32,
     /// Whether a deleted key is still told of where it is asked for by its id, as deleted; LiteLLM only.
     pub deleted_keys_shown: bool,
@@ -36,6 +38,7 @@ impl Default for Settings {
             list_lag_millis: 0,
             unlist_lag_millis: 0,
             max_page_size: 100,
+            operation_lag_millis: 0,
             lookup_lag_millis: 0,
             deleted_keys_shown: false,
             custom_keys_refused: false,

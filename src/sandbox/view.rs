@@ -57,7 +57,7 @@ impl KeyState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRecord {
-    /// `key_…`; at OpenRouter and LiteLLM the hash.
+    /// `key_…`; at OpenRouter and LiteLLM the hash; at Google what its maker chose.
     pub id: String,
     /// Its own name; a service account's first key is named "Secret Key".
     pub name: String,
@@ -103,7 +103,7 @@ pub struct AccountRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectRecord {
-    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM; of an account at Azure, its name.
+    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM; of an account at Azure, or a project at Google, its name.
     pub id: String,
     /// Its name.
     pub name: String,
@@ -152,6 +152,23 @@ impl Handle {
 
     pub(super) fn expire_azure_tokens(&self) {
         self.backend.state().world.directory.expire();
+    }
+
+    pub(super) fn create_google_project(&self, name: &str) -> String {
+        let now = self.backend.now();
+        self.backend.state().world.add_google_project(name, now)
+    }
+
+    pub(super) fn google_key_file(&self) -> Result<String, rcgen::Error> {
+        self.backend.state().world.office.key_file()
+    }
+
+    pub(super) fn undelete_key(&self, project: &str, id: &str) -> bool {
+        self.backend.state().world.undelete_by_id(project, id).is_some()
+    }
+
+    pub(super) fn expire_google_tokens(&self) {
+        self.backend.state().world.office.expire();
     }
 
     pub(super) fn archive_project(&self, id: &str) -> bool {

@@ -58,6 +58,22 @@ impl ApiError {
         Self { dialect: Dialect::Azure, param: Some(number.to_string()), ..Self::new(status, kind, message) }
     }
 
+    /// A refusal in the form of Google's APIs.
+    pub(super) fn google(
+        status: StatusCode,
+        word: &'static str,
+        reason: Option<&'static str>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { dialect: Dialect::Google, code: reason, ..Self::new(status, word, message) }
+    }
+
+    /// A refusal of a token of Google's.
+    pub(super) fn no_grant(kind: &'static str, what: &str) -> Self {
+        let error = Self::new(StatusCode::BAD_REQUEST, kind, what);
+        Self { dialect: Dialect::Google, param: Some(String::new()), ..error }
+    }
+
     /// A refusal in LiteLLM's form.
     pub(super) fn proxy(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { dialect: Dialect::LiteLLM, ..Self::new(status, kind, message) }
@@ -200,6 +216,19 @@ impl ApiError {
                 }
                 None => json!({"error": {"code": self.code, "message": self.message}}),
             };
+        }
+        if self.dialect == Dialect::Google {
+            if self.param.is_some() {
+                return json!({"error": self.kind, "error_description": self.message});
+            }
+            let detail = |reason| {
+                let kind = "type.googleapis.com/google.rpc.ErrorInfo";
+                json!({"@type": kind, "reason": reason, "domain": "googleapis.com"})
+            };
+            let details: Vec<Value> = self.code.map(detail).into_iter().collect();
+            let code = self.status.as_u16();
+            let (message, status) = (&self.message, self.kind);
+            return json!({"error": {"code": code, "message": message, "status": status, "details": details}});
         }
         if self.dialect == Dialect::LiteLLM {
             // Python's None as text, and the status as text.

@@ -8,6 +8,8 @@ use data_encoding::HEXLOWER;
 use super::{
     azure::{Directory, Slot},
     credential::{self, Digest, Mint, Presented},
+    google::ApiKey,
+    google_office::Office,
     litellm::NO_TEAM,
     operation::Dialect,
     settings::{OwnerAccess, Settings},
@@ -34,7 +36,7 @@ pub(super) struct Deletion {
     pub(super) listed_until: DateTime<Utc>,
 }
 
-/// A project of the organization, a workspace at OpenRouter, a team at LiteLLM, or an account at Azure.
+/// A project of the organization or at Google, a workspace at OpenRouter, a team at LiteLLM, or an account at Azure.
 pub(super) struct Project {
     pub(super) id: String,
     pub(super) dialect: Dialect,
@@ -48,6 +50,8 @@ pub(super) struct Project {
     ordinals: HashMap<String, u64>,
     /// Slots, by their names; Azure only.
     pub(super) slots: BTreeMap<String, Slot>,
+    /// What is shown again of keys, by their ordinals; Google only.
+    pub(super) api_keys: BTreeMap<u64, ApiKey>,
 }
 
 impl Project {
@@ -177,6 +181,7 @@ pub(super) struct World {
     management: Digest,
     master: Digest,
     pub(super) directory: Directory,
+    pub(super) office: Office,
     projects: Vec<Project>,
     by_id: HashMap<String, usize>,
     by_digest: HashMap<Digest, KeyPlace>,
@@ -201,6 +206,7 @@ impl World {
             management: credential::digest(management_key),
             master: credential::digest(master_key),
             directory: Directory::new(azure_secret),
+            office: Office::default(),
             projects: Vec::new(),
             by_id: HashMap::new(),
             by_digest: HashMap::new(),
@@ -287,6 +293,10 @@ impl World {
         self.projects.get_mut(project).map(|project| &mut project.slots)
     }
 
+    pub(super) fn api_keys_mut(&mut self, project: usize) -> Option<&mut BTreeMap<u64, ApiKey>> {
+        self.projects.get_mut(project).map(|project| &mut project.api_keys)
+    }
+
     pub(super) fn add(&mut self, id: String, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
         self.by_id.insert(id.clone(), self.projects.len());
         self.projects.push(Project {
@@ -300,6 +310,7 @@ impl World {
             keys: BTreeMap::new(),
             ordinals: HashMap::new(),
             slots: BTreeMap::new(),
+            api_keys: BTreeMap::new(),
         });
         id
     }
@@ -391,6 +402,7 @@ impl World {
         let id = match self.projects.get(project)?.dialect {
             Dialect::OpenAI | Dialect::Azure => self.mint.id("key_"),
             Dialect::OpenRouter | Dialect::LiteLLM => HEXLOWER.encode(&digest),
+            Dialect::Google => new.name.clone(),
         };
         let ordinal = self.next_ordinal();
         let place = KeyPlace { project, ordinal };

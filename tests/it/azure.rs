@@ -54,8 +54,8 @@ pub(crate) async fn tenant(stage: &'static Stage, prefix: &str) -> Tenant {
         "type": "AzureOpenAI", "baseURL": t.sandbox().azure_url(), "openAI": null,
         "azureOpenAI": block(t.sandbox(), &account),
     });
-    let entries = entries(t.sandbox());
-    t.at_azure(account, entries, spec).await
+    let (entries, secret) = (entries(t.sandbox()), t.sandbox().azure().secret);
+    t.with_entries(account, secret, entries, spec).await
 }
 
 /// What the admin credential's Secret has.

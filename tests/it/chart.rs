@@ -132,6 +132,22 @@ fn odd_values_are_rendered_whole() {
     }
 }
 
+#[test]
+fn a_token_for_google_is_mounted_where_the_operator_looks_for_it() {
+    let audience = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/c";
+    let manifests = render(&json!({"workloadIdentity": {"google": {"audience": audience}}})).unwrap();
+    let pod = pod(&manifests);
+    let source = &pod["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"];
+    assert_eq!(source, &json!({"audience": audience, "expirationSeconds": 3600, "path": "token"}));
+    let container = &pod["containers"][0];
+    let mount = &container["volumeMounts"][0];
+    assert_eq!((&mount["name"], &mount["readOnly"]), (&pod["volumes"][0]["name"], &json!(true)));
+    let file = format!("{}/token", mount["mountPath"].as_str().unwrap());
+    let env = container["env"].as_array().unwrap();
+    assert!(env.contains(&json!({"name": "LLMKEY_GOOGLE_TOKEN_FILE", "value": file})), "{env:?}");
+    assert!(pod_of(&manifests, "Job").get("volumes").is_none(), "who only waits needs no token");
+}
+
 /// What is not there unless asked for, and is not left out by mistake then.
 #[test]
 fn what_can_be_switched_on_and_off_is_there_when_it_should_be() {

@@ -16,7 +16,7 @@ use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, is, stage, state, wait};
-use super::{azure, litellm, openrouter};
+use super::{azure, google, litellm, openrouter};
 
 const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
 
@@ -104,6 +104,8 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                 let host = t.sandbox().addr().to_string();
                 object["stringData"] = if object["stringData"]["tenantID"].is_string() {
                     azure::entries(t.sandbox())
+                } else if name == "google" {
+                    google::entries(t.sandbox())
                 } else {
                     json!({"credential": t.admin_key, "host": host})
                 };
@@ -126,6 +128,10 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                     "AzureOpenAI" => {
                         spec["azureOpenAI"] = azure::block(t.sandbox(), &t.project);
                         (t.sandbox().azure_url(), "/azureOpenAI/account")
+                    }
+                    "Google" => {
+                        spec["google"] = google::block(t.sandbox(), &t.project);
+                        (t.sandbox().gemini_url(), "/google/project")
                     }
                     _ => (t.sandbox().base_url(), "/openAI/project"),
                 };
@@ -351,7 +357,7 @@ async fn a_key_is_made_at_a_litellm_proxy() {
 async fn a_key_that_has_used_its_share_is_followed_by_another() {
     let t = Tenant::new("usage-example").await;
     ready(&t, "01-quickstart.yaml").await;
-    play(&t, "18-usage.yaml").await;
+    play(&t, "19-usage.yaml").await;
     let follows = |key: &LLMKey| policy(key) == "RotationPolicy/monthly-or-used";
     t.until("chat", "the policy", follows).await;
     let id = t.sandbox().live_keys(&t.project)[0].id.clone();
@@ -368,4 +374,14 @@ async fn the_keys_of_an_azure_account_are_made_anew() {
     let value = t.delivered("azure", "AZURE_OPENAI_API_KEY").await.unwrap();
     assert_eq!(value, t.sandbox().slot_values(&t.project)["Key2"]);
     assert_eq!(t.delivered("azure", "AZURE_OPENAI_ENDPOINT").await, Some(t.sandbox().azure_url()));
+}
+
+#[tokio::test]
+async fn a_key_is_made_at_google() {
+    let t = google::tenant(stage().await, "google-example").await;
+    ready(&t, "18-google.yaml").await;
+    let value = t.delivered("gemini", "GEMINI_API_KEY").await.unwrap();
+    assert!(t.sandbox().accepts(&value));
+    assert_eq!(t.delivered("gemini", "GOOGLE_API_KEY").await, Some(value));
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
 }

@@ -29,6 +29,7 @@ mod events;
 mod examples;
 mod fleet;
 mod gitops;
+mod google;
 mod guides;
 mod health;
 mod helm;

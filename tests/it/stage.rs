@@ -249,15 +249,15 @@ impl Tenant {
         t
     }
 
-    /// The same at Azure, whose credential has entries of its own.
-    pub(crate) async fn at_azure(self, account: String, credential: Value, spec: Value) -> Self {
-        let secret = self.sandbox().azure().secret;
-        let t = Self {
-            provider: format!("{}-moved", self.namespace),
-            project: account,
-            admin_key: secret,
-            ..self
-        };
+    /// The same where the credential has entries of its own.
+    pub(crate) async fn with_entries(
+        self,
+        project: String,
+        admin_key: &'static str,
+        credential: Value,
+        spec: Value,
+    ) -> Self {
+        let t = Self { provider: format!("{}-moved", self.namespace), project, admin_key, ..self };
         t.credential_of(&t.provider, credential).await;
         t.llm_provider(&t.provider, spec).await;
         t

@@ -9,7 +9,7 @@ use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::evidence::Look;
 use crate::domain::health::{Health, Verdict};
-use crate::domain::lifecycle::VersionState;
+use crate::domain::lifecycle::{Origin, VersionState};
 use crate::ledger::{Ledger, Tenancy};
 
 /// Refused keys that are remembered: twice as many as a pool has members.
@@ -32,6 +32,8 @@ pub enum Learned {
     Slots(Vec<SlotView>),
     /// Whether the account has the chosen key.
     LookedUp(bool),
+    /// The key's id is a deleted key's.
+    Spent,
     /// The provider made a key.
     Minted(Minted),
     /// The provider refused to make a key, and made none.
@@ -126,13 +128,11 @@ impl Observed {
             Learned::Chosen(chosen) => self.pass.chosen = Some(chosen),
             Learned::Slots(slots) => self.pass.slots = Some(slots),
             Learned::LookedUp(there) => self.learn_look(effect, there),
+            Learned::Spent => self.pass.spent = self.attempt(),
             Learned::Minted(minted) => self.learn_minted(minted),
             Learned::MintRefused(failure) => {
                 self.fail(failure, env);
-                self.pass.refused = match &self.ledger {
-                    LedgerView::Present(ledger) => Some(ledger.record.attempt),
-                    _ => None,
-                };
+                self.pass.refused = self.attempt();
             }
             Learned::Strays(strays) => {
                 if let Effect::FindStrays { project, .. } = effect {
@@ -344,6 +344,7 @@ impl Observed {
         if matches!(subject, Subject::Member(_)) {
             self.learn_refusal(fingerprint, verdict, env);
         }
+        let spreads = verdict.refuses() && self.is_spreading(subject, env);
         let slot = match subject {
             Subject::Source | Subject::Candidate(_) | Subject::Member(_) => &mut self.memory.candidate,
             Subject::Spare(_) => &mut self.memory.spare,
@@ -358,7 +359,21 @@ impl Observed {
             Some(health) if health.fingerprint == fingerprint => health,
             _ => slot.insert(Health::unknown(fingerprint, env.now)),
         };
-        health.observe(verdict, env.now, self.key.threshold);
+        // However often it is refused meanwhile, that confirms nothing.
+        let threshold = if spreads && health.accepted.is_none() { i32::MAX } else { self.key.threshold };
+        health.observe(verdict, env.now, threshold);
+    }
+
+    /// A key that was delivered as soon as it was made, and that may not be known to all of the provider yet.
+    fn is_spreading(&self, subject: Subject, env: &Env) -> bool {
+        let (Subject::Delivered(version), LedgerView::Present(ledger)) = (subject, &self.ledger) else {
+            return false;
+        };
+        let made =
+            ledger.record.version(version).filter(|v| v.origin == Origin::Minted && v.key_of.is_none());
+        made.is_some_and(|v| {
+            (env.now - v.created_at).to_std().is_ok_and(|age| age < env.timings.new_key_deadline)
+        })
     }
 
     /// The provider's word on a pool's key outlives the next one's: else both would be asked in turn without end.
@@ -417,6 +432,13 @@ impl Observed {
     /// The ledger was read, the target (and the source) only glanced at: enough to check the delivered key.
     pub const fn only_ledger_read(&self) -> bool {
         matches!((&self.ledger, &self.target), (LedgerView::Present(_), TargetView::Unread))
+    }
+
+    const fn attempt(&self) -> Option<u32> {
+        match &self.ledger {
+            LedgerView::Present(ledger) => Some(ledger.record.attempt),
+            _ => None,
+        }
     }
 
     fn state_of(&self, version: i32) -> Option<VersionState> {

@@ -377,6 +377,8 @@ pub struct Pass {
     pub slots: Option<Vec<SlotView>>,
     /// The mint attempt whose chosen key the provider does not have.
     pub absent: Option<u32>,
+    /// The mint attempt whose key has an id that a deleted key has.
+    pub spent: Option<u32>,
     /// The mint attempt that the provider refused: it made no key.
     pub refused: Option<u32>,
     /// Versions that were asked about, and who else holds the same key, in words.

@@ -146,6 +146,9 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                         ProviderType::AzureOpenAI => {
                             "set azureOpenAI to the subscription, the resource group and the name of an account that the credential reaches"
                         }
+                        ProviderType::Google => {
+                            "set google.project to the id of a project that the credential reaches"
+                        }
                         ProviderType::LiteLLM => "set liteLLM.teamID to the id of a team of the proxy",
                         _ => "set openAI.project to a project of the admin credential's organization",
                     };

@@ -15,7 +15,7 @@ use crate::domain::health::Verdict;
 use crate::domain::lifecycle::RotationReason;
 use crate::ledger::{AccountId, KeyFacts, Slot, Version};
 use crate::provider::{
-    self, Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, ProviderKeyId, Validation,
+    self, Account, CallError, Endpoint, ErrorClass, ListedKey, MintError, Named, ProviderKeyId, Validation,
 };
 use crate::telemetry::metrics::Completion;
 
@@ -75,16 +75,34 @@ impl Actor<'_> {
         if let Some((of, slot)) = in_slot(o, version)? {
             return self.look_into_slot(o, &account, of, slot).await;
         }
-        match self.ctx.providers.exists(&account, &Self::key_id(o, version)?).await {
-            Ok(there) => Ok(Learned::LookedUp(there == Some(true))),
-            Err(error) => {
-                let message = format!("the key of version {version} could not be asked for: {error}");
-                Err(NotDone::Failed(call_failure(o.waits_for_strays(), message, &error)))
-            }
-        }
+        let id = Self::key_id(o, version)?;
+        let found = if is_named(o, version)? {
+            self.ctx.providers.named(&account, &id).await.map(|found| self.found(o, &id, found))
+        } else {
+            let there = self.ctx.providers.exists(&account, &id).await;
+            there.map(|there| Ok(Learned::LookedUp(there == Some(true))))
+        };
+        found.unwrap_or_else(|error| {
+            let message = format!("the key of version {version} could not be asked for: {error}");
+            Err(NotDone::Failed(call_failure(o.waits_for_strays(), message, &error)))
+        })
     }
 
-    /// The key that the intent has sealed, or one that the provider chooses.
+    /// A key that an intent has named: found, it is as good as just made.
+    fn found(&mut self, o: &Observed, id: &ProviderKeyId, found: Named) -> Result<Learned, NotDone> {
+        let record = record(o)?;
+        Ok(match found {
+            Named::There(secret) => {
+                let facts = facts(self.ctx, &record.namespace, &secret);
+                self.held.minted = Some(secret);
+                Learned::Minted(Minted { attempt: record.attempt, id: id.as_str().to_owned(), facts })
+            }
+            Named::Absent => Learned::LookedUp(false),
+            Named::Deleted => Learned::Spent,
+        })
+    }
+
+    /// The key that the intent has sealed or named, or one that the provider chooses.
     async fn make(&mut self, o: &Observed, version: i32, name: &str) -> Result<Made, NotDone> {
         let record = record(o)?;
         let account = self.account_of(o, version)?;
@@ -98,7 +116,14 @@ impl Actor<'_> {
                 (made.id, facts)
             }));
         };
-        let facts = known.key.clone().ok_or(NotDone::Changed)?;
+        let Some(facts) = known.key.clone() else {
+            let id = Self::key_id(o, version)?;
+            return Ok(self.ctx.providers.mint_named(&account, &id).await.map(|secret| {
+                let facts = facts(self.ctx, &record.namespace, &secret);
+                self.held.minted = Some(secret);
+                (id, facts)
+            }));
+        };
         let Some(key) = self.key_of(o, version) else {
             let message = "the sealed key does not open; restore the keyring that it was sealed with";
             return Err(NotDone::Failed(failure(Reason::KeyringMissing, message.to_owned(), Class::User)));
@@ -119,6 +144,7 @@ impl Actor<'_> {
                 let id = id.as_str().to_owned();
                 Ok(Learned::Minted(Minted { attempt: record.attempt, id, facts }))
             }
+            Err(error) if error.call().class == ErrorClass::IdSpent => Ok(Learned::Spent),
             Err(error) => {
                 if record.version(version).is_none_or(|v| v.reason != RotationReason::Spare) {
                     self.ctx.metrics.rotated(Completion::Failed);
@@ -361,6 +387,11 @@ impl Actor<'_> {
         }
         Ok(Learned::Confirmed { version, gone })
     }
+}
+
+/// Whether the version has an id and no key yet.
+fn is_named(o: &Observed, version: i32) -> Result<bool, NotDone> {
+    record(o)?.version(version).map(|v| v.key.is_none()).ok_or(NotDone::Changed)
 }
 
 /// A version of an account with slots, and its slot.

@@ -2,6 +2,10 @@
 //! the key by. So an attempt that follows another one finds the same key made, or makes it, and what is given up is revoked by its
 //! id, whether it was made or not.
 //!
+//! **Where only the id is chosen** ([`MintKind::CallerNamed`]), all this holds as well: an intent has the id and no key, and whoever finds the
+//! key made reads its bytes. The id is the name of the version's first attempt, so nothing has to be drawn. One thing is added: an id of a key
+//! that was deleted is never free again. An intent that finds its id spent is given up, and the next version has another id.
+//!
 //! **Attempts share a key**, so a fence does not tell one from another: a replica that gave an attempt up and was held up before it
 //! revoked would end a key that a later attempt has delivered. Giving up is an L4 therefore: once it is on record, no attempt can
 //! take the key into use.
@@ -28,14 +32,46 @@ pub(super) const fn is(version: &Version) -> bool {
     matches!(version.state, VersionState::Intent) && version.provider_key_id.is_some()
 }
 
-/// Puts the chosen key into an intent that has none.
-pub(super) fn put(version: &mut Version, chosen: Option<&Chosen>) {
-    if version.provider_key_id.is_none()
-        && let Some(chosen) = chosen
-    {
-        version.provider_key_id = Some(chosen.id.clone());
-        version.key = Some(chosen.facts.clone());
+/// What an intent knows of its key before that is made.
+#[derive(Clone, Copy)]
+pub(super) enum Fresh<'a> {
+    /// Nothing.
+    Unknown,
+    /// All.
+    Chosen(&'a Chosen),
+    /// Its id: the attempt's name.
+    Named,
+}
+
+impl<'a> Fresh<'a> {
+    /// As the account makes keys.
+    pub(super) fn of(o: &'a Observed) -> Self {
+        match (o.provider.mint, &o.pass.chosen) {
+            (MintKind::CallerNamed, _) => Self::Named,
+            (_, Some(chosen)) => Self::Chosen(chosen),
+            (_, None) => Self::Unknown,
+        }
     }
+}
+
+/// Puts it into an intent that has none.
+pub(super) fn put(version: &mut Version, fresh: Fresh<'_>) {
+    if version.provider_key_id.is_some() {
+        return;
+    }
+    match fresh {
+        Fresh::Unknown => {}
+        Fresh::Chosen(chosen) => {
+            version.provider_key_id = Some(chosen.id.clone());
+            version.key = Some(chosen.facts.clone());
+        }
+        Fresh::Named => version.provider_key_id = version.mint_name.clone(),
+    }
+}
+
+/// Whether the provider had a key of the intent's id, and it was deleted.
+pub(super) fn is_spent(o: &Observed, record: &Record, version: &Version) -> bool {
+    is(version) && o.pass.spent == Some(record.attempt)
 }
 
 /// Takes it out: the provider refused to make the key. If an earlier attempt's comes late, it is a stray by its name.

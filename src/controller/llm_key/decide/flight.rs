@@ -6,7 +6,7 @@ use super::{chosen, lease, pin, retention, retire, spare};
 use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
-    Chosen, Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
+    Effect, Env, Minted, Observed, Plan, SourceView, Subject, TargetView, Work,
 };
 use crate::domain::budget;
 use crate::domain::lifecycle::{Origin, RotationReason, VersionState};
@@ -53,6 +53,10 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
         return;
     }
+    if chosen::is_spent(o, record, version) {
+        end(version, chosen::given_up(record, version.version, env), plan);
+        return;
+    }
     let open = version.account.is_some();
     let known = chosen::recovers(version);
     // A key that is known may still come from an earlier attempt: its intent stays open, and is tried again.
@@ -89,7 +93,7 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
     } else if !fenced {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
         // cannot make it live between our reading and our revoking.
-        let next = refenced(record, version.version, account, o.pass.chosen.as_ref(), env);
+        let next = refenced(record, version.version, account, chosen::Fresh::of(o), env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if let Some(of) = &version.account
         && (!known || chosen::is_absent(o, record, version, plan))
@@ -122,7 +126,7 @@ pub(super) fn refenced(
     record: &Record,
     number: i32,
     account: Option<&AccountRef>,
-    fresh: Option<&Chosen>,
+    fresh: chosen::Fresh<'_>,
     env: &Env,
 ) -> Record {
     let mut next = successor(record, env);

@@ -87,7 +87,8 @@ fn revoke(view: &View<'_>, version: &Version, env: &Env, plan: &mut Plan) {
         }
         None => {}
     }
-    if !view.pass.checked_after_l4.contains(&number) {
+    // Of a key that was only named, nobody has the bytes.
+    if version.key.is_some() && !view.pass.checked_after_l4.contains(&number) {
         plan.effects.push(Effect::CheckShared { version: number });
     } else if let Some(holder) = holder(view.pass, view.record, version) {
         shared(version, &holder, env, plan);
@@ -286,7 +287,7 @@ pub fn abandon_intents(view: &View<'_>, env: &Env, plan: &mut Plan) {
     if let Some(minted) = &pass.minted {
         plan.effects.push(Effect::RevokeStray { project: account.project.clone(), id: minted.id.clone() });
     } else if pass.fenced != Some(record.attempt) {
-        let next = super::flight::refenced(record, version.version, None, None, env);
+        let next = super::flight::refenced(record, version.version, None, chosen::Fresh::Unknown, env);
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if searched(account, record.attempt, pass, plan) {
         give_up_intent(record, version.version, env, plan);

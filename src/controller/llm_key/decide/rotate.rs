@@ -48,7 +48,7 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
         mint_name: Some(name),
         ..Version::begun(number, VersionState::Intent, Origin::Minted, reason, env.now)
     };
-    chosen::put(&mut version, o.pass.chosen.as_ref());
+    chosen::put(&mut version, chosen::Fresh::of(o));
     version.slot = slots::next(o, record);
     if version.slot.is_none() && slots::is_so(o) {
         return None;

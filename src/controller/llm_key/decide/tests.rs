@@ -11,6 +11,7 @@ mod driver;
 mod history;
 mod learned;
 mod lease;
+mod named;
 mod pin;
 mod pool;
 mod retention;

@@ -71,6 +71,10 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     chosen("chosen-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     chosen("chosen-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
     chosen("chosen-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
+    named("named-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
+    named("named-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
+    named("named-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
+    named("named-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     slots("slots-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
     slots("slots-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
@@ -129,6 +133,11 @@ const fn chosen(name: &'static str, beginning: Beginning, budget: Budget, quick:
     Configuration { mint: MintKind::CallerChosen, ..one(name, beginning, budget, quick) }
 }
 
+/// One replica, at a provider that lets us choose the keys' ids.
+const fn named(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
+    Configuration { mint: MintKind::CallerNamed, ..one(name, beginning, budget, quick) }
+}
+
 /// One replica, at an account with two slots, which the LLMKey has for itself.
 const fn slots(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
     Configuration { mint: MintKind::Slots, ..one(name, beginning, budget, quick) }
@@ -180,6 +189,7 @@ impl Configuration {
         let chosen = match self.mint {
             MintKind::ShownOnce => "",
             MintKind::CallerChosen => ", keys chosen here",
+            MintKind::CallerNamed => ", ids chosen here",
             MintKind::Slots => ", keys in two slots",
         };
         let prompt = if self.held_up == 0 { "; the clock stands still in a reconcile" } else { "" };

@@ -209,7 +209,7 @@ impl Rules {
     /// The only copy of a request to mint arrives, late.
     pub fn deliver(&self, place: &Place, name: &str) -> Place {
         let mut world = self.world(place);
-        world.make(&Request { name: name.to_owned(), bytes: None, slot: None }, 1);
+        world.make(&Request { name: name.to_owned(), bytes: None, slot: None, id: None }, 1);
         Self::place(world, place).0
     }
 

@@ -43,7 +43,9 @@ impl World {
             let began = version.state == VersionState::Retiring
                 && was.is_some_and(|w| w.state != VersionState::Retiring);
             if began {
-                let fingerprint = version.key.as_ref().map(|k| k.fingerprint.clone()).unwrap_or_default();
+                // Of a key that was only named, the id is all that is known.
+                let fingerprint = version.key.as_ref().map(|k| k.fingerprint.clone());
+                let fingerprint = fingerprint.or_else(|| version.provider_key_id.clone()).unwrap_or_default();
                 if let Some(other) = next.versions.iter().find(|v| {
                     v.version != version.version && v.state.protects_key() && v.has_key(&fingerprint)
                 }) {

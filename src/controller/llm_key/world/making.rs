@@ -16,6 +16,8 @@ pub struct Request {
     pub bytes: Option<String>,
     /// The slot that it is made in.
     pub slot: Option<String>,
+    /// The key's id, if we choose that alone.
+    pub id: Option<String>,
 }
 
 impl World {
@@ -23,6 +25,13 @@ impl World {
     pub fn choosing() -> Self {
         let mut world = Self::minting();
         world.provider.mint = MintKind::CallerChosen;
+        world
+    }
+
+    /// The same at a provider that lets us choose the keys' ids.
+    pub fn naming() -> Self {
+        let mut world = Self::minting();
+        world.provider.mint = MintKind::CallerNamed;
         world
     }
 
@@ -49,8 +58,25 @@ impl World {
             self.judge_slot(o, version)?;
         }
         let key = self.make(&Self::request(record, version).ok_or(Undone::Changed)?, 1);
+        if key.revoked.is_some() {
+            return Ok(Learned::Spent);
+        }
         held.minted = Some(key.bytes.clone());
         Ok(Learned::Minted(Minted { attempt, id: key.id.clone(), facts: facts(&key.bytes) }))
+    }
+
+    /// A key that an intent has named, and what it is.
+    pub fn look_for_named(&self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
+        let id =
+            record(o)?.version(version).and_then(|v| v.provider_key_id.clone()).ok_or(Undone::Changed)?;
+        Ok(match self.provider.keys.iter().find(|key| key.id == id) {
+            None => Learned::LookedUp(false),
+            Some(key) if key.revoked.is_some() => Learned::Spent,
+            Some(key) => {
+                held.minted = Some(key.bytes.clone());
+                Learned::Minted(Minted { attempt: record(o)?.attempt, id, facts: facts(&key.bytes) })
+            }
+        })
     }
 
     /// Bytes that are told apart by the attempt that they are for, and where the nonce is not constant by that as well.
@@ -64,18 +90,23 @@ impl World {
     /// What a version's mint asks for.
     pub fn request(record: &Record, number: i32) -> Option<Request> {
         let name = record.version(number)?.mint_name.clone()?;
-        let slot = record.version(number)?.slot.as_ref().map(|slot| slot.name.clone());
-        Some(Request { name, bytes: Self::bytes_of(record, number), slot })
+        let version = record.version(number)?;
+        let slot = version.slot.as_ref().map(|slot| slot.name.clone());
+        let id = version.provider_key_id.clone().filter(|_| version.key.is_none());
+        Some(Request { name, bytes: Self::bytes_of(record, number), slot, id })
     }
 
     /// The provider makes a key. Names need not be unique: this is the `copy`th of its name. One that we chose is made once,
-    /// or made again after it was revoked.
+    /// or made again after it was revoked; one whose id we chose is made once, and never again.
     pub fn make(&mut self, request: &Request, copy: u8) -> ProviderKey {
-        let Request { name, bytes, slot } = request;
+        let Request { name, bytes, slot, id } = request;
         if let Some(slot) = slot {
             return self.renew_for(slot, name, copy);
         }
         self.history.writes += 1;
+        if let Some(id) = id {
+            return self.make_named(id);
+        }
         let id = bytes.as_deref().map_or_else(|| format!("svc_{name}-{copy}"), id_of_chosen);
         let key = ProviderKey {
             name: name.clone(),
@@ -93,6 +124,25 @@ impl World {
             }
             return known.clone();
         }
+        self.provider.keys.push(key.clone());
+        key
+    }
+
+    /// The name by which a list tells of it is its id.
+    fn make_named(&mut self, id: &str) -> ProviderKey {
+        if let Some(known) = self.provider.keys.iter().find(|key| key.id == id) {
+            return known.clone();
+        }
+        let key = ProviderKey {
+            name: id.to_owned(),
+            id: id.to_owned(),
+            bytes: format!("AIza-{id}"),
+            project: self.project.clone(),
+            host: self.host.clone(),
+            made: self.now,
+            revoked: None,
+            used: None,
+        };
         self.provider.keys.push(key.clone());
         key
     }

@@ -75,7 +75,7 @@ pub struct Provider {
     pub refuses: BTreeSet<String>,
     /// What it says of every key instead of the truth.
     pub answers: Option<Verdict>,
-    /// Whether it or we choose the keys.
+    /// Whether it or we choose the keys, or their ids.
     pub mint: MintKind,
     /// It can switch keys off.
     pub switches: bool,

@@ -87,6 +87,9 @@ impl World {
             Effect::Choose => Ok(self.choose(o, held)),
             Effect::ReadSlots => Ok(self.read_slots()),
             Effect::LookUp { version } if self.in_slots() => self.look_into_slot(o, held, *version),
+            Effect::LookUp { version } if self.provider.mint == MintKind::CallerNamed => {
+                self.look_for_named(o, held, *version)
+            }
             Effect::LookUp { version } => {
                 let id = Self::id_of(o, *version)?;
                 Ok(Learned::LookedUp(self.live_keys().any(|key| key.id == id)))
@@ -429,7 +432,7 @@ impl World {
         let account = record(o)?.version(version).and_then(|v| v.account.clone()).ok_or(Undone::Changed)?;
         let listed = match self.provider.mint {
             MintKind::ShownOnce => self.listed(&account.project).iter().any(|(listed, _)| *listed == id),
-            MintKind::CallerChosen => self.live_keys().any(|key| key.id == id),
+            MintKind::CallerChosen | MintKind::CallerNamed => self.live_keys().any(|key| key.id == id),
             MintKind::Slots => self.is_in_slot(o, version)?,
         };
         let refused = Self::bytes_of(record(o)?, version).is_none_or(|bytes| self.verdict(&bytes).refuses());

@@ -1,6 +1,6 @@
 //! Each scenario runs undisturbed, then again with a fault at each of its effects, and must come to the same end.
 
-mod scenarios;
+pub mod scenarios;
 
 use std::collections::BTreeMap;
 

@@ -391,7 +391,7 @@ fn an_attempt_that_is_not_wanted_any_more_is_given_up_and_its_key_found() {
     run.until(&[(600, |w| w.policy.spares = 1)], 900).unwrap();
     assert_eq!(states(&run.world), [Current, Intent]);
     let name = run.world.record().versions[1].mint_name.clone().unwrap();
-    run.world.make(&Request { name, bytes: None, slot: None }, 1);
+    run.world.make(&Request { name, bytes: None, slot: None, id: None }, 1);
     run.until(&[(900, |w| w.policy.spares = 0)], 2 * HOUR).unwrap();
     assert_eq!(states(&run.world), [Current, Abandoned], "{}", run.story());
     assert_eq!(run.world.live_keys().count(), 1);

@@ -35,6 +35,26 @@ fn choosing(mut world: World) -> World {
     world
 }
 
+/// The same at a provider that lets us choose the keys' ids.
+fn naming(mut world: World) -> World {
+    world.provider.mint = MintKind::CallerNamed;
+    world
+}
+
+fn full(mut world: World) -> World {
+    world.provider.full = true;
+    world
+}
+
+/// A request that was under way makes the key after all, and a person deletes it.
+pub fn spend(world: &mut World) {
+    if let Some(request) = World::request(world.record(), 1) {
+        let id = world.make(&request, 1).id;
+        let now = world.now;
+        world.provider.keys.iter_mut().filter(|key| key.id == id).for_each(|key| key.revoked = Some(now));
+    }
+}
+
 fn desire(world: &mut World, state: &str) {
     let state = serde_json::from_value(json!(state)).unwrap();
     world.edit(|key: &mut LLMKey| key.spec.desired_state = state);
@@ -86,6 +106,43 @@ pub const SCENARIOS: &[Scenario] = &[
         events: &[(600, |w| w.rotate("now"))],
         end: 8 * HOUR,
     },
+    Scenario { name: "create, named", world: World::naming, events: &[], end: 6 * HOUR },
+    Scenario {
+        name: "rotate, named",
+        world: World::naming,
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "create and rotate with a spare, named",
+        world: || naming(sparing()),
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "delete in a mint, named",
+        world: || full(World::naming()),
+        events: &[(600, World::delete)],
+        end: 9 * HOUR,
+    },
+    Scenario {
+        name: "a wrong project is put right, named",
+        world: || full(World::naming()),
+        events: &[(600, |w| {
+            w.project = "proj_2".into();
+            w.provider.full = false;
+        })],
+        end: 6 * HOUR,
+    },
+    Scenario {
+        name: "a person deletes a key that is being made, named",
+        world: || full(World::naming()),
+        events: &[(600, |w| {
+            spend(w);
+            w.provider.full = false;
+        })],
+        end: 6 * HOUR,
+    },
     Scenario { name: "create, slots", world: World::slotting, events: &[], end: 6 * HOUR },
     Scenario {
         name: "rotate twice, slots",
@@ -107,11 +164,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "delete in a mint, chosen",
-        world: || {
-            let mut world = World::choosing();
-            world.provider.full = true;
-            world
-        },
+        world: || full(World::choosing()),
         events: &[(600, World::delete)],
         end: 9 * HOUR,
     },
@@ -129,11 +182,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "a wrong project is put right, chosen",
-        world: || {
-            let mut world = World::choosing();
-            world.provider.full = true;
-            world
-        },
+        world: || full(World::choosing()),
         events: &[(600, |w| {
             w.project = "proj_2".into();
             w.provider.full = false;
