@@ -23,7 +23,7 @@ use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::{Index, Name};
 use crate::controller::watches::{self, Setup, Wake};
 use crate::controller::{
-    fleet, install, keyring, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper,
+    fleet, install, keyring, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper, usage,
 };
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
@@ -233,6 +233,7 @@ async fn lead(
         may_restart: config.rollout,
         remembered: llm_key::memory::Remembered::default(),
         fleet: fleet::Fleet::default(),
+        usage: usage::Readings::default(),
         loaded: std::sync::atomic::AtomicBool::new(false),
         timings: Timings::divided_by(config.test_time_divisor),
         clock,
@@ -346,7 +347,8 @@ async fn lead(
     let released = released::run(Arc::clone(&ctx), woken.released).boxed();
     let sweeper = sweeper::run(Arc::clone(&ctx)).boxed();
     let rewrapping = keyring::run(Arc::clone(&ctx), config.keyring_dir.clone()).boxed();
-    for part in [released, sweeper, rewrapping] {
+    let reader = usage::run(Arc::clone(&ctx)).boxed();
+    for part in [released, sweeper, rewrapping, reader] {
         let mut stopping = stop.clone();
         tasks.spawn(async move {
             tokio::select! {

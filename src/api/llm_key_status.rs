@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RotationStatus;
 
-use super::PoolStatus;
+use super::{PoolStatus, UsageAmounts, UsageStatus};
 
 /// What the operator observed. A projection of the ledger: it can be lost and is rebuilt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -83,11 +83,15 @@ pub struct LLMKeyStatus {
     /// How far `source.pool` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolStatus>,
-    /// The next rotations, at most 3, soonest first, each taken to happen when it may begin; empty while one is due.
+    /// The next rotations, at most 3, soonest first, each taken to happen when it may begin; empty while one is due. What a
+    /// policy's trigger Usage makes due cannot be foreseen and is not among them: it may come at any time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["time".into()]))]
     #[schemars(length(max = 3))]
     pub upcoming: Vec<UpcomingRotation>,
+    /// What the published key has used, as its provider reports it; written when that changes, at most hourly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
 }
 
 /// A rotation to come.
@@ -135,7 +139,7 @@ pub struct PastHealth {
 pub struct LastRotation {
     /// Version that it made.
     pub version: i32,
-    /// Why: Initial, Schedule, Requested, SourceChanged, Replaced, Invalid or BreakGlass.
+    /// Why: Initial, Schedule, Requested, SourceChanged, Replaced, Invalid, Usage or BreakGlass.
     #[schemars(length(max = 32))]
     pub reason: String,
     /// Succeeded, Failed, TimedOut or GivenUp, as in rotations.
@@ -200,6 +204,9 @@ pub struct VersionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub member: Option<String>,
+    /// What its key has used in all, as the provider last reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageAmounts>,
 }
 
 /// A workload that uses the Secret.

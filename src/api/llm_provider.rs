@@ -356,7 +356,7 @@ pub struct LLMProviderStatus {
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub base_url: Option<String>,
-    /// What this account can do here, sorted: Validate, Mint, List, Revoke, LastUsed.
+    /// What this account can do here, sorted: Disable, LastUsed, List, Mint, Revoke, Usage, Validate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub capabilities: Vec<String>,

@@ -14,6 +14,7 @@ mod reference;
 mod rotation_policy;
 mod rotation_status;
 mod time;
+mod usage;
 
 pub use conditions::{ConditionStatus, ConditionType, Conditions, Reason};
 pub use crds::{all as crds, crd};
@@ -26,6 +27,7 @@ pub use reference::reference;
 pub use rotation_policy::*;
 pub use rotation_status::*;
 pub use time::{from_k8s, parse_rfc3339, rfc3339, to_k8s};
+pub use usage::*;
 
 /// API group of every kind of this operator.
 pub const GROUP: &str = "llmkeys.dev";

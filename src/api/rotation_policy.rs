@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::GoDuration;
+use super::{GoDuration, UsageThresholds};
 
 /// When and how keys rotate. `schedule` alone is a safe policy.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -206,25 +206,35 @@ pub struct Window {
 /// One cause of rotations besides the schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.before) || self.type == 'Expiry'").message("before is for the type Expiry"))]
+#[x_kube(
+    validation = Rule::new("!has(self.before) || self.type == 'Expiry'").message("before is for the type Expiry"),
+    validation = Rule::new("has(self.usage) == (self.type == 'Usage')").message("usage is for the type Usage, which needs it")
+)]
 pub struct Trigger {
     /// `Expiry`: the key's `expiresAt` comes near. `Invalid`: the provider refuses the key in use, confirmed by
     /// `validation.failureThreshold` answers; the operator then makes another one (minted keys) or takes the next of the pool, without waiting for an overlap.
+    /// `Usage`: the current key has used what `usage` says, as its provider reports it by the hour; for minted keys.
     pub r#type: TriggerType,
     /// How long before `expiresAt` the rotation is due, 1h to 2160h. Default: 168h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1h') && duration(self) <= duration('2160h')").message("1h to 2160h"))]
     pub before: Option<GoDuration>,
+    /// How much one key may use, in all, before the next one takes its place. Reports are late, and a key goes on working while
+    /// the next is made and through the overlap: this bounds nothing, it says when to rotate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageThresholds>,
 }
 
 /// A cause of rotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "Expiry or Invalid.")]
+#[schemars(description = "Expiry, Invalid or Usage.")]
 pub enum TriggerType {
     /// The key ends soon.
     Expiry,
     /// The key does not work any more.
     Invalid,
+    /// The key has used much.
+    Usage,
 }
 
 /// Whether the operator rotates or reminds.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct RotationStatus {
     /// The version that it makes.
     pub version: i32,
-    /// Why it was begun: Schedule, Requested, SourceChanged, Replaced, Invalid or BreakGlass.
+    /// Why it was begun: Schedule, Requested, SourceChanged, Replaced, Invalid, Usage or BreakGlass.
     #[schemars(length(max = 32))]
     pub reason: String,
     /// How the version gets its key: Minted, Supplied, or Reused for the key of an earlier version.

@@ -89,6 +89,8 @@ pub struct Ctx {
     pub remembered: super::llm_key::memory::Remembered,
     /// Rotations of each policy at the same time.
     pub fleet: super::fleet::Fleet,
+    /// What the accounts' keys have used.
+    pub usage: super::usage::Readings,
 }
 
 /// An account, or what keeps it from being used.

@@ -15,6 +15,7 @@ pub mod queue;
 pub mod released;
 pub mod rotation_policy;
 pub mod sweeper;
+pub mod usage;
 pub mod watches;
 
 use std::sync::Arc;

@@ -124,6 +124,8 @@ pub enum RotationReason {
     Replaced,
     /// The provider refuses the one before.
     Invalid,
+    /// The one before has used what the policy lets a key use.
+    Usage,
     /// The one before stands in `spec.revokedVersions`.
     BreakGlass,
     /// `spec.pinnedVersion`: the key of an older version once more.
@@ -142,6 +144,7 @@ impl RotationReason {
             Self::SourceChanged => "SourceChanged",
             Self::Replaced => "Replaced",
             Self::Invalid => "Invalid",
+            Self::Usage => "Usage",
             Self::BreakGlass => "BreakGlass",
             Self::Pinned => "Pinned",
             Self::Spare => "Spare",

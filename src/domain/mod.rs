@@ -11,6 +11,7 @@ pub mod template;
 pub mod timings;
 pub mod turns;
 pub mod upcoming;
+pub mod usage;
 
 use std::time::Duration;
 

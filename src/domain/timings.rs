@@ -131,6 +131,10 @@ timings! {
         outage_recheck = 60;
         /// A provider's word on the last use of a key counts this long.
         last_use_fresh = 30;
+        /// Time between two readings of what an account's keys have used.
+        usage_interval = 60 * 60;
+        /// What a key has used is read for so long after its revocation: providers report late.
+        usage_settles = 48 * 60 * 60;
         /// Keys of superseded versions that were not revoked stay sealed in the ledger this long, where the policy says nothing.
         retention = 720 * 60 * 60;
     }
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 37);
+        assert_eq!(table.len(), 39);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

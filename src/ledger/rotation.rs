@@ -283,10 +283,10 @@ impl Rotation {
 
     /// Who asked for it, in words.
     pub fn asked_by(&self) -> String {
-        use RotationReason::{Initial, Invalid, Replaced, Schedule};
+        use RotationReason::{Initial, Invalid, Replaced, Schedule, Usage};
         match (&self.requested_by, self.reason) {
             (Some(requester), _) => format!("{} (unverified)", requester.manager),
-            (None, Initial | Schedule | Replaced | Invalid) => FIELD_MANAGER.to_owned(),
+            (None, Initial | Schedule | Replaced | Invalid | Usage) => FIELD_MANAGER.to_owned(),
             (None, _) => "unknown".to_owned(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
+use super::usage::By;
 use super::{Output, WideOutput};
 use crate::api::PublicProvider;
 use crate::cli::{VerifyArgs, duration};
@@ -25,6 +26,9 @@ Examples:
   # What the LLMKey chat waits for, who has which version, and what happened when
   kubectl llmkey describe chat
 
+  # What the keys of this namespace have used: requests, tokens and cost, as their providers report it
+  kubectl llmkey usage
+
   # Another key now, and a line for each step until it is delivered
   kubectl llmkey rotate chat --wait
 
@@ -42,6 +46,19 @@ Examples:
 
   # All namespaces, with providers, policies and Secrets
   kubectl llmkey status -A -o wide
+";
+
+const USAGE_EXAMPLES: &str = "\
+Examples:
+  # This namespace, a line for each key
+  kubectl llmkey usage
+
+  # One key, with what its published version alone has used
+  kubectl llmkey usage chat -o wide
+
+  # All namespaces, summed up by namespace, or by provider for a program
+  kubectl llmkey usage -A --by namespace
+  kubectl llmkey usage -A --by provider -o json
 ";
 
 const DESCRIBE_EXAMPLES: &str = "\
@@ -175,6 +192,9 @@ pub enum Command {
     /// All keys: what works, what does not, and what is next.
     #[command(before_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// What keys have used, as their providers report it.
+    #[command(before_help = USAGE_EXAMPLES)]
+    Usage(UsageArgs),
     /// One key: what it waits for, who has which version, and what happened when.
     #[command(before_help = DESCRIBE_EXAMPLES)]
     Describe(KeyArgs),
@@ -271,6 +291,26 @@ pub struct StatusArgs {
     /// All namespaces.
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
+    /// How the answer looks.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: WideOutput,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Of `usage`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct UsageArgs {
+    /// One LLMKey [default: all].
+    #[arg(conflicts_with = "all_namespaces")]
+    pub name: Option<String>,
+    /// All namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// What a row is about.
+    #[arg(long, value_enum, default_value_t)]
+    pub by: By,
     /// How the answer looks.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: WideOutput,
@@ -423,6 +463,7 @@ pub fn examples() -> Vec<Vec<&'static str>> {
     let texts = [
         EXAMPLES,
         STATUS_EXAMPLES,
+        USAGE_EXAMPLES,
         DESCRIBE_EXAMPLES,
         ROTATE_EXAMPLES,
         APPROVE_EXAMPLES,
@@ -456,7 +497,7 @@ mod tests {
     fn the_definition_is_sound_and_every_example_can_be_typed() {
         Cli::command().debug_assert();
         let examples = examples();
-        assert_eq!(examples.len(), 32, "{examples:?}");
+        assert_eq!(examples.len(), 37, "{examples:?}");
         for example in examples {
             assert!(parse(&example).is_ok(), "{example:?}: {}", parse(&example).unwrap_err());
         }
@@ -479,6 +520,8 @@ mod tests {
         for words in [
             &["plan", "-A", "-n", "team"][..],
             &["who"],
+            &["usage", "chat", "-A"],
+            &["usage", "--by", "mood"],
             &["plan", "--days", "0"],
             &["rotate"],
             &["rotate", "chat", "--timeout", "1m"],

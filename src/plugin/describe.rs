@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::story::{State, condition, said, story};
 use super::table::{notes, span, table};
-use super::who;
+use super::{usage, who};
 use crate::api::{ConditionType, LLMKey, LLMKeyStatus, RotationStatus, parse_rfc3339};
 
 /// Conditions that say what is waited for, in the order in which they are told.
@@ -153,6 +153,7 @@ fn facts(key: &LLMKey, status: &LLMKeyStatus, now: DateTime<Utc>) -> Vec<(&'stat
         ("Source", Some(source)),
         ("Secret", Some(secret)),
         ("Health", health),
+        ("Used", usage::words(status)),
         ("Policy", status.rotation_policy.clone()),
         ("Next rotation", next),
         ("Pinned", pinned),

@@ -15,6 +15,7 @@ mod plan;
 mod status;
 mod story;
 mod table;
+pub mod usage;
 mod wait;
 mod who;
 
@@ -131,6 +132,22 @@ pub async fn run(command: Command) -> Result<bool, PluginError> {
             let report = status::report(&objects, clock.now());
             let output = if args.output == WideOutput::Json { Output::Json } else { Output::Table };
             print(output, &report, || status::text(&report, args.output == WideOutput::Wide))?;
+            Ok(true)
+        }
+        Command::Usage(args) => {
+            let objects = match &args.name {
+                None => cluster::keys(&args.cluster, args.all_namespaces).await?,
+                Some(name) => {
+                    let (client, namespace) = cluster::connect(&args.cluster).await?;
+                    let key = cluster::key(&Api::namespaced(client, &namespace), &namespace, name).await?;
+                    objects::Objects { keys: vec![key], live: true, ..objects::Objects::default() }
+                }
+            };
+            let now = clock.now();
+            let report = usage::report(&objects, args.by, now);
+            let output = if args.output == WideOutput::Json { Output::Json } else { Output::Table };
+            let wide = args.output == WideOutput::Wide;
+            print(output, &report, || usage::text(&report, args.by, wide, now))?;
             Ok(true)
         }
         Command::Describe(args) => {

@@ -130,6 +130,8 @@ struct Unseen {
     unpublished: Vec<String>,
     /// Without a uid: jitter left out.
     without_uid: Vec<String>,
+    /// What they use may make a rotation due at any time.
+    by_usage: Vec<String>,
 }
 
 impl Unseen {
@@ -142,6 +144,10 @@ impl Unseen {
         let notes = [
             told(self.unpublished, "nothing is published yet, so times are counted from now"),
             told(self.without_uid, "without jitter, which depends on the uid that the cluster gives"),
+            told(
+                self.by_usage,
+                "the policy's trigger Usage may make a rotation due at any time; that cannot be foreseen",
+            ),
         ];
         notes.into_iter().flatten().collect()
     }
@@ -182,6 +188,9 @@ fn one(
     };
     if let Some((reason, message)) = policy.and_then(|p| p.problem.as_ref()) {
         return Outcome::None(told(key, reason.as_str(), message));
+    }
+    if key.spec.source.mint.is_some() && policy.is_some_and(|policy| policy.usage.any()) {
+        unseen.by_usage.push(place(key));
     }
     let schedule = schedule_of(key, policy, unseen);
     // Without a policy the default of the trigger Expiry counts all the same.

@@ -16,6 +16,8 @@ pub enum Capability {
     Mint,
     /// End a key.
     Revoke,
+    /// Report what each key has used.
+    Usage,
     /// Ask whether a key is accepted, without using tokens.
     Validate,
     /// Switch a key off, and on again.
@@ -30,6 +32,7 @@ impl Capability {
             Self::List => "List",
             Self::Mint => "Mint",
             Self::Revoke => "Revoke",
+            Self::Usage => "Usage",
             Self::Validate => "Validate",
             Self::Disable => "Disable",
         }
@@ -124,12 +127,15 @@ mod tests {
     #[test]
     fn what_an_account_can_do_depends_on_its_provider() {
         let all: Vec<_> = Capabilities::of(ProviderType::OpenAI, true).names().collect();
-        assert_eq!(all, ["LastUsed", "List", "Mint", "Revoke", "Validate"]);
+        assert_eq!(all, ["LastUsed", "List", "Mint", "Revoke", "Usage", "Validate"]);
         assert!(!Capabilities::of(ProviderType::OpenAI, true).has(Capability::Disable));
         let router: Vec<_> = Capabilities::of(ProviderType::OpenRouter, true).names().collect();
-        assert_eq!(router, ["Disable", "List", "Mint", "Revoke", "Validate"]);
+        assert_eq!(router, ["Disable", "List", "Mint", "Revoke", "Usage", "Validate"]);
         let proxy = Capabilities::of(ProviderType::LiteLLM, true);
-        assert_eq!(proxy.names().collect::<Vec<_>>(), ["Disable", "List", "Mint", "Revoke", "Validate"]);
+        assert_eq!(
+            proxy.names().collect::<Vec<_>>(),
+            ["Disable", "List", "Mint", "Revoke", "Usage", "Validate"]
+        );
         assert_eq!(proxy.mint_kind(), MintKind::CallerChosen);
         assert_eq!(Capabilities::of(ProviderType::OpenAI, true).mint_kind(), MintKind::ShownOnce);
         let slots = Capabilities::of(ProviderType::AzureOpenAI, true);

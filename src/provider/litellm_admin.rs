@@ -18,8 +18,10 @@ use super::{
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     litellm::error_type,
+    usage::{At, Measure, Report, Sums, UsageReports},
 };
 use crate::crypto::{Entropy, EntropyError, SecretBytes};
+use crate::domain::usage::Micros;
 
 /// Where keys are that belong to no team: what no team's id can be.
 pub const NO_TEAM: &str = "-";
@@ -73,6 +75,22 @@ struct Key {
     created_at: Option<String>,
 }
 
+/// The rows of the same list, for what they tell of use.
+#[derive(Deserialize)]
+struct UsedList {
+    keys: Vec<Used>,
+}
+
+#[derive(Deserialize)]
+struct Used {
+    token: String,
+    /// In dollars: since the key was made, or, where the key has a budget for a while, since that last began.
+    #[serde(default)]
+    spend: Option<f64>,
+    #[serde(default)]
+    budget_duration: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Blocked {
     token: String,
@@ -111,11 +129,16 @@ impl Admin for LiteLLMAdmin {
             Capability::List,
             Capability::Mint,
             Capability::Revoke,
+            Capability::Usage,
             Capability::Validate,
         ])
     }
 
     fn switch(&self) -> Option<&'static dyn Switch> {
+        Some(&LiteLLMAdmin)
+    }
+
+    fn usage(&self) -> Option<&'static dyn UsageReports> {
         Some(&LiteLLMAdmin)
     }
 
@@ -203,6 +226,42 @@ impl Admin for LiteLLMAdmin {
         } else {
             Err(reply.error(ErrorClass::Garbled, "NotDeleted"))
         }
+    }
+}
+
+/// The proxy counts tokens and requests too, yet tells them in logs of single calls and in reports that are asked for key by key.
+impl UsageReports for LiteLLMAdmin {
+    fn reports(&self) -> &'static [Report] {
+        &[Report::Keys]
+    }
+
+    fn days_on_a_page(&self, _: Report) -> Option<u16> {
+        None
+    }
+
+    fn usage_request(&self, account: &Account, _: Report, at: At<'_>) -> Result<Request, Unsendable> {
+        self.list_request(account, at.after)
+    }
+
+    fn read_usage(
+        &self,
+        account: &Account,
+        _: Report,
+        at: At<'_>,
+        reply: &Reply,
+        sums: &mut Sums<'_>,
+    ) -> Result<Option<String>, CallError> {
+        let next = self.read_list(account, at.after, reply)?.next;
+        for row in read::<UsedList>(reply)?.keys {
+            let cost = [(Measure::Cost, row.spend.and_then(Micros::of_dollars).map(|micros| micros.0))];
+            if row.budget_duration.is_some() {
+                // When that began is not told, and what was spent before is not known.
+                sums.add_to_window(&row.token, None, &cost);
+            } else {
+                sums.add(&row.token, &cost);
+            }
+        }
+        Ok(next)
     }
 }
 

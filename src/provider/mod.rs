@@ -33,12 +33,14 @@ mod named;
 mod openai;
 mod openai_admin;
 mod openai_compatible;
+mod openai_usage;
 mod openrouter;
 mod openrouter_admin;
 mod shape;
 mod slots;
 mod together;
 mod tokens;
+mod usage;
 mod variables;
 mod xai;
 
@@ -59,12 +61,14 @@ pub use litellm_admin::NO_TEAM;
 pub use named::Named;
 pub use shape::{ShapeError, check_shape};
 pub use slots::{SlotKey, slot_key_id, slot_of};
+pub use usage::UsageQuestion;
 pub use variables::default_data;
 
 use self::{
     classification::Finding,
     client::Page,
     exchange::{Reply, Request, Unsendable},
+    usage::UsageReports,
 };
 use crate::{
     api::ProviderType,
@@ -150,6 +154,11 @@ trait Admin: Sync {
 
     /// Where it tells of single keys when they were last used.
     fn last_use(&self) -> Option<&'static dyn LastUse> {
+        None
+    }
+
+    /// Where it reports what keys have used.
+    fn usage(&self) -> Option<&'static dyn UsageReports> {
         None
     }
 }

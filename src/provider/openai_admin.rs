@@ -14,6 +14,7 @@ use super::{
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
+    usage::UsageReports,
 };
 use crate::{api::ProviderType, crypto::SecretBytes};
 
@@ -79,6 +80,7 @@ impl Admin for OpenAIAdmin {
             Capability::List,
             Capability::Mint,
             Capability::Revoke,
+            Capability::Usage,
             Capability::Validate,
         ])
     }
@@ -149,6 +151,10 @@ impl Admin for OpenAIAdmin {
     fn last_use(&self) -> Option<&'static dyn LastUse> {
         Some(&Self)
     }
+
+    fn usage(&self) -> Option<&'static dyn UsageReports> {
+        Some(&Self)
+    }
 }
 
 impl ShownOnce for OpenAIAdmin {
@@ -206,7 +212,7 @@ fn accounts_url(account: &Account, id: Option<&str>, query: &[(&str, &str)]) -> 
     account.endpoint().url(&path, query)
 }
 
-fn read<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, CallError> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, CallError> {
     if reply.succeeded() { reply.read() } else { Err(failure(reply)) }
 }
 

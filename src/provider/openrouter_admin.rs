@@ -16,8 +16,9 @@ use super::{
     admin_reply::{self, failed_mint},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
+    usage::{At, Measure, Report, Sums, UsageReports},
 };
-use crate::{api::ProviderType, crypto::SecretBytes};
+use crate::{api::ProviderType, crypto::SecretBytes, domain::usage::Micros};
 
 pub(super) struct OpenRouterAdmin;
 
@@ -62,6 +63,23 @@ struct Key {
     workspace_id: Option<String>,
 }
 
+/// The rows of the same list, for what they tell of use.
+#[derive(Deserialize)]
+struct UsedList {
+    data: Vec<Used>,
+}
+
+/// In dollars of OpenRouter's credit, since the key was made and since midnight, UTC. What was billed by another provider whose
+/// key its owner brought stands in fields of its own, and is left out.
+#[derive(Deserialize)]
+struct Used {
+    hash: String,
+    #[serde(default)]
+    usage: Option<f64>,
+    #[serde(default)]
+    usage_daily: Option<f64>,
+}
+
 #[derive(Deserialize)]
 struct Updated {
     data: UpdatedKey,
@@ -92,6 +110,7 @@ impl Admin for OpenRouterAdmin {
             Capability::List,
             Capability::Mint,
             Capability::Revoke,
+            Capability::Usage,
             Capability::Validate,
         ])
     }
@@ -116,6 +135,10 @@ impl Admin for OpenRouterAdmin {
 
     fn minting(&'static self) -> Minting {
         Minting::ShownOnce(self)
+    }
+
+    fn usage(&self) -> Option<&'static dyn UsageReports> {
+        Some(&OpenRouterAdmin)
     }
 
     fn list_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable> {
@@ -163,6 +186,42 @@ impl Admin for OpenRouterAdmin {
         }
         let Deleted { deleted } = read(reply)?;
         if deleted { Ok(Revocation::Revoked) } else { Err(reply.error(ErrorClass::Garbled, "NotDeleted")) }
+    }
+}
+
+impl UsageReports for OpenRouterAdmin {
+    fn reports(&self) -> &'static [Report] {
+        &[Report::Keys]
+    }
+
+    fn days_on_a_page(&self, _: Report) -> Option<u16> {
+        None
+    }
+
+    fn usage_request(&self, account: &Account, _: Report, at: At<'_>) -> Result<Request, Unsendable> {
+        self.list_request(account, at.after)
+    }
+
+    fn read_usage(
+        &self,
+        account: &Account,
+        _: Report,
+        at: At<'_>,
+        reply: &Reply,
+        sums: &mut Sums<'_>,
+    ) -> Result<Option<String>, CallError> {
+        // The pages overlap by the key that the list checks itself by: it was counted.
+        let counted = at.after.and_then(cursor).map(|(_, anchor)| anchor);
+        let next = self.read_list(account, at.after, reply)?.next;
+        let rows = read::<UsedList>(reply)?.data;
+        let new =
+            counted.and_then(|anchor| rows.iter().position(|row| row.hash == anchor)).map_or(0, |at| at + 1);
+        for row in rows.iter().skip(new) {
+            sums.add(&row.hash, &[(Measure::Cost, micros(row.usage))]);
+            let today = Some(at.question.today());
+            sums.add_to_window(&row.hash, today, &[(Measure::Cost, micros(row.usage_daily))]);
+        }
+        Ok(next)
     }
 }
 
@@ -225,6 +284,10 @@ fn cursor(after: &str) -> Option<(usize, &str)> {
 
 fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
     text.and_then(|text| DateTime::parse_from_rfc3339(text).ok()).map(|time| time.with_timezone(&Utc))
+}
+
+fn micros(dollars: Option<f64>) -> Option<i64> {
+    dollars.and_then(Micros::of_dollars).map(|micros| micros.0)
 }
 
 fn read<T: DeserializeOwned>(reply: &Reply) -> Result<T, CallError> {

@@ -17,6 +17,7 @@ use super::{
     openrouter::{CreateRouterKey, RouterPage, UpdateRouterKey},
     operation::{Dialect, Operation},
     settings::{KeyDelete, OwnerAccess},
+    usage::{Completion, UsageQuery},
     wire::{self, ApiError},
     world::{Account, Key, KeyPlace, NewKey, Owner, Project, Verdict, World, listed},
 };
@@ -96,6 +97,10 @@ pub(super) enum Input {
     Account(CreateAccount),
     /// A key to create.
     Key(CreateKey),
+    /// A call of a model.
+    Completion(Completion),
+    /// A report's query.
+    Usage(UsageQuery),
     /// OpenRouter: a list's query.
     RouterPage(RouterPage),
     /// OpenRouter: a key to create.
@@ -246,8 +251,11 @@ impl World {
             }
             verdict => verdict,
         };
-        if call.operation == Operation::ListModels {
+        if call.operation.is_data_call() {
+            let completes = call.operation == Operation::Complete;
             return match verdict {
+                Verdict::Key(place) if completes => self.complete(Some(place), &call.input, now),
+                Verdict::Pattern(_) if completes => self.complete(None, &call.input, now),
                 Verdict::Key(place) => self.use_key(place, now),
                 Verdict::Pattern(_) => {
                     Outcome { effect: Effect::Committed, created: None, keys: Vec::new(), answer: Ok(None) }
@@ -275,6 +283,9 @@ impl World {
         let input = call.input.as_ref().map_err(Clone::clone)?;
         if let (Operation::ListProjects, Input::Page(query)) = (call.operation, input) {
             return self.list_projects(query).map(Outcome::read);
+        }
+        if let Input::Usage(query) = input {
+            return self.usage_page(call.operation, query, now).map(Outcome::read);
         }
         let index = self.project_index_of(call).ok_or_else(|| ApiError::not_found("Project"))?;
         let project = self.projects().get(index).ok_or_else(|| ApiError::not_found("Project"))?;

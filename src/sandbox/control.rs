@@ -20,6 +20,7 @@ use super::{
     log::LogEntry,
     operation::Operation,
     settings::{OwnerAccess, Settings},
+    usage::KeyUse,
     view::{self, Handle},
 };
 
@@ -36,6 +37,7 @@ pub(super) fn control(handle: Arc<Handle>, token: Digest) -> Router {
         .route("/sandbox/projects/{project}/settings", put(set_project_settings))
         .route("/sandbox/projects/{project}/archive", post(archive_project))
         .route("/sandbox/projects/{project}/keys", get(keys))
+        .route("/sandbox/projects/{project}/keys/{key}/usage", post(note_use))
         .route("/sandbox/keys", post(register_key).delete(withdraw_key))
         .route("/sandbox/accepts", post(accepts))
         .route("/sandbox/patterns", post(accept_pattern))
@@ -132,6 +134,14 @@ async fn archive_project(State(handle): Control, Path(project): Path<String>) ->
 
 async fn keys(State(handle): Control, Path(project): Path<String>) -> Json<Vec<view::KeyRecord>> {
     Json(handle.keys(&project))
+}
+
+async fn note_use(
+    State(handle): Control,
+    Path((project, key)): Path<(String, String)>,
+    Json(used): Json<KeyUse>,
+) -> StatusCode {
+    done_or_missing(handle.note_use(&project, &key, used))
 }
 
 #[derive(Deserialize)]

@@ -213,12 +213,18 @@ impl World {
         now: DateTime<Utc>,
     ) -> Outcome {
         let checks = call.operation == Operation::CheckProxyKey;
+        let completes = call.operation == Operation::CompleteProxy;
         match verdict {
             Verdict::Admin(Dialect::LiteLLM) if checks => not_found().into(),
             Verdict::Admin(Dialect::LiteLLM) if call.operation == Operation::ListProxyModels => {
                 Outcome::read(wire::models())
             }
+            // The master key may call models; what it uses is nobody's.
+            Verdict::Admin(Dialect::LiteLLM) if completes => self.complete(None, &call.input, now),
             Verdict::Admin(Dialect::LiteLLM) => self.manage_proxy(call, now).unwrap_or_else(Outcome::from),
+            &Verdict::Key(place) if completes && self.speaks(place.project, Dialect::LiteLLM) => {
+                self.complete(Some(place), &call.input, now)
+            }
             &Verdict::Key(place) if self.speaks(place.project, Dialect::LiteLLM) => {
                 let restricted = self.key_at(place).is_some_and(|key| key.models_only);
                 if !call.operation.is_data_call() || checks && restricted {
@@ -367,6 +373,7 @@ impl World {
         let place = self.add_key(index, wanted, now).ok_or_else(gone)?;
         if let Some(key) = self.key_mut(place) {
             key.models_only = new.key_type.as_deref() == Some("llm_api");
+            key.budget_duration.clone_from(&new.budget_duration);
         }
         Ok(Outcome::committed(answer, Some(hash.clone()), vec![hash]))
     }
@@ -389,7 +396,7 @@ impl World {
         Ok(Outcome::committed(json!({"deleted_keys": asked}), None, died))
     }
 
-    /// A key's row, without its hash and never with its value. The sandbox counts no cost.
+    /// A key's row, without its hash and never with its value. What it has spent is never set to zero, whatever its budget.
     fn row(&self, team: usize, key: &Key) -> Value {
         let team = self.projects().get(team).map(|team| team.id.as_str()).filter(|id| *id != NO_TEAM);
         let status = match (key.deletion, key.disabled) {
@@ -398,7 +405,8 @@ impl World {
             (None, false) => "active",
         };
         json!({
-            "key_name": key.redacted, "key_alias": key.name, "spend": 0.0, "max_budget": null, "budget_duration": null,
+            "key_name": key.redacted, "key_alias": key.name, "spend": key.uses.cost(), "max_budget": null,
+            "budget_duration": key.budget_duration,
             "budget_reset_at": null, "models": [], "metadata": {}, "expires": null, "blocked": key.disabled.then_some(true),
             "user_id": "default_user_id", "team_id": team, "tpm_limit": null, "rpm_limit": null,
             "created_at": time(key.created_at), "last_active": key.last_used_at.map(time), "status": status,

@@ -40,6 +40,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .route("/proxy/key/unblock", post(unblock_key))
         .route("/proxy/team/info", get(team_info))
         .route("/proxy/v1/models", get(list_models))
+        .route("/proxy/v1/chat/completions", post(complete))
 }
 
 async fn generate_key(State(backend): Shared, headers: HeaderMap, bytes: BodyInput) -> Response {
@@ -104,6 +105,11 @@ async fn team_info(
 ) -> Response {
     let team = query.ok().map(|Query(query)| query.team_id);
     send(backend, &headers, Operation::GetTeam, team, None, Ok(Input::Empty)).await
+}
+
+async fn complete(State(backend): Shared, headers: HeaderMap, bytes: BodyInput) -> Response {
+    let input = body(bytes, Input::Completion).map_err(|_| invalid("the body cannot be read"));
+    send(backend, &headers, Operation::CompleteProxy, None, None, input).await
 }
 
 async fn list_models(State(backend): Shared, headers: HeaderMap) -> Response {

@@ -24,6 +24,7 @@ mod page;
 mod routes;
 mod settings;
 mod tls;
+mod usage;
 mod view;
 mod wire;
 mod world;
@@ -54,6 +55,7 @@ pub use self::{
     operation::Operation,
     settings::{KeyDelete, OwnerAccess, Settings},
     tls::server,
+    usage::KeyUse,
     view::{AccountRecord, KeyRecord, KeyState, ProjectRecord},
 };
 use self::{
@@ -361,6 +363,11 @@ impl Sandbox {
         access: OwnerAccess,
     ) -> Option<String> {
         self.handle.register_key(value, project, name, access)
+    }
+
+    /// Notes use of a key, as if models had been called with it. False: there is no such key in the project.
+    pub fn note_use(&self, project: &str, key: &str, used: KeyUse) -> bool {
+        self.handle.note_use(project, key, used)
     }
 
     /// Makes a value invalid: a known key is deleted, any other value is refused even where a pattern takes it.

@@ -8,7 +8,7 @@ use axum::{
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use data_encoding::HEXLOWER;
@@ -23,6 +23,7 @@ use super::{
     operation::{Dialect, Operation},
     routes::{BodyInput, Shared, body, send},
     settings::OwnerAccess,
+    usage::periods,
     wire::{ApiError, status_of},
     world::{Key, KeyPlace, NewKey, Owner, Project, Verdict, World, listed},
 };
@@ -83,6 +84,7 @@ pub(super) struct UpdateRouterKey {
 pub(super) fn api() -> Router<std::sync::Arc<Backend>> {
     Router::new()
         .route("/api/v1/key", get(check_key))
+        .route("/api/v1/chat/completions", post(complete))
         .route("/api/v1/keys", get(list_keys).post(create_key))
         .route("/api/v1/keys/{hash}", get(get_key).patch(update_key).delete(delete_key))
         .route("/api/v1/workspaces/{id}", get(get_workspace))
@@ -90,6 +92,11 @@ pub(super) fn api() -> Router<std::sync::Arc<Backend>> {
 
 async fn check_key(State(backend): Shared, headers: HeaderMap) -> Response {
     send(backend, &headers, Operation::CheckRouterKey, None, None, Ok(Input::Empty)).await
+}
+
+async fn complete(State(backend): Shared, headers: HeaderMap, bytes: BodyInput) -> Response {
+    let input = body(bytes, Input::Completion).map_err(|_| invalid());
+    send(backend, &headers, Operation::CompleteRouter, None, None, input).await
 }
 
 async fn list_keys(
@@ -226,8 +233,14 @@ impl World {
             }
             verdict => verdict,
         };
-        let data_call = call.operation == Operation::CheckRouterKey;
+        let data_call = call.operation.is_data_call();
+        let completes = call.operation == Operation::CompleteRouter;
         match verdict {
+            Verdict::Admin(Dialect::OpenRouter) if completes => {
+                ApiError::router(StatusCode::FORBIDDEN, "Management keys cannot call models").into()
+            }
+            Verdict::Key(place) if completes => self.complete(Some(place), &call.input, now),
+            Verdict::Pattern(_) if completes => self.complete(None, &call.input, now),
             Verdict::Admin(Dialect::OpenRouter) if data_call => {
                 Outcome::read(checked(&masked(&presented.value), true))
             }
@@ -293,7 +306,7 @@ impl World {
             false
         };
         let workspace = self.projects().get(place.project).ok_or_else(not_found)?;
-        let body = json!({"data": shown(workspace, self.key_at(place).ok_or_else(not_found)?)});
+        let body = json!({"data": shown(workspace, self.key_at(place).ok_or_else(not_found)?, now)});
         Ok(if changed { Outcome::committed(body, None, vec![id]) } else { Outcome::read(body) })
     }
 
@@ -305,7 +318,7 @@ impl World {
             listed(key.listed_from, key.deletion, now) && (query.include_disabled || !key.disabled)
         };
         let newest_first = workspace.keys.values().rev().filter(visible);
-        let page = newest_first.skip(query.offset).take(size).map(|key| shown(workspace, key));
+        let page = newest_first.skip(query.offset).take(size).map(|key| shown(workspace, key, now));
         json!({"data": page.collect::<Vec<Value>>()})
     }
 
@@ -325,7 +338,7 @@ impl World {
         let place = self.add_key(index, wanted, now).ok_or_else(invalid)?;
         let workspace = self.projects().get(index).ok_or_else(invalid)?;
         let key = self.key_at(place).ok_or_else(invalid)?;
-        let body = json!({"data": shown(workspace, key), "key": value.as_str()});
+        let body = json!({"data": shown(workspace, key, now), "key": value.as_str()});
         Ok(Outcome::committed(body, Some(key.id.clone()), vec![key.id.clone()]))
     }
 }
@@ -346,12 +359,13 @@ fn described(workspace: &Project) -> Value {
     })
 }
 
-/// A key as the management API shows it, never with its value. The sandbox counts no cost.
-fn shown(workspace: &Project, key: &Key) -> Value {
+/// A key as the management API shows it, never with its value.
+fn shown(workspace: &Project, key: &Key, now: DateTime<Utc>) -> Value {
+    let [all, today, week, month] = periods(key, now);
     json!({
         "hash": key.id, "name": key.name, "label": key.redacted, "disabled": key.disabled,
         "limit": null, "limit_remaining": null, "limit_reset": null, "include_byok_in_limit": false,
-        "usage": 0, "usage_daily": 0, "usage_weekly": 0, "usage_monthly": 0,
+        "usage": all, "usage_daily": today, "usage_weekly": week, "usage_monthly": month,
         "byok_usage": 0, "byok_usage_daily": 0, "byok_usage_weekly": 0, "byok_usage_monthly": 0,
         "created_at": time(key.created_at), "updated_at": key.updated_at.map(time),
         "expires_at": key.expires_at.map(time), "creator_user_id": "user_sandbox", "external_user": null,

@@ -29,6 +29,14 @@ pub enum Operation {
     DeleteKey,
     /// `GET /v1/models`, the data call that validates a key.
     ListModels,
+    /// `POST /v1/chat/completions`, the data call that uses something.
+    Complete,
+    /// `GET /v1/organization/usage/completions`
+    GetCompletionsUsage,
+    /// `GET /v1/organization/usage/embeddings`
+    GetEmbeddingsUsage,
+    /// `GET /v1/organization/costs`
+    GetCosts,
     /// OpenRouter: `GET /api/v1/workspaces/{workspace}`
     GetWorkspace,
     /// OpenRouter: `POST /api/v1/keys`
@@ -43,6 +51,8 @@ pub enum Operation {
     DeleteRouterKey,
     /// OpenRouter: `GET /api/v1/key`, the data call that validates a key.
     CheckRouterKey,
+    /// OpenRouter: `POST /api/v1/chat/completions`
+    CompleteRouter,
     /// LiteLLM: `GET /team/info`
     GetTeam,
     /// LiteLLM: `POST /key/generate`
@@ -59,6 +69,8 @@ pub enum Operation {
     CheckProxyKey,
     /// LiteLLM: `GET /v1/models`, the one for keys that may not ask about themselves.
     ListProxyModels,
+    /// LiteLLM: `POST /v1/chat/completions`
+    CompleteProxy,
     /// Azure: `POST /{tenant}/oauth2/v2.0/token`
     RequestToken,
     /// Azure: `POST …/accounts/{account}/listKeys`
@@ -121,6 +133,10 @@ impl Operation {
             Self::GetKey => "GET api_key",
             Self::DeleteKey => "DELETE api_key",
             Self::ListModels => "GET models",
+            Self::Complete => "POST chat/completions",
+            Self::GetCompletionsUsage => "GET usage/completions",
+            Self::GetEmbeddingsUsage => "GET usage/embeddings",
+            Self::GetCosts => "GET costs",
             Self::GetWorkspace => "GET workspace",
             Self::CreateRouterKey => "POST keys",
             Self::ListRouterKeys => "GET keys",
@@ -128,6 +144,7 @@ impl Operation {
             Self::UpdateRouterKey => "PATCH keys/hash",
             Self::DeleteRouterKey => "DELETE keys/hash",
             Self::CheckRouterKey => "GET key",
+            Self::CompleteRouter => "POST chat/completions of the router",
             Self::GetTeam => "GET team/info",
             Self::GenerateProxyKey => "POST key/generate",
             Self::ListProxyKeys => "GET key/list",
@@ -136,6 +153,7 @@ impl Operation {
             Self::BlockProxyKey => "POST key/block",
             Self::CheckProxyKey => "GET key/info",
             Self::ListProxyModels => "GET models of the proxy",
+            Self::CompleteProxy => "POST chat/completions of the proxy",
             Self::RequestToken => "POST token",
             Self::ListSlots => "POST listKeys",
             Self::RenewSlot => "POST regenerateKey",
@@ -159,9 +177,12 @@ impl Operation {
         matches!(
             self,
             Self::ListModels
+                | Self::Complete
                 | Self::CheckRouterKey
+                | Self::CompleteRouter
                 | Self::CheckProxyKey
                 | Self::ListProxyModels
+                | Self::CompleteProxy
                 | Self::ListDeployedModels
                 | Self::ListGeminiModels
         )
@@ -176,7 +197,8 @@ impl Operation {
             | Self::GetRouterKey
             | Self::UpdateRouterKey
             | Self::DeleteRouterKey
-            | Self::CheckRouterKey => Dialect::OpenRouter,
+            | Self::CheckRouterKey
+            | Self::CompleteRouter => Dialect::OpenRouter,
             Self::GetTeam
             | Self::GenerateProxyKey
             | Self::ListProxyKeys
@@ -184,7 +206,8 @@ impl Operation {
             | Self::DeleteProxyKeys
             | Self::BlockProxyKey
             | Self::CheckProxyKey
-            | Self::ListProxyModels => Dialect::LiteLLM,
+            | Self::ListProxyModels
+            | Self::CompleteProxy => Dialect::LiteLLM,
             Self::RequestToken | Self::ListSlots | Self::RenewSlot | Self::ListDeployedModels => {
                 Dialect::Azure
             }

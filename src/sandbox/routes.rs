@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, Path, Query, RawQuery, State, rejection::BytesRejection},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::Response,
     routing::get,
@@ -19,6 +19,7 @@ use super::{
     credential::Credential,
     google_routes, litellm_routes, openrouter,
     operation::Operation,
+    usage::UsageQuery,
     wire::ApiError,
 };
 
@@ -37,6 +38,10 @@ pub(super) fn api() -> Router<Arc<Backend>> {
     let key = format!("{keys}/{{object}}");
     Router::new()
         .route("/v1/models", get(list_models))
+        .route("/v1/chat/completions", axum::routing::post(complete))
+        .route("/v1/organization/usage/completions", get(completions_usage))
+        .route("/v1/organization/usage/embeddings", get(embeddings_usage))
+        .route("/v1/organization/costs", get(costs))
         .route("/v1/organization/projects", get(list_projects))
         .route(project, get(get_project))
         .route(&accounts, get(list_accounts).post(create_account))
@@ -113,6 +118,39 @@ pub(super) async fn send(
 
 async fn list_models(State(backend): Shared, headers: HeaderMap) -> Response {
     send(backend, &headers, Operation::ListModels, None, None, Ok(Input::Empty)).await
+}
+
+async fn complete(State(backend): Shared, headers: HeaderMap, bytes: BodyInput) -> Response {
+    let input = body(bytes, Input::Completion);
+    send(backend, &headers, Operation::Complete, None, None, input).await
+}
+
+async fn completions_usage(
+    State(backend): Shared,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
+    report(backend, headers, Operation::GetCompletionsUsage, query).await
+}
+
+async fn embeddings_usage(State(backend): Shared, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    report(backend, headers, Operation::GetEmbeddingsUsage, query).await
+}
+
+async fn costs(State(backend): Shared, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    report(backend, headers, Operation::GetCosts, query).await
+}
+
+/// A report belongs to the first project that it is asked about.
+async fn report(
+    backend: Arc<Backend>,
+    headers: HeaderMap,
+    operation: Operation,
+    query: Option<String>,
+) -> Response {
+    let query = UsageQuery::parse(query.as_deref().unwrap_or_default());
+    let project = query.as_ref().ok().and_then(|query| query.projects.first().cloned());
+    send(backend, &headers, operation, project, None, query.map(Input::Usage)).await
 }
 
 async fn list_projects(State(backend): Shared, headers: HeaderMap, query: ListInput) -> Response {

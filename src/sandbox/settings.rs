@@ -24,6 +24,8 @@ pub struct Settings {
     pub deleted_keys_shown: bool,
     /// Whether keys whose value the caller chose are refused; LiteLLM only.
     pub custom_keys_refused: bool,
+    /// Whether reports of usage leave the number of requests out, as null; OpenAI only.
+    pub usage_without_requests: bool,
     /// What deleting a service account's key through the project's key list does.
     pub service_account_key_delete: KeyDelete,
 }
@@ -40,6 +42,7 @@ impl Default for Settings {
             lookup_lag_millis: 0,
             deleted_keys_shown: false,
             custom_keys_refused: false,
+            usage_without_requests: false,
             service_account_key_delete: KeyDelete::Deleted,
         }
     }

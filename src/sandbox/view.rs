@@ -12,6 +12,7 @@ use super::{
     fault::{FaultReport, FaultRule},
     log::LogEntry,
     settings::{OwnerAccess, Settings},
+    usage::KeyUse,
     world::{Key, NewKey, Owner, Project, Verdict},
 };
 
@@ -192,6 +193,11 @@ impl Handle {
         let new = NewKey { value, name: name.to_owned(), owner: Owner::User, access, lifetime: None };
         let place = state.world.add_key(index, new, now)?;
         state.world.key_at(place).map(|key| key.id.clone())
+    }
+
+    pub(super) fn note_use(&self, project: &str, key: &str, used: KeyUse) -> bool {
+        let now = self.backend.now();
+        self.backend.state().world.note_use(project, key, used, now)
     }
 
     pub(super) fn withdraw_key(&self, value: &str) {

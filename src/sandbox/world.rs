@@ -13,6 +13,7 @@ use super::{
     litellm::NO_TEAM,
     operation::Dialect,
     settings::{OwnerAccess, Settings},
+    usage::Uses,
 };
 
 /// Who owns a key.
@@ -106,6 +107,9 @@ pub(super) struct Key {
     pub(super) created_at: DateTime<Utc>,
     pub(super) expires_at: Option<DateTime<Utc>>,
     pub(super) last_used_at: Option<DateTime<Utc>>,
+    pub(super) uses: Uses,
+    /// What it was made with; LiteLLM only.
+    pub(super) budget_duration: Option<String>,
     /// Switched off, or blocked; not at OpenAI.
     pub(super) disabled: bool,
     /// It may call models and nothing else; LiteLLM only.
@@ -417,6 +421,8 @@ impl World {
                 created_at: now,
                 expires_at: new.lifetime.and_then(|lifetime| now.checked_add_signed(lifetime)),
                 last_used_at: None,
+                uses: Uses::default(),
+                budget_duration: None,
                 disabled: false,
                 models_only: false,
                 updated_at: None,

@@ -124,6 +124,25 @@ impl SweepResult {
     }
 }
 
+/// How a reading of what an account's keys have used ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadResult {
+    /// Every report was read whole.
+    Read,
+    /// One of them was not: what was read before stays.
+    Failed,
+}
+
+impl ReadResult {
+    /// Value of the label `result`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 const fn verdict_label(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Valid => "valid",
@@ -164,6 +183,7 @@ struct Families {
     provider_requests: Counters<3>,
     provider_seconds: Histograms<2>,
     sweeps: Counters<1>,
+    usage_reads: Counters<2>,
     orphans_revoked: Counter,
     frozen_accounts: Family<Labels<1>, Gauge>,
     provider_problems: Family<Labels<1>, Gauge>,
@@ -210,6 +230,11 @@ impl Metrics {
                 || Histogram::new(PROVIDER_SECONDS),
             ),
             sweeps: added(r, "sweeps", "Sweeps of provider accounts for keys that no ledger holds"),
+            usage_reads: added(
+                r,
+                "usage_reads",
+                "Readings of what an account's keys have used; alert on failed for hours",
+            ),
             orphans_revoked: added(r, "orphans_revoked", "Keys that no ledger held and that were revoked"),
             frozen_accounts: added(
                 r,
@@ -304,6 +329,12 @@ impl Metrics {
     /// Counts one sweep of an account.
     pub fn swept(&self, result: SweepResult) {
         self.families.sweeps.get_or_create(&[("result", result.as_str())]).inc();
+    }
+
+    /// Counts one reading of what an account's keys have used.
+    pub fn usage_read(&self, provider: ProviderType, result: ReadResult) {
+        let labels = [("provider", provider.as_str()), ("result", result.as_str())];
+        self.families.usage_reads.get_or_create(&labels).inc();
     }
 
     /// Counts keys that a sweep revoked.

@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("main", &["audit", "cli", "drain", "kube_ext", "runtime", "telemetry"]),
-    ("plugin", &["api", "audit", "cli", "controller", "domain", "kube_ext"]),
+    ("plugin", &["api", "audit", "cli", "controller", "crypto", "domain", "kube_ext", "provider"]),
     ("sandbox", &[]),
     ("testbed", &["api"]),
     ("trace", &[]),

@@ -35,10 +35,18 @@ pub(crate) async fn others_go_on(t: &Tenant) {
 }
 
 /// Calls for keys of the tenant's project: not the look at the account itself.
+/// Calls that tell of an account as a whole: it is checked, swept and asked for usage all the time.
+pub(crate) const ABOUT_THE_ACCOUNT: [Operation; 5] = [
+    Operation::GetProject,
+    Operation::ListServiceAccounts,
+    Operation::GetCompletionsUsage,
+    Operation::GetEmbeddingsUsage,
+    Operation::GetCosts,
+];
+
 pub(crate) fn calls(t: &Tenant) -> Vec<LogEntry> {
     let mut log = t.sandbox().log_of(&t.project);
-    // The account is checked and swept all the time.
-    log.retain(|entry| !matches!(entry.operation, Operation::GetProject | Operation::ListServiceAccounts));
+    log.retain(|entry| !ABOUT_THE_ACCOUNT.contains(&entry.operation));
     log
 }
 

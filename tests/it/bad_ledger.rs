@@ -2,12 +2,13 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use llmkey_operator::domain::names::ledger_name;
+use llmkey_operator::sandbox::{Fault, FaultRule, Operation};
 use serde_json::json;
 
 use super::bad_input::{calls, looked_again, others_go_on, secret, stalled};
-use super::stage::Tenant;
+use super::stage::{Tenant, wait};
 
 fn ledgers(t: &Tenant) -> Api<Secret> {
     Api::namespaced(t.client.clone(), &t.stage.installation.namespace)
@@ -42,6 +43,32 @@ async fn a_lost_ledger_is_no_first_start() {
     t.ready("chat").await;
     assert_eq!(secret(&t, "chat").await, good);
     assert_eq!(calls(&t).len(), before);
+}
+
+/// While the provider makes a key somebody writes its ledger: what the operator writes then names the version that it read, is
+/// refused, and is written after another look.
+#[tokio::test]
+async fn a_ledger_that_was_written_meanwhile_is_read_again_before_it_is_written() {
+    let t = Tenant::new("meanwhile").await;
+    let ledgers = ledgers(&t);
+    let name = ledger_name(&t.namespace, "chat");
+    let slow = FaultRule::on(Operation::CreateServiceAccount, Fault::slow(3000)).project(&t.project).times(1);
+    t.sandbox().add_fault(slow);
+    t.minted("chat", json!({})).await;
+    wait("the intent is on record", async || ledgers.get_opt(&name).await.unwrap()).await;
+    let touched = json!({"metadata": {"annotations": {"example.com/touched": "true"}}});
+    ledgers.patch(&name, &PatchParams::default(), &Patch::Merge(&touched)).await.unwrap();
+    t.ready("chat").await;
+    let path = format!("/secrets/{name}");
+    let events = t.stage.cluster.audit_events().unwrap();
+    let refused = events.iter().filter(|event| {
+        event["verb"] == "update"
+            && event["requestURI"].as_str().is_some_and(|uri| uri.contains(&path))
+            && event["responseStatus"]["code"] == 409
+    });
+    assert_eq!(refused.count(), 1, "one write came too late");
+    assert_eq!(calls(&t).iter().filter(|call| call.operation == Operation::CreateServiceAccount).count(), 1);
+    assert!(t.sandbox().accepts(&t.delivered("chat", "OPENAI_API_KEY").await.unwrap()));
 }
 
 #[tokio::test]

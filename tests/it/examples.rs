@@ -11,6 +11,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
 use llmkey_operator::api::{LLMKey, parse_rfc3339};
+use llmkey_operator::sandbox::KeyUse;
 use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
@@ -350,6 +351,20 @@ async fn a_key_is_made_at_a_litellm_proxy() {
     let url = t.delivered("proxy", "OPENAI_BASE_URL").await.unwrap();
     assert_eq!(url, t.sandbox().proxy_url());
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_has_used_its_share_is_followed_by_another() {
+    let t = Tenant::new("usage-example").await;
+    ready(&t, "01-quickstart.yaml").await;
+    play(&t, "19-usage.yaml").await;
+    let follows = |key: &LLMKey| policy(key) == "RotationPolicy/monthly-or-used";
+    t.until("chat", "the policy", follows).await;
+    let id = t.sandbox().live_keys(&t.project)[0].id.clone();
+    let used = KeyUse { requests: 10, cost_micros: 50_000_000, ..KeyUse::default() };
+    assert!(t.sandbox().note_use(&t.project, &id, used));
+    let key = t.until("chat", "version 2", |key| state(key, 2).as_deref() == Some("Current")).await;
+    assert_eq!(key.status.unwrap().rotations[0].reason, "Usage");
 }
 
 #[tokio::test]

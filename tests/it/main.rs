@@ -60,6 +60,7 @@ mod sandbox_faults;
 mod spare;
 mod stage;
 mod sweeper;
+mod usage;
 mod workload;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.

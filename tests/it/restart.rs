@@ -12,6 +12,7 @@ use llmkey_operator::domain::names::ledger_name;
 use llmkey_operator::sandbox::{Answer, Fault, FaultRule, Operation};
 use serde_json::{Value, json};
 
+use super::bad_input::ABOUT_THE_ACCOUNT;
 use super::stage::{DIVISOR, Operator, Stage, Tenant, empty_stage, is, now, state, wait};
 use super::workload::{Workload, version};
 
@@ -213,9 +214,8 @@ async fn a_restart_writes_nothing_and_reads_no_key() {
     .await;
     assert_eq!(requests(&t, &names, from), Vec::<String>::new());
     let since = t.sandbox().log_of(&t.project).split_off(calls);
-    let of_the_account = [Operation::GetProject, Operation::ListServiceAccounts];
     let about_keys: Vec<_> =
-        since.iter().filter(|entry| !of_the_account.contains(&entry.operation)).collect();
+        since.iter().filter(|entry| !ABOUT_THE_ACCOUNT.contains(&entry.operation)).collect();
     assert!(about_keys.is_empty(), "{about_keys:?}");
 }
 

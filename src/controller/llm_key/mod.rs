@@ -428,6 +428,7 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
                 .then(|| status.versions.iter().any(|v| v.state == VersionState::Spare.as_str())),
             // All keys were revoked as asked: nothing is wrong.
             problems: if ended { Default::default() } else { problems(&status.conditions) },
+            usage: status.usage.as_ref().and_then(|usage| usage.total.as_ref()).map(|t| Box::new(t.into())),
         },
     );
 }

@@ -15,6 +15,7 @@ use crate::domain::health::Health;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
+use crate::domain::usage::{Reading, Thresholds};
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Tenancy, Version};
 use crate::provider::MintKind;
 
@@ -58,6 +59,8 @@ pub struct Observed {
     pub supplied_by: Option<Requester>,
     /// Whether the policy lets another rotation begin now; none as long as nobody has asked.
     pub turn: Option<Turn>,
+    /// What the provider reported of this LLMKey's keys, by their ids as ledgers have them; none before this process has read it.
+    pub usage: Option<Reading>,
 }
 
 /// The LLMKey, parsed.
@@ -130,6 +133,8 @@ pub struct KeyView {
     pub pool_told: Option<PoolTold>,
     /// The greatest version number that status tells of as delivered; 0 if none.
     pub published_shown: i32,
+    /// The id of the delivered key, as status tells it: a hint, which saves reads.
+    pub id_shown: Option<String>,
 }
 
 impl KeyView {
@@ -170,6 +175,8 @@ pub struct PolicyView {
     pub expiry_before: Option<Duration>,
     /// A delivered key that is confirmed as refused is replaced.
     pub replace_invalid: bool,
+    /// A delivered key that has used so much is replaced.
+    pub usage: Thresholds,
     /// A rotation whose key is not delivered by then takes too long.
     pub timeout: Duration,
     /// Both keys work at least this long.
@@ -209,6 +216,8 @@ pub struct ProviderView {
     pub account_problem: Option<(Reason, String)>,
     /// It reports when a key was last used.
     pub reports_last_use: bool,
+    /// It reports what each key has used.
+    pub reports_usage: bool,
     /// It can switch a key off.
     pub can_disable: bool,
     /// How it makes keys.

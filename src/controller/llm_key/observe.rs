@@ -15,11 +15,13 @@ use super::model::{Former, LedgerView, Memory, Observed, Pass, SourceView, Targe
 use super::views::{Resolved, account_at, key_view, policy_view, resolve, texts};
 use crate::api::{ConditionStatus, ConditionType, LLMKey, Reason, parse_rfc3339};
 use crate::controller::context::Ctx;
+use crate::controller::usage::of_keys;
 use crate::crypto::{self, SecretBytes};
 use crate::domain::health::{Health, HealthState, Verdict};
 use crate::domain::lifecycle::VersionState;
 use crate::domain::names::ledger_name;
-use crate::ledger::{DecodeError, KeyFacts, Ledger, LedgerError, Record, Summary, Version};
+use crate::domain::usage::Reading;
+use crate::ledger::{AccountId, DecodeError, KeyFacts, Ledger, LedgerError, Record, Summary, Version};
 pub use source::read_value;
 pub use target::{owner_reference, written, written_at};
 
@@ -75,6 +77,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
             memory: remember.memory.clone(),
             pass: Pass::default(),
             turn: None,
+            usage: None,
             key: view,
             edits,
             supplied_by: None,
@@ -82,11 +85,26 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
         held: Held { texts, endpoint, account, ..Held::default() },
         remember,
     };
+    seeing.observed.usage = usage(ctx, key, &seeing.observed);
     if depth == Depth::Glance && glance(ctx, key, &mut seeing) {
         return Ok(seeing);
     }
     read(ctx, key, &mut seeing).await?;
     Ok(seeing)
+}
+
+/// What was read of the keys that status and ledger name, as long as the account can be called.
+fn usage(ctx: &Ctx, key: &LLMKey, o: &Observed) -> Option<Reading> {
+    let account = o.provider.account.as_ref().filter(|_| o.key.minted && o.provider.reports_usage)?;
+    let reading = ctx.usage.of(&AccountId::of(account))?;
+    let shown = key.status.iter().flat_map(|status| &status.versions);
+    let shown = shown.filter_map(|version| version.provider_key_id.as_ref());
+    let held = match &o.ledger {
+        LedgerView::Present(ledger) => ledger.record.versions.as_slice(),
+        _ => &[],
+    };
+    let held = held.iter().filter_map(|version| version.provider_key_id.as_ref());
+    Some(of_keys(&reading, shown.chain(held)))
 }
 
 async fn terminating(ctx: &Ctx, namespace: &str) -> Result<bool, kube::Error> {
@@ -153,6 +171,7 @@ async fn read(ctx: &Ctx, key: &LLMKey, seeing: &mut Seeing) -> Result<(), kube::
         let former = former(ctx, &ledger.record, own, &mut seeing.held).await?;
         seeing.observed.former = former;
     }
+    seeing.observed.usage = usage(ctx, key, &seeing.observed);
     seeing.observed.recall_failures(&ctx.timings);
     source::read_source(ctx, key, seeing).await?;
     target::read_target(ctx, seeing).await

@@ -1,6 +1,7 @@
 //! The status: a pure projection of what was observed, written only when it differs.
 
 mod pool;
+mod usage;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -89,6 +90,14 @@ pub fn status(
     }
     ready(&mut conditions, o, plan, delivered.is_some(), health);
     healthy(&mut conditions, o, delivered.is_some(), health);
+    let mut versions: Vec<VersionStatus> = record.map_or_else(
+        || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
+        |r| r.versions.iter().rev().take(MAX_VERSIONS).map(|v| version(o, r, v)).collect(),
+    );
+    for version in &mut versions {
+        version.usage = usage::of_version(o, version, before);
+    }
+    let used = usage::shown(o, delivered.as_ref().map(|d| d.version), &versions, before);
     LLMKeyStatus {
         observed_generation: Some(o.key.generation),
         conditions: conditions.finish(),
@@ -103,10 +112,7 @@ pub fn status(
         last_rotation: record.map_or_else(|| before.last_rotation.clone(), |r| rotations::last(o, r, env)),
         last_handled_rotate: record
             .map_or_else(|| before.last_handled_rotate.clone(), |r| r.handled_rotate.clone()),
-        versions: record.map_or_else(
-            || if unread || o.key.had_versions { before.versions.clone() } else { Vec::new() },
-            |r| r.versions.iter().rev().take(MAX_VERSIONS).map(|v| version(o, r, v)).collect(),
-        ),
+        versions,
         consumers: plan.consumers.iter().take(MAX_CONSUMERS).map(consumer).collect(),
         consumers_total: (!plan.consumers.is_empty())
             .then(|| i32::try_from(plan.consumers.len()).unwrap_or(i32::MAX)),
@@ -117,6 +123,7 @@ pub fn status(
         ),
         pool: pool::status(o, plan, before),
         upcoming: upcoming(o, env).into_iter().map(shown_upcoming).collect(),
+        usage: used,
     }
 }
 
@@ -424,6 +431,7 @@ fn version(o: &Observed, record: &Record, version: &Version) -> VersionStatus {
             .map(Rotation::asked_by),
         pin: pin::standing(&o.key, record, version).map(|standing| standing.as_str().to_owned()),
         member: version.member.clone(),
+        usage: None,
     }
 }
 

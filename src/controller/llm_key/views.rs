@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::controller::context::Ctx;
 use crate::domain::template::{self, Values};
+use crate::domain::usage::{Micros, Thresholds};
 use crate::domain::{schedule, timings::Timings};
 use crate::ledger::{AccountRef, Tenancy};
 use crate::provider::{Account, Capabilities, Capability, Endpoint, MintKind, PRIVATE_ADDRESS, default_data};
@@ -136,6 +137,10 @@ pub fn key_view(key: &LLMKey, texts: &Texts, timings: &Timings) -> KeyView {
         published_shown: status
             .and_then(|s| s.versions.iter().filter(|v| v.published_at.is_some()).map(|v| v.version).max())
             .unwrap_or_default(),
+        id_shown: status.and_then(|s| {
+            let current = s.versions.iter().find(|v| Some(v.version) == s.current_version);
+            current.and_then(|v| v.provider_key_id.clone())
+        }),
     }
 }
 
@@ -219,6 +224,7 @@ pub fn policy(spec: &RotationPolicySpec, shown: String, defaulted: bool, timings
         },
         expiry_before: expiry_before(spec, whole(timings.expiry_before)),
         replace_invalid: triggers(spec).any(|t| t.r#type == TriggerType::Invalid),
+        usage: thresholds(spec),
         timeout: spec.timeout.map_or(whole(timings.rotation_timeout), Duration::from),
         overlap_minimum: overlap.minimum.map_or(whole(timings.overlap), Duration::from),
         overlap_maximum: overlap.maximum.map_or(whole(timings.overlap_maximum), Duration::from),
@@ -247,6 +253,18 @@ fn attempts(spec: &RotationPolicySpec) -> u32 {
 
 fn triggers(spec: &RotationPolicySpec) -> impl Iterator<Item = &Trigger> {
     spec.triggers.iter().flatten()
+}
+
+/// How much a key may use, if the policy says so.
+fn thresholds(spec: &RotationPolicySpec) -> Thresholds {
+    let Some(given) = triggers(spec).find_map(|trigger| trigger.usage.as_ref()) else {
+        return Thresholds::default();
+    };
+    Thresholds {
+        requests: given.requests,
+        tokens: given.tokens,
+        cost: given.cost_usd.as_deref().and_then(Micros::parse),
+    }
 }
 
 /// A policy that says nothing of triggers still tells of keys that expire.
@@ -278,6 +296,7 @@ pub const fn bare(shown: String) -> ProviderView {
         account: None,
         account_problem: None,
         reports_last_use: false,
+        reports_usage: false,
         can_disable: false,
         mint: MintKind::ShownOnce,
         tenancy: Tenancy::Shared,
@@ -375,6 +394,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
                 .or(held)
                 .or_else(|| misfit(key, provider, capabilities)),
             reports_last_use: capabilities.has(Capability::LastUsed),
+            reports_usage: capabilities.has(Capability::Usage),
             can_disable: capabilities.has(Capability::Disable),
             mint: capabilities.mint_kind(),
             tenancy,

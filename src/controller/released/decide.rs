@@ -167,6 +167,7 @@ mod tests {
             account: record.versions[0].account.clone(),
             account_problem: None,
             reports_last_use: false,
+            reports_usage: false,
             can_disable: false,
             mint: MintKind::ShownOnce,
             tenancy: Tenancy::Shared,

@@ -24,6 +24,7 @@ use super::llm_key::{Actor, Held, NotDone, account_at, bare, env, unreadable};
 use super::watches::Released;
 use crate::api::{OnReplacementFailure, Reason, RotationMode, ValidationMode};
 use crate::domain::names::ledger_name;
+use crate::domain::usage::Thresholds;
 use crate::ledger::{LedgerError, Record};
 use crate::provider::Capabilities;
 use decide::Waits;
@@ -321,6 +322,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             pool: Vec::new(),
             pool_told: None,
             published_shown: 0,
+            id_shown: None,
         },
         policy: PolicyView {
             shown: None,
@@ -330,6 +332,7 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
             mode: RotationMode::Automatic,
             expiry_before: None,
             replace_invalid: false,
+            usage: Thresholds::default(),
             timeout: Duration::ZERO,
             overlap_minimum: Duration::ZERO,
             overlap_maximum: Duration::ZERO,
@@ -353,5 +356,6 @@ pub(crate) fn observed(record: &Record, provider: ProviderView, memory: Memory) 
         edits: String::new(),
         supplied_by: None,
         turn: None,
+        usage: None,
     }
 }

@@ -45,7 +45,7 @@ pub async fn run(ctx: Arc<Ctx>) {
                     let places = places(&ctx).await;
                     memories.retain(|id, memory| memory.is_none() || places.contains_key(id));
                     ctx.account_states.retain(|id| places.contains_key(id));
-                    for place in places.into_values().filter(|place| place.answers) {
+                    for place in places.into_values().filter(|place| place.answers && place.is_swept()) {
                         let memory = memories.entry(place.id.clone()).or_insert_with(|| Some(Memory::default()));
                         if let Some(memory) = memory.take() {
                             sweeps.push(visit(Arc::clone(&ctx), place, memory));
@@ -79,16 +79,24 @@ fn tell_problems(ctx: &Ctx) {
 }
 
 /// An account with an admin credential, with the LLMProviders that name it.
-struct Place {
-    id: AccountId,
-    account: Arc<Account>,
-    providers: BTreeSet<String>,
-    /// One of them says that the account answers, and its keys can be listed.
-    answers: bool,
+pub(super) struct Place {
+    pub(super) id: AccountId,
+    pub(super) account: Arc<Account>,
+    pub(super) providers: BTreeSet<String>,
+    /// One of them says that the account answers.
+    pub(super) answers: bool,
+}
+
+impl Place {
+    /// Whether its keys can be listed and revoked.
+    fn is_swept(&self) -> bool {
+        let capabilities = Capabilities::of(self.id.r#type, true);
+        capabilities.has(Capability::List) && capabilities.has(Capability::Revoke)
+    }
 }
 
 /// The accounts with an admin credential. One without is for checks only, and is never called here.
-async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
+pub(super) async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
     let mut places: BTreeMap<AccountId, Place> = BTreeMap::new();
     for provider in ctx.stores.providers.state() {
         let Ok(provider) = &provider.0 else { continue };
@@ -99,8 +107,6 @@ async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
         if endpoint.refuses_its_address() {
             continue;
         }
-        let capabilities = Capabilities::of(provider.spec.r#type, true);
-        let swept = capabilities.has(Capability::List) && capabilities.has(Capability::Revoke);
         let Ok(Ok(account)) = ctx.account(provider, &endpoint).await else { continue };
         let id = AccountId {
             r#type: provider.spec.r#type,
@@ -114,7 +120,7 @@ async fn places(ctx: &Ctx) -> BTreeMap<AccountId, Place> {
             answers: false,
         });
         place.providers.insert(provider.name_any());
-        place.answers |= swept && answers(provider);
+        place.answers |= answers(provider);
     }
     places
 }

@@ -192,3 +192,16 @@ fn what_is_not_known_of_a_key_that_is_not_there_yet_is_said() {
     assert_eq!(report.notes.len(), 2, "{:?}", report.notes);
     assert!(report.notes[0].contains("counted from now") && report.notes[1].contains("without jitter"));
 }
+
+#[test]
+fn a_rotation_for_what_was_used_cannot_be_foreseen_and_the_answer_says_so() {
+    let mut policy = weekly();
+    policy["triggers"] = json!([{"type": "Usage", "usage": {"costUSD": "50"}}]);
+    let supplied = json!({"source": {"mint": null, "secretRef": {"name": "s", "key": "k"}}});
+    let keys = vec![key("made", "limited", json!({})), key("supplied", "limited", json!({"spec": supplied}))];
+    let report = report(&objects(keys, &[("limited", policy)]));
+    let note =
+        "team/made: the policy's trigger Usage may make a rotation due at any time; that cannot be foreseen";
+    assert_eq!(report.notes, [note]);
+    assert_eq!(report.rotations.iter().filter(|r| r.name == "made").count(), 4, "the schedule's are told");
+}

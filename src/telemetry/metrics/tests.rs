@@ -1,6 +1,7 @@
 use super::*;
 use crate::domain::health::HealthState;
 use crate::domain::lifecycle::RevocationBasis;
+use crate::domain::usage::{Amounts, Micros};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -12,6 +13,7 @@ const KEY: KeyGauges = KeyGauges {
     published: Some(1_600_000_000),
     spare: Some(true),
     problems: [None, None, None, Some(Reason::RotationFailed)],
+    usage: None,
 };
 
 /// Every metric, with at least one series each.
@@ -31,7 +33,14 @@ fn all() -> Metrics {
     metrics.set_provider_problems(&[(Reason::AdminCredentialInvalid, 1)]);
     metrics.released_waits(None, Some(Reason::KeyShared));
     metrics.set_ledgers(&BTreeMap::from([("k2u5xq7a".to_owned(), 2)]), 0);
-    metrics.set_key("team-a", "chat", KEY);
+    metrics.usage_read(ProviderType::OpenAI, ReadResult::Read);
+    let used = Amounts {
+        requests: Some(3),
+        input_tokens: Some(70),
+        output_tokens: Some(30),
+        cost: Some(Micros(1_250_000)),
+    };
+    metrics.set_key("team-a", "chat", KeyGauges { usage: Some(Box::new(used)), ..KEY });
     metrics.set_key(
         "team-b",
         "chat",
@@ -93,7 +102,7 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 26);
+    assert_eq!(read(&all().encode().unwrap()).len(), 30);
     assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 4);
 }
 
@@ -115,6 +124,16 @@ fn the_documentation_lists_every_metric_with_its_labels() {
         .map(|line| line.split('|').take(4).collect::<Vec<_>>().join("|") + "|")
         .collect();
     assert_eq!(documented, expected);
+}
+
+#[test]
+fn what_a_provider_does_not_report_has_no_series_and_money_is_in_dollars() {
+    let text = all().encode().unwrap();
+    assert!(text.contains("llmkey_key_usage_cost_usd{namespace=\"team-a\",name=\"chat\"} 1.25\n"), "{text}");
+    assert!(
+        text.contains(r#"llmkey_key_usage_tokens{namespace="team-a",name="chat",direction="output"} 30"#)
+    );
+    assert!(!text.contains(r#"llmkey_key_usage_requests{namespace="team-b""#), "{text}");
 }
 
 #[test]

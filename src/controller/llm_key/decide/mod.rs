@@ -28,6 +28,7 @@ pub mod switch;
 mod tests;
 mod turn;
 mod upcoming;
+mod usage;
 
 pub(crate) use history::note;
 pub(crate) use release::{give_up, grace};

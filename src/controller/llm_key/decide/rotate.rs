@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{chosen, due, lease, mint_name, slots, spare, successor, turn};
+use super::{chosen, due, lease, mint_name, slots, spare, successor, turn, usage};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{
     Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
@@ -156,18 +156,23 @@ fn start_minted(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let overdue = scheduled.is_some_and(|at| env.now >= at);
     let shown = delivered.and_then(|v| v.key.as_ref()).map(|k| k.shown.as_str());
     let ready = spare::ready(o, record).is_some();
+    let spent = delivered.is_some_and(|v| {
+        usage::spent(o, v.provider_key_id.as_deref(), v.published_at.or(Some(v.created_at)))
+    });
     let reason = match (delivered, requested, overdue) {
         (None, _, _) => RotationReason::Replaced,
         (Some(_), _, _) if refused(o, shown, ready, env, plan) => RotationReason::Invalid,
         (Some(_), Some(_), _) => RotationReason::Requested,
         (Some(v), None, _) if v.origin == Origin::Supplied => RotationReason::SourceChanged,
         (Some(_), None, true) => RotationReason::Schedule,
+        (Some(_), None, false) if spent => RotationReason::Usage,
         (Some(_), None, false) => return,
     };
     if record.in_flight().is_some_and(|v| Some(v.version) != delivered.map(|d| d.version)) {
         return;
     }
-    let by_hand = !matches!(reason, RotationReason::Schedule | RotationReason::Invalid);
+    let by_hand =
+        !matches!(reason, RotationReason::Schedule | RotationReason::Usage | RotationReason::Invalid);
     if o.key.paused {
         due(plan, Reason::Paused, "a rotation is due; the annotation llmkeys.dev/paused holds it");
     } else if o.policy.mode == RotationMode::RemindOnly && !by_hand {
@@ -224,6 +229,7 @@ fn has_turn(o: &Observed, record: &Record, reason: RotationReason, env: &Env, pl
         RotationReason::Schedule => {
             turn::scheduled(o, &record.lineage, record.delivered().and_then(|v| v.published_at), env)
         }
+        RotationReason::Usage => usage::place(o, env.now),
         _ => return true,
     };
     turn::is_now(o, place, env, plan)

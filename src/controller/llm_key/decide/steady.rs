@@ -4,6 +4,7 @@ use super::gate::delta;
 use super::rotate::{due_time, supply_next};
 use super::spare::{self, Steady};
 use super::switch;
+use super::usage;
 use crate::api::ValidationMode;
 use crate::controller::llm_key::model::{Effect, Env, Look, Observed, Plan, Subject};
 use crate::domain::health::last_slot;
@@ -33,10 +34,16 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
     let at = summary.published_at.and_then(|at| due_time(o, &summary.lineage, at, env, plan));
     let is_due = at.is_some_and(|at| env.now >= at);
     let refused = super::rotate::refused(o, None, summary.spare.is_some(), env, plan);
+    let spent = usage::spent(o, o.key.id_shown.as_deref(), summary.published_at);
     if !o.key.pool.is_empty() {
         super::pool::glance(o, is_due || refused, plan);
-    } else if refused || is_due && o.key.minted {
-        if refused || !super::turn::waits(o, summary, env, plan) {
+    } else if refused || (is_due || spent) && o.key.minted {
+        let place = if is_due {
+            super::turn::scheduled(o, &summary.lineage, summary.published_at, env)
+        } else {
+            usage::place(o, env.now)
+        };
+        if refused || !super::turn::waits(o, place, env, plan) {
             plan.look = Look::Everything;
         }
     } else if is_due {

@@ -23,5 +23,6 @@ mod spare;
 mod switch;
 mod triggers;
 mod turn;
+mod usage;
 
 use super::super::world::{self, perform};

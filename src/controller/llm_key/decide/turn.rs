@@ -6,7 +6,7 @@ use crate::api::{Reason, RotationMode};
 use crate::controller::llm_key::model::{Env, LedgerView, Observed, Plan};
 use crate::domain::turns::{Place, Standing, Turn};
 use crate::domain::upcoming;
-use crate::ledger::{Summary, Version};
+use crate::ledger::Version;
 
 use super::upcoming::terms;
 
@@ -52,10 +52,10 @@ pub(super) const fn requested(env: &Env) -> Place {
 }
 
 /// At a glance: whether a minted key that is due has to wait, so that nothing else needs to be read.
-pub(super) fn waits(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan) -> bool {
+pub(super) fn waits(o: &Observed, place: Place, env: &Env, plan: &mut Plan) -> bool {
     // What else may hold it only a full look tells.
     let free = !o.key.paused && o.policy.mode == RotationMode::Automatic && !plan.stalled();
-    free && !is_now(o, scheduled(o, &summary.lineage, summary.published_at, env), env, plan)
+    free && !is_now(o, place, env, plan)
 }
 
 /// Where the key stands beside the others of its policy.

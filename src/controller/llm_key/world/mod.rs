@@ -32,6 +32,7 @@ use crate::domain::lifecycle::VersionState;
 use crate::domain::schedule;
 use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
+use crate::domain::usage::{Reading, Thresholds};
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester};
 use crate::provider::MintKind;
 
@@ -162,6 +163,8 @@ pub struct World {
     pub pool: BTreeMap<String, String>,
     /// Whether the policy has room for another rotation.
     pub turn: Turn,
+    /// What the provider reported of keys, as it was last read.
+    pub usage: Option<Reading>,
     /// Which LLMKey has the account for itself, where it is for one.
     pub holder: Option<Holder>,
 }
@@ -201,6 +204,7 @@ pub fn by_hand() -> PolicyView {
         mode: RotationMode::Automatic,
         expiry_before: Some(hours(168)),
         replace_invalid: false,
+        usage: Thresholds::default(),
         timeout: hours(1),
         overlap_minimum: hours(1),
         overlap_maximum: hours(168),
@@ -289,6 +293,7 @@ impl World {
             supplied_by: None,
             pool: BTreeMap::new(),
             turn: Turn::Now,
+            usage: None,
             holder: None,
         };
         let mut spec = spec;

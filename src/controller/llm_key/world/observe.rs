@@ -28,6 +28,7 @@ impl World {
                 account: self.account(),
                 account_problem: self.account_problem.clone().or_else(|| self.leased()),
                 reports_last_use: true,
+                reports_usage: true,
                 can_disable: self.provider.switches,
                 mint: self.provider.mint,
                 tenancy: self.tenancy(),
@@ -40,6 +41,7 @@ impl World {
             edits: format!("{}/{:?}/{}", view.generation, view.rotate, self.edits),
             supplied_by: self.supplied_by.clone(),
             turn: Some(self.turn),
+            usage: self.usage.clone(),
             key: view,
         };
         self.look(&mut observed, &mut held);
@@ -54,6 +56,7 @@ impl World {
             account: self.account(),
             account_problem: self.account_problem.clone().or_else(|| self.leased()),
             reports_last_use: false,
+            reports_usage: false,
             can_disable: self.provider.switches,
             mint: self.provider.mint,
             tenancy: self.tenancy(),
