@@ -79,9 +79,11 @@ for patch in "${selected[@]}"; do
       build,yes) verdict=SURVIVED ;;
       *,no) verdict="DOES NOT COMPILE" ;;
       # shellcheck disable=SC2086
-      *) if run $words >"$log" 2>&1; then verdict=SURVIVED; else verdict=caught; fi ;;
+      *) if run $words >"$log" 2>&1; then verdict=SURVIVED; else verdict=caught code=$?; fi ;;
     esac
     by=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p; s/^    \([a-z_:0-9]*\)$/\1/p' "$log" | sort -u | sed -n 1p)
+    if [ -z "$by" ] && [ "${code:-0}" -eq 124 ]; then by="no end within $limit s"; fi
+    code=0
     git apply -C1 --reverse "$patch"
   fi
   if [ "$verdict" = caught ]; then passed=$((passed + 1)); else failed=$((failed + 1)); cp "$log" "$cache/$name.log"; fi
@@ -89,13 +91,22 @@ for patch in "${selected[@]}"; do
   rows+="| $name | $(head -n 1 "$patch") | $verdict | \`${by:-$words}\` |"$'\n'
   by=
 done
-if [ $# -eq 0 ]; then
+# A run of some of them renews their rows and leaves the others.
+others=
+if [ $# -gt 0 ] && [ -e "$page" ]; then
+  others=$(grep '^| [a-z][0-9]' "$page" || true)
+  for patch in "${selected[@]}"; do
+    others=$(grep -v "^| $(basename "$patch" .patch) |" <<<"$others" || true)
+  done
+fi
+if [ $# -eq 0 ] || [ -n "$others" ]; then
+  rows=$(printf '%s%s\n' "$rows" "$others" | sed '/^$/d' | sort)
   {
     printf '# Deliberate faults\n\n'
     printf 'Written by `make mutants`. What it proves: [README.md](README.md#the-mutants). Each row is a fault of `tests/mutants`, and a\n'
     printf 'test that failed because of it; `build` means that the faulty program does not compile.\n\n'
-    printf '| Fault | What it does | Verdict | By |\n|---|---|---|---|\n%s\n' "$rows"
-    printf '%s passed, %s failed\n' "$passed" "$failed"
+    printf '| Fault | What it does | Verdict | By |\n|---|---|---|---|\n%s\n\n' "$rows"
+    printf '%s passed, %s failed\n' "$(grep -c '| caught |' <<<"$rows")" "$(grep -vc '| caught |' <<<"$rows" || true)"
   } >"$page"
 fi
 echo "$passed passed, $failed failed"

@@ -1,5 +1,9 @@
 //! The main job, end to end: taken or minted, sealed, validated, delivered, rotated, revoked.
 
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use llmkey_operator::domain::names::ledger_name;
+use llmkey_operator::sandbox::{Fault, FaultRule, Operation};
 use serde_json::json;
 
 use super::stage::{Tenant, is, state, wait};
@@ -33,6 +37,29 @@ async fn follows_a_changed_source() {
     let key = t.until("chat", "version 2", |k| state(k, 2).as_deref() == Some("Current")).await;
     assert_eq!(state(&key, 1).as_deref(), Some("Retained"));
     assert_eq!(t.delivered("chat", "OPENAI_API_KEY").await, Some(second));
+}
+
+/// Somebody edits the `LLMKey` while its key is made: what was found out about the older one is not told of the newer one.
+#[tokio::test]
+async fn status_names_the_version_that_it_is_about() {
+    let t = Tenant::new("edited").await;
+    let slow = FaultRule::on(Operation::CreateServiceAccount, Fault::slow(3000)).project(&t.project).times(1);
+    t.sandbox().add_fault(slow);
+    t.minted("chat", json!({})).await;
+    let ledgers: Api<Secret> = Api::namespaced(t.client.clone(), &t.stage.installation.namespace);
+    let ledger = ledger_name(&t.namespace, "chat");
+    wait("its key is being made", async || ledgers.get_opt(&ledger).await.unwrap()).await;
+    t.annotate("chat", "example.com/touched", Some("true")).await;
+    t.ready("chat").await;
+    let events = t.stage.cluster.audit_events().unwrap();
+    let refused = events.iter().any(|event| {
+        let object = &event["objectRef"];
+        event["verb"] == "patch"
+            && (&object["subresource"], &object["name"]) == (&json!("status"), &json!("chat"))
+            && object["namespace"] == *t.namespace
+            && event["responseStatus"]["code"] == 409
+    });
+    assert!(refused, "a status was written over an LLMKey that nobody had looked at");
 }
 
 #[tokio::test]
