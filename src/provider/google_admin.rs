@@ -257,10 +257,11 @@ fn read<T: serde::de::DeserializeOwned>(reply: &Reply) -> Result<T, CallError> {
     if reply.succeeded() { reply.read() } else { Err(failure(reply)) }
 }
 
-/// A list without keys is an object without fields; any other object is none.
+/// A page without keys is an object without fields, or with the next page's token alone; any other object is none.
 fn list(reply: &Reply) -> Result<List, CallError> {
     let list = read(reply)?;
-    let body = reply.object().filter(|body| body.is_empty() || body.contains_key("keys"));
+    let known = ["keys", "nextPageToken"];
+    let body = reply.object().filter(|body| body.is_empty() || known.iter().any(|k| body.contains_key(*k)));
     body.map(|_| list).ok_or_else(|| reply.error(ErrorClass::Garbled, "NoList"))
 }
 

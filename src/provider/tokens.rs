@@ -167,7 +167,8 @@ pub(super) fn read_token(reply: &Reply) -> Result<Granted, CallError> {
     if !token_type.eq_ignore_ascii_case("bearer") || !is_token(&token) {
         return Err(reply.error(ErrorClass::Garbled, "BadToken"));
     }
-    Ok(Granted { token, lifetime: Duration::from_secs(expires_in) })
+    // Nobody has to believe that a token lives longer than a day.
+    Ok(Granted { token, lifetime: Duration::from_secs(expires_in.min(24 * 3600)) })
 }
 
 /// Whether it can be sent in a header.

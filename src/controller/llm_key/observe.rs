@@ -184,7 +184,10 @@ async fn former(
     own: Option<&str>,
     held: &mut Held,
 ) -> Result<Option<Former>, kube::Error> {
-    let leaving = |v: &&Version| matches!(v.state, VersionState::Retiring | VersionState::Intent);
+    let now = ctx.clock.now();
+    let leaving = |v: &&Version| {
+        matches!(v.state, VersionState::Retiring | VersionState::Intent) && v.put_off(now).is_none()
+    };
     let accounts = record.versions.iter().filter(leaving).filter_map(|v| v.account.as_ref());
     let Some(provider) = accounts.map(|a| a.provider.clone()).find(|p| Some(p.as_str()) != own) else {
         return Ok(None);

@@ -253,8 +253,12 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
     // The accounts of what is to be revoked; when nothing is, that of the newest key, for a last look.
     let mut wanted: Vec<&str> = Vec::new();
     let newest = record.versions.iter().rev().find(|v| v.mint_name.is_some() && v.account.is_some());
-    let alive = record.minted_alive();
-    for account in alive.chain(newest).filter_map(|v| v.account.as_ref()) {
+    let newest = newest.filter(|_| record.minted_alive().next().is_none());
+    // What is put off keeps nothing else waiting.
+    let now = ctx.clock.now();
+    let due = record.minted_alive().filter(|v| v.put_off(now).is_none());
+    let later = record.minted_alive().filter(|v| v.put_off(now).is_some());
+    for account in due.chain(later).chain(newest).filter_map(|v| v.account.as_ref()) {
         if !wanted.contains(&account.provider.as_str()) {
             wanted.push(&account.provider);
         }
@@ -266,10 +270,12 @@ async fn account(ctx: &Ctx, record: &Record, held: &mut Held) -> Result<Provider
             Ok((of, account, endpoint)) => {
                 ctx.count_deletions(&of).await?;
                 let mut problem = ctx.hold_on(&of).await?;
+                let mut tenancy = view.tenancy.clone();
                 if problem.is_none() && Capabilities::of(of.r#type, true).is_for_one() {
-                    (view.tenancy, problem) = ctx.tenancy(&of, &record.namespace, &record.name).await?;
+                    (tenancy, problem) = ctx.tenancy(&of, &record.namespace, &record.name).await?;
                 }
                 if problem.is_none() {
+                    view.tenancy = tenancy;
                     view.account = Some(of);
                     held.account = Some(account);
                     held.endpoint = Some(endpoint);

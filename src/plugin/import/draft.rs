@@ -164,6 +164,9 @@ pub fn of_variables(
             "no variable that a provider's SDK reads, such as OPENAI_API_KEY{}",
             if left.is_empty() { String::new() } else { format!("; there is {}", left.join(", ")) }
         )),
+        (2.., _) if wishes.provider_ref.is_some() => Err(
+            "several keys cannot all be those of one LLMProvider: import them one by one, or leave --provider-ref out".to_owned(),
+        ),
         (2.., Some(_)) => {
             Err("several keys cannot have one --name; say --provider, or leave --name out".to_owned())
         }
@@ -301,6 +304,8 @@ mod tests {
 
         let one = Wishes { name: Some("chat".into()), ..Wishes::default() };
         assert!(of_variables(variables(&file), &one).err().unwrap().contains("--name"));
+        let at_one = Wishes { provider_ref: Some("gateway".into()), ..Wishes::default() };
+        assert!(of_variables(variables(&file), &at_one).err().unwrap().contains("--provider-ref"));
         let one = Wishes { provider: Some(PublicProvider::OpenAI), ..one };
         assert_eq!(of_variables(variables(&file), &one).unwrap().0[0].key.name_any(), "chat");
         assert!(of_variables(variables(&file[..1]), &one).err().unwrap().contains("there is DEBUG"));

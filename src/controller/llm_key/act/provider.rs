@@ -31,17 +31,17 @@ impl Actor<'_> {
             };
             record(o).is_ok_and(|r| r.versions.iter().any(at))
         });
-        let account = former.map(|(_, account)| account).or(self.held.account.as_ref()).ok_or_else(|| {
-            let message = "the account cannot be used".to_owned();
-            NotDone::Failed(failure(Reason::AdminCredentialMissing, message, Class::User))
-        })?;
-        account.in_project(project).map_err(|_| NotDone::Changed)
+        let account = former.map(|(_, account)| account).or(self.held.account.as_ref());
+        account.ok_or_else(no_account)?.in_project(project).map_err(|_| NotDone::Changed)
     }
 
     /// The account that a version's key is at: the decision made sure that it is the one at hand but for the project.
     fn account_of(&self, o: &Observed, version: i32) -> Result<Account, NotDone> {
         let of = record(o)?.version(version).and_then(|v| v.account.as_ref()).ok_or(NotDone::Changed)?;
-        self.account_in(o, &of.project)
+        // By its LLMProvider: two of them may have a project of the same name, or none.
+        let former = self.held.former.as_ref().filter(|(provider, _)| *provider == of.provider);
+        let account = former.map(|(_, account)| account).or(self.held.account.as_ref());
+        account.ok_or_else(no_account)?.in_project(&of.project).map_err(|_| NotDone::Changed)
     }
 
     /// The keys in a project. One that the LLMProvider does not name any more may be gone: then it holds none.
@@ -392,6 +392,11 @@ impl Actor<'_> {
 /// Whether the version has an id and no key yet.
 fn is_named(o: &Observed, version: i32) -> Result<bool, NotDone> {
     record(o)?.version(version).map(|v| v.key.is_none()).ok_or(NotDone::Changed)
+}
+
+fn no_account() -> NotDone {
+    let message = "the account cannot be used".to_owned();
+    NotDone::Failed(failure(Reason::AdminCredentialMissing, message, Class::User))
 }
 
 /// A version of an account with slots, and its slot.

@@ -60,8 +60,14 @@ pub(super) fn take_over(o: &Observed, record: &Record, env: &Env, plan: &mut Pla
     next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
     if !keeps_keys(o, record, env) {
         // By the terms of the LLMKey that they were made for.
-        let left_alone = record.released.as_ref().filter(|r| r.hand_over && !record.revoked_by_spec);
-        supersede(o, &mut next, left_alone.map_or(env.now, |r| r.revoke_not_before.max(env.now)), env);
+        let until = match &record.released {
+            _ if record.revoked_by_spec => env.now,
+            Some(released) if released.hand_over => released.revoke_not_before.max(env.now),
+            Some(_) => env.now,
+            // Nobody has noted the deletion: its LLMKey went without the operator, or is another cluster's.
+            None => env.now + grace(record, env),
+        };
+        supersede(o, &mut next, until, env);
     }
     super::on_deletion(o, &mut next);
     plan.effects.push(Effect::SwapLedger(Box::new(next)));
@@ -123,6 +129,8 @@ fn end(record: &mut Record, stays: impl Fn(&Version) -> bool, until: DateTime<Ut
         let spare = record.spare().is_some_and(|v| v.version == number);
         let kept = record.retain_on_delete;
         let revoke = own && (spare || !kept);
+        // One on its way may stand in the target already.
+        let maybe_out = !spare && record.version(number).is_none_or(|v| v.reason != RotationReason::Spare);
         let to = match (revoke, record.version(number).map(|v| v.state)) {
             (true, _) => VersionState::Retiring,
             (false, Some(VersionState::Pending)) => VersionState::Abandoned,
@@ -132,7 +140,7 @@ fn end(record: &mut Record, stays: impl Fn(&Version) -> bool, until: DateTime<Ut
             && let Some(version) = record.version_mut(number)
             && revoke
         {
-            version.retiring_at = Some(if version.published_at.is_some() { until } else { env.now });
+            version.retiring_at = Some(if maybe_out { until } else { env.now });
             version.basis =
                 Some(if kept { RevocationBasis::NeverPublished } else { RevocationBasis::Explicit });
         }
