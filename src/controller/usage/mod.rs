@@ -32,8 +32,8 @@ pub use readings::{Readings, of_keys};
 /// How far back providers are asked that tell usage by the day.
 const LONGEST: TimeDelta = TimeDelta::days(180);
 
-/// How often it is looked whether an account's time has come, in parts of the interval.
-const LOOKS: u32 = 60;
+/// How often it is looked whether an account's time has come, in parts of the interval: each look reads the admin credentials.
+const LOOKS: u32 = 12;
 
 /// Asks each account at its time. Never ends.
 pub async fn run(ctx: Arc<Ctx>) {
