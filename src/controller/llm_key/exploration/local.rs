@@ -14,7 +14,7 @@ use crate::controller::llm_key::fold::Learned;
 use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan};
 use crate::controller::llm_key::status::status;
 use crate::controller::llm_key::world::perform::Undone;
-use crate::controller::llm_key::world::{Held, Request, World};
+use crate::controller::llm_key::world::{Held, Request, World, facts};
 use crate::controller::released;
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Ledger, Record};
@@ -140,13 +140,20 @@ impl Rules {
         let mut held = held(&work, fresh);
         let mut broken = single_cause(&work, effect);
         let request = request(&work.o, effect);
-        let done =
+        let mut done =
             if fate.happens() { world.perform(&work.o, &mut held, effect) } else { Ok(Learned::Nothing) };
         if let Err(Undone::Broken(what)) = &done {
             broken = broken.or_else(|| Some(what.clone()));
         }
-        if let (Some(request), Fate::Twice, Ok(_)) = (&request, fate, &done) {
-            world.make(request, 2);
+        if let (Some(request), Fate::Twice, Ok(learned)) = (&request, fate, &mut done) {
+            let copy = world.make(request, 2);
+            // The answer is not believed: what a slot has is read after it, and that is the copy's.
+            if let Learned::Minted(minted) = learned
+                && request.slot.is_some()
+            {
+                (minted.id, minted.facts) = (copy.id, facts(&copy.bytes));
+                held.minted = Some(copy.bytes);
+            }
         }
         if broken.is_none() {
             broken = world.judge().err();

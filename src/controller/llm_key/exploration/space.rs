@@ -314,11 +314,6 @@ impl Space {
             || self.acts.len() >= NONE - 4096
     }
 
-    /// Pairs of a replica and a place.
-    pub const fn pairs(&self) -> u32 {
-        self.pairs.len()
-    }
-
     /// Bytes that are taken at once when the next pair does not fit in.
     pub const fn grows_by(&self) -> usize {
         self.pairs.grows_by()
