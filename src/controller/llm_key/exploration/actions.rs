@@ -189,9 +189,9 @@ impl Machine {
     /// What a step with any fate leads to, whatever budgets say.
     pub fn carry_out(&mut self, state: &State, who: usize, fate: Fate) -> Option<Next> {
         let replica = Some(state.replicas[who]).filter(|replica| *replica != NONE)?;
-        let (place, acting) = (self.space.places.get(state.place), self.space.replicas.get(replica));
-        let Replica::Working(work) = &acting else { return None };
-        let led = self.space.led(self.rules.carry_out(&place, work, state.fresh[who], fate)?);
+        let place = self.space.places.get(state.place);
+        let Replica::Working(work) = self.space.replicas.get(replica) else { return None };
+        let led = self.space.led(self.rules.carry_out(&place, *work, state.fresh[who], fate)?);
         let mut next = *state;
         self.take_in(&mut next, who, led);
         Self::next(state, next, led.written, led.broken)
@@ -290,15 +290,15 @@ impl Machine {
 
     fn step(&mut self, state: &State, who: usize, fate: Fate) -> Option<Led> {
         let replica = state.replicas[who];
-        if replica == NONE || !self.space.posture(replica).working {
+        if replica == NONE || self.space.posture(replica).befalls >> fate as u8 & 1 == 0 {
             return None;
         }
         let (place, fresh) = (state.place, state.fresh[who]);
         if let Some(known) = self.space.step(place, replica, fresh, fate as u8) {
             return known;
         }
-        let after = match &self.space.replicas.get(replica) {
-            Replica::Working(work) => self.rules.step(&self.space.places.get(place), work, fresh, fate),
+        let after = match self.space.replicas.get(replica) {
+            Replica::Working(work) => self.rules.carry_out(&self.space.places.get(place), *work, fresh, fate),
             Replica::Idle { .. } => None,
         };
         let led = after.map(|after| self.space.led(after));
@@ -307,15 +307,16 @@ impl Machine {
     }
 
     fn decide_late(&mut self, replica: u32) -> Option<u32> {
-        if replica == NONE {
+        if replica == NONE || !self.space.posture(replica).decides_late {
             return None;
         }
         if let Some(known) = self.space.waits.get(replica, DECIDES_LATE) {
             return known.map(|[late, ..]| late);
         }
-        let late = self.rules.decide_late(&self.space.replicas.get(replica)).map(|r| self.space.replica(r));
-        self.space.waits.put(replica, DECIDES_LATE, late.map(|late| [late, NONE, NONE]));
-        late
+        let Replica::Working(work) = self.space.replicas.get(replica) else { return None };
+        let late = self.space.replica(self.rules.decide_late(*work));
+        self.space.waits.put(replica, DECIDES_LATE, Some([late, NONE, NONE]));
+        Some(late)
     }
 
     /// Something that happens at the place without the operator.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::clock::reachable;
-use super::fate::{Fate, befalls, is_silent, told};
+use super::fate::{Fate, is_silent, told};
 use super::parts::{Fresh, GONE, Place, Replica, STANDS, Shift, Stored, Work, now};
 use super::place::Written;
 use super::rules::Rules;
@@ -94,10 +94,8 @@ impl Rules {
     }
 
     /// A replica that was held up between its observation and its decision.
-    pub fn decide_late(&self, replica: &Replica) -> Option<Replica> {
-        let Replica::Working(work) = replica else { return None };
-        let waits = work.untouched && work.tell.is_none() && work.planned < now();
-        waits.then(|| self.plan(Work { queue: Vec::new(), ..(**work).clone() }))
+    pub fn decide_late(&self, work: Work) -> Replica {
+        self.plan(Work { queue: Vec::new(), ..work })
     }
 
     fn finish(&self, mut work: Work, plan: &Plan) -> Replica {
@@ -120,20 +118,16 @@ impl Rules {
         idle(work)
     }
 
-    /// Carries out what is next. None: this fate cannot befall it, or makes no difference to it.
-    pub fn step(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
-        let differs = work.tell.is_some() || befalls(work.queue.first()?, fate);
-        differs.then(|| self.carry_out(place, work, fresh, fate))?
-    }
-
-    /// The same with any fate.
-    pub fn carry_out(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
-        if let Some(told) = &work.tell {
-            return self.write_status(place, work, told, fresh, fate);
+    /// Carries out what is next. None: there is nothing, or no such fate of it.
+    pub fn carry_out(&self, place: &Place, mut work: Work, fresh: Fresh, fate: Fate) -> Option<After> {
+        if let Some(told) = work.tell.take() {
+            let late = fate == Fate::TwiceLater;
+            return (!late).then(|| self.write_status(place, work, &told.value, fresh, fate));
         }
-        let effect = work.queue.first()?;
-        let mut work = work.clone();
-        work.queue.remove(0);
+        if work.queue.is_empty() {
+            return None;
+        }
+        let effect = &work.queue.remove(0);
         work.untouched = false;
         let mut world = self.world(place);
         see(&mut work.o, fresh);
@@ -230,32 +224,26 @@ impl Rules {
     fn write_status(
         &self,
         place: &Place,
-        work: &Work,
-        told: &Arc<Stored<LLMKeyStatus>>,
-        fresh: Fresh,
+        mut work: Work,
+        told: &LLMKeyStatus,
+        mut fresh: Fresh,
         fate: Fate,
-    ) -> Option<After> {
-        if fate == Fate::TwiceLater {
-            return None;
-        }
+    ) -> After {
         let mut world = self.world(place);
-        let mut fresh = fresh;
         let mut writes = fate.happens() && fresh.has(Fresh::KEY);
         match &mut world.key {
-            Some(key) if writes => key.status = Some(told.value.clone()),
+            Some(key) if writes => key.status = Some(told.clone()),
             _ => writes = false,
         }
         if writes {
             world.key_written();
         }
         let (after, written) = Self::place(world, place);
-        let mut work = work.clone();
-        work.tell = None;
         if !writes || fate != Fate::Told {
             fresh = Fresh::NONE;
             work.wake = Some(now());
         }
-        Some(After { place: after, written, replica: idle(work), fresh, broken: None })
+        After { place: after, written, replica: idle(work), fresh, broken: None }
     }
 
     /// Of the status, what a later decision reads or the goal speaks of.

@@ -108,6 +108,10 @@ pub struct Posture {
     pub patience: u8,
     /// All that it has left to do is to write the status.
     pub telling: bool,
+    /// It was held up before its decision.
+    pub decides_late: bool,
+    /// The fates that make a difference to what it does next, as bits.
+    pub befalls: u8,
 }
 
 /// Components of a kind at most: their numbers have to fit into a word beside six bits.
@@ -187,10 +191,11 @@ impl Space {
 
     /// The replica's number.
     pub fn replica(&mut self, replica: Replica) -> u32 {
+        let posture = replica.posture(self.held_up);
         let number = self.replicas.number(replica);
         if number == self.postures.len() {
             let replica = self.replicas.get(number);
-            self.postures.push(replica.posture(self.held_up));
+            self.postures.push(posture);
             self.of_replicas.push(self.vocabulary.of_replica(replica));
         }
         number
