@@ -80,8 +80,8 @@ evidence: tools ## The quick part of the evidence: S1, S2, S5 and S6 of the cras
 	$(call stage,crash matrix,$(TESTBED) crash-matrix $(addprefix --only=,S1 S2 S5 S6) --traces=$(SEEN))
 
 .PHONY: model
-model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too)
-	$(CARGO) run --quiet --release --locked --features testbed,model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)')
+model: ## Explore the model of the planner, every interleaving within stated bounds (FULL=1: the great bounds too; ONLY=two-: some; MEMORY=12: GiB at most)
+	$(CARGO) run --quiet --release --locked --features testbed,model --bin model -- $(if $(FULL),--full) $(if $(ONLY),--only '$(ONLY)') $(addprefix --memory=,$(MEMORY))
 
 .PHONY: replay
 replay: $(if $(FILE),,evidence) ## Replay runs of the operator through the model: those of make evidence, or FILE=, as --traces wrote it

@@ -21,20 +21,26 @@ struct Arguments {
     /// Configurations explored at the same time.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Memory that the program may have, in GiB: what needs more is not exhausted, and fails.
+    #[arg(long, value_name = "GiB")]
+    memory: Option<u64>,
     /// List the configurations.
     #[arg(long)]
     list: bool,
     /// Replay the traces in this file instead, as `testbed crash-matrix --traces` writes them.
-    #[arg(long, conflicts_with_all = ["full", "only", "list"])]
+    #[arg(long, conflicts_with_all = ["full", "only", "list", "memory"])]
     replay: Option<PathBuf>,
 }
 
 fn main() -> io::Result<ExitCode> {
-    let Arguments { full, only, threads, list, replay: traces } = Arguments::parse();
+    let Arguments { full, only, threads, memory, list, replay: traces } = Arguments::parse();
     let mut out = io::stdout();
     let held = match traces {
         Some(path) => replay(&mut BufReader::new(File::open(path)?), &mut out)?,
-        None => explore(&Selection { full, only, threads, list }, &mut out)?,
+        None => {
+            let memory = memory.map(|gigabytes| gigabytes << 30);
+            explore(&Selection { full, only, threads, memory, list }, &mut out)?
+        }
     };
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -2,12 +2,18 @@
 
 use chrono::Duration;
 
+use super::attempts::{Vocabulary, in_order};
 use super::configurations::Configuration;
 use super::fate::Fate;
 use super::parts::{Fresh, Place, Replica};
 use super::place::{Edit, Written};
 use super::rules::Rules;
-use super::space::{Led, NONE, Space, State};
+use super::space::{Budget, DECIDES_LATE, Led, NONE, Posture, Space, State};
+
+/// What happens at a place beside the seconds that go by, as it is remembered: edits, by their number, and these.
+const EDITED: u16 = 256;
+const ARRIVED: u16 = 512;
+const COLLECTED: u16 = 513;
 
 /// One action. Replicas are meant by their place in the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +94,11 @@ pub struct Machine {
 impl Machine {
     /// A model of this configuration.
     pub fn new(configuration: &Configuration) -> Self {
-        let mut space = Space::new(configuration.held_up);
-        let started = space.replica(Replica::started());
         let Configuration { edits, spares, mint, .. } = configuration;
-        Self { rules: Rules::new(*spares, *mint), space, edits: edits.to_vec(), started }
+        let rules = Rules::new(*spares, *mint);
+        let mut space = Space::new(configuration.held_up, Vocabulary::new(&rules));
+        let started = space.replica(Replica::started());
+        Self { rules, space, edits: edits.to_vec(), started }
     }
 
     /// A process that has just started.
@@ -100,7 +107,7 @@ impl Machine {
     }
 
     /// A state of this place with processes that have just started.
-    pub fn start(&mut self, place: Place, replicas: usize, left: super::space::Budget) -> State {
+    pub fn start(&mut self, place: Place, replicas: usize, left: Budget) -> State {
         let second = if replicas > 1 { self.started } else { NONE };
         State {
             place: self.space.place(place),
@@ -140,7 +147,6 @@ impl Machine {
                 match fate {
                     Fate::Told | Fate::Refused => {}
                     Fate::ReplyLost | Fate::NotDone => next.left.lost = next.left.lost.checked_sub(1)?,
-                    Fate::CrashAfter => next.left.crash = next.left.crash.checked_sub(1)?,
                     Fate::Twice | Fate::TwiceLater => next.left.twice = next.left.twice.checked_sub(1)?,
                 }
                 let led = self.step(state, who, fate)?;
@@ -161,17 +167,17 @@ impl Machine {
                 if !self.edits.contains(&edit) {
                     return None;
                 }
-                (written, broken) = self.event(&mut next, edit as u8, |rules, place| {
+                (written, broken) = self.event(&mut next, EDITED + edit as u16, |rules, place| {
                     rules.edit(place, edit).map(|(place, written)| (place, written, None))
                 })?;
             }
             Action::Arrive => {
-                (written, broken) = self.event(&mut next, 100, |rules, place| {
+                (written, broken) = self.event(&mut next, ARRIVED, |rules, place| {
                     rules.arrive(place).map(|(place, broken)| (place, Written(0), broken))
                 })?;
             }
             Action::Garbage => {
-                (written, broken) = self.event(&mut next, 101, |rules, place| {
+                (written, broken) = self.event(&mut next, COLLECTED, |rules, place| {
                     rules.collect_garbage(place).map(|(place, written)| (place, written, None))
                 })?;
             }
@@ -183,9 +189,9 @@ impl Machine {
     /// What a step with any fate leads to, whatever budgets say.
     pub fn carry_out(&mut self, state: &State, who: usize, fate: Fate) -> Option<Next> {
         let replica = Some(state.replicas[who]).filter(|replica| *replica != NONE)?;
-        let (place, acting) = (self.space.places.get(state.place), self.space.replicas.get(replica));
-        let Replica::Working(work) = &*acting else { return None };
-        let led = self.space.led(self.rules.carry_out(&place, work, state.fresh[who], fate)?);
+        let place = self.space.places.get(state.place);
+        let Replica::Working(work) = self.space.replicas.get(replica) else { return None };
+        let led = self.space.led(self.rules.carry_out(&place, *work, state.fresh[who], fate)?);
         let mut next = *state;
         self.take_in(&mut next, who, led);
         Self::next(state, next, led.written, led.broken)
@@ -197,7 +203,7 @@ impl Machine {
         next.place = led.place;
         next.replicas[who] = led.replica;
         next.outdate(led.written, Some(who));
-        if self.idle(&before, other).is_some() && self.space.postures[before.replicas[who] as usize].telling {
+        if self.idle(&before, other).is_some() && self.space.posture(before.replicas[who]).telling {
             // The operator's watch wakes nobody for a status; whoever begins next reads the LLMKey as it is then.
             next.fresh[other] = before.fresh[other];
         }
@@ -212,6 +218,22 @@ impl Machine {
         let may_linger = written & Fresh::KEY != 0 && state.snapshot == NONE && state.left.stale > 0;
         let (state, swapped) = next.ordered();
         Some(Next { state, swapped, broken, written, may_linger })
+    }
+
+    /// The state with its mint attempts numbered anew, and whether the replicas have changed places.
+    pub fn numbered_anew(&mut self, state: &State) -> (State, bool) {
+        let all = self.space.attempts(state);
+        if in_order(all) {
+            return (*state, false);
+        }
+        let mut anew = *state;
+        for place in [&mut anew.place, &mut anew.snapshot].into_iter().filter(|place| **place != NONE) {
+            *place = self.space.place_anew(*place, all);
+        }
+        for replica in anew.replicas.iter_mut().filter(|replica| **replica != NONE) {
+            *replica = self.space.replica_anew(*replica, all);
+        }
+        anew.ordered()
     }
 
     /// What the action leads to if a reconcile will begin with the `LLMKey` as it was before it. While it stands there is no
@@ -229,7 +251,7 @@ impl Machine {
     /// What a run without further faults does next: replicas that work go on, then whoever is due begins, then time goes on.
     pub fn calm(&mut self, state: &State) -> Calm {
         for who in 0..2 {
-            if state.replicas[who] != NONE && self.space.postures[state.replicas[who] as usize].working {
+            if state.replicas[who] != NONE && self.space.posture(state.replicas[who]).working {
                 return Calm::Does(Action::Step(who, Fate::Told));
             }
         }
@@ -250,74 +272,72 @@ impl Machine {
         if self.apply(state, Action::Time).is_some() { Calm::Does(Action::Time) } else { Calm::Rests }
     }
 
-    fn idle(&self, state: &State, who: usize) -> Option<super::space::Posture> {
+    fn idle(&self, state: &State, who: usize) -> Option<Posture> {
         let replica = state.replicas[who];
-        let posture = (replica != NONE).then(|| self.space.postures[replica as usize])?;
+        let posture = (replica != NONE).then(|| self.space.posture(replica))?;
         (!posture.working).then_some(posture)
     }
 
     fn begin(&mut self, place: u32, replica: u32) -> u32 {
-        if let Some(known) = self.space.begun.get(&(place, replica)) {
-            return *known;
+        if let Some(known) = self.space.begun(place, replica) {
+            return known;
         }
         let begun = self.rules.begin(&self.space.places.get(place), &self.space.replicas.get(replica));
         let number = self.space.replica(begun);
-        self.space.begun.insert((place, replica), number);
+        self.space.begins(place, replica, number);
         number
     }
 
     fn step(&mut self, state: &State, who: usize, fate: Fate) -> Option<Led> {
         let replica = state.replicas[who];
-        if replica == NONE || !self.space.postures[replica as usize].working {
+        if replica == NONE || self.space.posture(replica).befalls >> fate as u8 & 1 == 0 {
             return None;
         }
-        let key = (state.place, replica, state.fresh[who].0, fate as u8);
-        if let Some(known) = self.space.steps.get(&key) {
-            return *known;
+        let (place, fresh) = (state.place, state.fresh[who]);
+        if let Some(known) = self.space.step(place, replica, fresh, fate as u8) {
+            return known;
         }
-        let (place, acting) = (self.space.places.get(state.place), self.space.replicas.get(replica));
-        let after = match &*acting {
-            Replica::Working(work) => self.rules.step(&place, work, state.fresh[who], fate),
+        let after = match self.space.replicas.get(replica) {
+            Replica::Working(work) => self.rules.carry_out(&self.space.places.get(place), *work, fresh, fate),
             Replica::Idle { .. } => None,
         };
         let led = after.map(|after| self.space.led(after));
-        self.space.steps.insert(key, led);
+        self.space.stepped(place, replica, fresh, fate as u8, led);
         led
     }
 
     fn decide_late(&mut self, replica: u32) -> Option<u32> {
-        if replica == NONE {
+        if replica == NONE || !self.space.posture(replica).decides_late {
             return None;
         }
-        if let Some(known) = self.space.late.get(&replica) {
-            return *known;
+        if let Some(known) = self.space.waits.get(replica, DECIDES_LATE) {
+            return known.map(|[late, ..]| late);
         }
-        let late = self.rules.decide_late(&self.space.replicas.get(replica)).map(|r| self.space.replica(r));
-        self.space.late.insert(replica, late);
-        late
+        let Replica::Working(work) = self.space.replicas.get(replica) else { return None };
+        let late = self.space.replica(self.rules.decide_late(*work));
+        self.space.waits.put(replica, DECIDES_LATE, Some([late, NONE, NONE]));
+        Some(late)
     }
 
     /// Something that happens at the place without the operator.
     fn event(
         &mut self,
         next: &mut State,
-        code: u8,
+        code: u16,
         happens: impl FnOnce(&Rules, &Place) -> Option<(Place, Written, Option<String>)>,
     ) -> Option<(u8, u32)> {
-        let key = (next.place, code);
-        let led = if let Some(known) = self.space.events.get(&key) {
-            *known
-        } else {
+        let known = self.space.events.get(next.place, code).unwrap_or_else(|| {
             let after = happens(&self.rules, &self.space.places.get(next.place));
             let led = after.map(|(place, written, broken)| {
                 let broken = self.space.note(broken);
-                (self.space.place(place), written.0, broken)
+                [self.space.place(place), u32::from(written.0), broken]
             });
-            self.space.events.insert(key, led);
+            self.space.events.put(next.place, code, led);
             led
-        };
-        let (place, written, broken) = led?;
+        });
+        let [place, written, broken] = known?;
         next.place = place;
+        let written = u8::try_from(written).unwrap_or_default();
         next.outdate(written, None);
         Some((written, broken))
     }
@@ -325,7 +345,7 @@ impl Machine {
     /// The place as a late watch shows it.
     fn seen_late(&mut self, place: u32, snapshot: u32) -> u32 {
         let (place, older) = (self.space.places.get(place), self.space.places.get(snapshot));
-        self.space.place(Place { key: older.key.clone(), ..(*place).clone() })
+        self.space.place(Place { key: older.key, ..place })
     }
 
     /// What of a place a reconcile can begin with: the LLMKey.
@@ -341,7 +361,7 @@ impl Machine {
             published: 0,
             slots: std::collections::BTreeMap::new(),
             holder: None,
-            ..(*place).clone()
+            ..place
         })
     }
 
@@ -367,38 +387,37 @@ impl Machine {
     /// Seconds for which everybody who is held up can be held up still.
     fn patience(&self, state: &State) -> u8 {
         let replicas = state.replicas.iter().filter(|r| **r != NONE);
-        let postures = replicas.map(|r| self.space.postures[*r as usize].patience);
-        let outline = self.space.outlines[state.place as usize];
+        let postures = replicas.map(|r| self.space.posture(*r).patience);
+        let outline = self.space.outline(state.place);
         postures.chain([outline.patience]).min().unwrap_or_default()
     }
 
     /// Seconds to the next moment, if everybody who is held up can be held up so long.
     fn wait(&self, state: &State) -> Option<u8> {
-        let outline = self.space.outlines[state.place as usize];
-        let postures =
-            state.replicas.iter().filter(|r| **r != NONE).map(|r| self.space.postures[*r as usize]);
+        let outline = self.space.outline(state.place);
+        let postures = state.replicas.iter().filter(|r| **r != NONE).map(|r| self.space.posture(*r));
         let by = postures.map(|p| p.next).chain([outline.next]).filter(|n| *n > 0).min()?;
         (by <= self.patience(state)).then_some(by)
     }
 
     fn place_later(&mut self, place: u32, by: u8) -> u32 {
-        if let Some(known) = self.space.places_later.get(&(place, by)) {
-            return *known;
+        if let Some(Some([known, ..])) = self.space.events.get(place, by.into()) {
+            return known;
         }
         let later = Rules::later(&self.space.places.get(place), Duration::seconds(by.into()));
         let number = self.space.place(later);
-        self.space.places_later.insert((place, by), number);
+        self.space.events.put(place, by.into(), Some([number, NONE, NONE]));
         number
     }
 
     fn replica_later(&mut self, replica: u32, by: u8) -> u32 {
-        if let Some(known) = self.space.replicas_later.get(&(replica, by)) {
-            return *known;
+        if let Some(Some([known, ..])) = self.space.waits.get(replica, by.into()) {
+            return known;
         }
-        let mut later = (*self.space.replicas.get(replica)).clone();
+        let mut later = self.space.replicas.get(replica);
         super::parts::Shift(Duration::seconds(by.into())).replica(&mut later);
         let number = self.space.replica(later);
-        self.space.replicas_later.insert((replica, by), number);
+        self.space.waits.put(replica, by.into(), Some([number, NONE, NONE]));
         number
     }
 }

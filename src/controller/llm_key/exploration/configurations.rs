@@ -28,7 +28,9 @@ pub struct Configuration {
     /// What people may do, each time they do something.
     pub edits: &'static [Edit],
     /// Actions at most; none: everything.
-    pub depth: Option<u32>,
+    pub depth: Option<u16>,
+    /// Faults at most, together; none: the whole budget.
+    pub faults: Option<u8>,
     /// Spares that the policy asks for.
     pub spares: i32,
     /// Who chooses the keys.
@@ -45,9 +47,6 @@ const fn budget(crash: u8, lost: u8, twice: u8, stale: u8, edit: u8) -> Budget {
     Budget { crash, lost, twice, stale, edit }
 }
 
-/// How deep the whole budget is searched: its states up to 41 actions do not fit into 23 GB.
-const DEEP: Option<u32> = Some(36);
-
 /// What a person may do once.
 const EDITS: &[Edit] = &[Edit::Rotate, Edit::DeleteTarget, Edit::DeleteKey, Edit::Revoke];
 
@@ -57,11 +56,11 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     one("one-created-1-crash-1-lost-1-edit", Beginning::Created, budget(1, 1, 0, 0, 1), true),
     one("one-created-2-stale-1-edit", Beginning::Created, budget(0, 0, 0, 2, 1), true),
     prompt("one-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), None),
-    prompt("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1), DEEP),
+    prompt("one-created-all", Beginning::Created, budget(2, 2, 1, 2, 1), None),
     one("one-rotating-2-crashes-2-lost", Beginning::Rotating, budget(2, 2, 0, 0, 0), true),
     one("one-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     prompt("one-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), None),
-    prompt("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), DEEP),
+    prompt("one-rotating-all", Beginning::Rotating, budget(2, 2, 1, 2, 1), None),
     spare("spare-created-1-crash-1-lost", Beginning::Created, budget(1, 1, 0, 0, 0), true),
     spare("spare-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
     spare("spare-rotating-1-crash-1-lost", Beginning::Rotating, budget(1, 1, 0, 0, 0), true),
@@ -105,6 +104,7 @@ const fn one(name: &'static str, beginning: Beginning, budget: Budget, quick: bo
         budget,
         edits: EDITS,
         depth: None,
+        faults: None,
         spares: 0,
         mint: MintKind::ShownOnce,
         held_up: HELD_UP,
@@ -118,7 +118,7 @@ const fn prompt(
     name: &'static str,
     beginning: Beginning,
     budget: Budget,
-    depth: Option<u32>,
+    depth: Option<u16>,
 ) -> Configuration {
     Configuration { held_up: 0, depth, ..one(name, beginning, budget, false) }
 }
@@ -147,7 +147,7 @@ const fn two(
     name: &'static str,
     beginning: Beginning,
     budget: Budget,
-    depth: Option<u32>,
+    depth: Option<u16>,
     quick: bool,
 ) -> Configuration {
     Configuration {
@@ -157,6 +157,7 @@ const fn two(
         budget,
         edits: EDITS,
         depth,
+        faults: None,
         spares: 0,
         mint: MintKind::ShownOnce,
         held_up: HELD_UP,
@@ -213,7 +214,7 @@ impl Configuration {
         let asked = machine
             .rules
             .edit(&delivered, Edit::Rotate)
-            .map_or_else(|| (*delivered).clone(), |(place, _)| place);
+            .map_or_else(|| delivered.clone(), |(place, _)| place);
         machine.start(asked, self.replicas, self.budget)
     }
 }

@@ -7,7 +7,7 @@ use crate::controller::llm_key::model::{Effect, Observed, Subject};
 use crate::controller::llm_key::world::perform::{Undone, at_provider, failed};
 use crate::domain::health::Verdict;
 
-/// What becomes of an effect.
+/// What becomes of an effect. That the process dies before it is told is no fate of its own: it is told, and dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fate {
     /// It happens, and the replica is told.
@@ -16,8 +16,6 @@ pub enum Fate {
     ReplyLost,
     /// It does not happen, and the replica is told of an error.
     NotDone,
-    /// It happens, and the process dies before it is told.
-    CrashAfter,
     /// It is delivered twice at once.
     Twice,
     /// It is delivered, and a copy of it arrives later.
@@ -29,8 +27,7 @@ pub enum Fate {
 
 impl Fate {
     /// All that are explored.
-    pub const ALL: [Self; 6] =
-        [Self::Told, Self::ReplyLost, Self::NotDone, Self::CrashAfter, Self::Twice, Self::TwiceLater];
+    pub const ALL: [Self; 5] = [Self::Told, Self::ReplyLost, Self::NotDone, Self::Twice, Self::TwiceLater];
 
     /// Whether the effect happens.
     pub const fn happens(self) -> bool {
@@ -57,7 +54,6 @@ pub fn told(
             (_, failed) => Err(failed),
         },
         (Fate::ReplyLost | Fate::NotDone, _) => unanswered(o, effect).map_or_else(|| Err(failed_call()), Ok),
-        (Fate::CrashAfter, _) => Ok(Learned::Nothing),
     }
 }
 
@@ -99,7 +95,7 @@ pub fn befalls(effect: &Effect, fate: Fate) -> bool {
     match fate {
         Fate::Told => true,
         Fate::NotDone | Fate::Refused => !silent,
-        Fate::ReplyLost | Fate::CrashAfter => !reads,
+        Fate::ReplyLost => !reads,
         Fate::Twice => {
             matches!(effect, Effect::Mint { .. } | Effect::CreateLedger(_) | Effect::WriteTarget { .. })
         }

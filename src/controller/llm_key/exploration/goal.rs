@@ -63,12 +63,12 @@ impl Property {
 impl Machine {
     /// What must hold in every state, beside what each step was judged by.
     pub fn judge(&self, state: &State, whole: Budget) -> Option<String> {
-        let outline = self.space.outlines[state.place as usize];
+        let outline = self.space.outline(state.place);
         let spent = whole.faults() - state.left.faults();
         if outline.live > 3 + self.rules.spares() + spent {
             return Some(format!("I3: {} keys live after {spent} faults", outline.live));
         }
-        let held = |r: &u32| *r != NONE && self.space.postures[*r as usize].holds_key;
+        let held = |r: &u32| *r != NONE && self.space.posture(*r).holds_key;
         if outline.orphaned && !state.replicas.iter().any(held) {
             return Some("I2: a key lives, and there is no ledger that could find it".to_owned());
         }
@@ -81,7 +81,7 @@ impl Machine {
         if state
             .replicas
             .iter()
-            .any(|r| *r != NONE && matches!(*self.space.replicas.get(*r), Replica::Working(_)))
+            .any(|r| *r != NONE && matches!(self.space.replicas.get(*r), Replica::Working(_)))
         {
             return Err("Goal: a replica is held up for ever".to_owned());
         }

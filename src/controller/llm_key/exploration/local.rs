@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::clock::reachable;
-use super::fate::{Fate, befalls, is_silent, told};
+use super::fate::{Fate, is_silent, told};
 use super::parts::{Fresh, GONE, Place, Replica, STANDS, Shift, Stored, Work, now};
 use super::place::Written;
 use super::rules::Rules;
@@ -14,7 +14,7 @@ use crate::controller::llm_key::fold::Learned;
 use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Plan};
 use crate::controller::llm_key::status::status;
 use crate::controller::llm_key::world::perform::Undone;
-use crate::controller::llm_key::world::{Held, Request, World};
+use crate::controller::llm_key::world::{Held, Request, World, facts};
 use crate::controller::released;
 use crate::domain::lifecycle::VersionState;
 use crate::ledger::{Ledger, Record};
@@ -94,10 +94,8 @@ impl Rules {
     }
 
     /// A replica that was held up between its observation and its decision.
-    pub fn decide_late(&self, replica: &Replica) -> Option<Replica> {
-        let Replica::Working(work) = replica else { return None };
-        let waits = work.untouched && work.tell.is_none() && work.planned < now();
-        waits.then(|| self.plan(Work { queue: Vec::new(), ..(**work).clone() }))
+    pub fn decide_late(&self, work: Work) -> Replica {
+        self.plan(Work { queue: Vec::new(), ..work })
     }
 
     fn finish(&self, mut work: Work, plan: &Plan) -> Replica {
@@ -120,31 +118,39 @@ impl Rules {
         idle(work)
     }
 
-    /// Carries out what is next. None: this fate cannot befall it, or makes no difference to it.
-    pub fn step(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
-        let differs = work.tell.is_some() || befalls(work.queue.first()?, fate);
-        differs.then(|| self.carry_out(place, work, fresh, fate))?
-    }
-
-    /// The same with any fate.
-    pub fn carry_out(&self, place: &Place, work: &Work, fresh: Fresh, fate: Fate) -> Option<After> {
-        if let Some(told) = &work.tell {
-            return self.write_status(place, work, told, fresh, fate);
+    /// Carries out what is next. None: there is nothing, or no such fate of it.
+    pub fn carry_out(&self, place: &Place, mut work: Work, fresh: Fresh, fate: Fate) -> Option<After> {
+        if let Some(told) = work.tell.take() {
+            let late = fate == Fate::TwiceLater;
+            return (!late).then(|| self.write_status(place, work, &told.value, fresh, fate));
         }
-        let effect = work.queue.first()?;
-        let mut work = work.clone();
-        work.queue.remove(0);
+        if work.queue.is_empty() {
+            return None;
+        }
+        let effect = &work.queue.remove(0);
         work.untouched = false;
         let mut world = self.world(place);
-        let (o, mut held) = (seen(&work, fresh), held(&work, fresh));
-        let mut broken = single_cause(&o, &work, effect);
-        let request = request(&o, effect);
-        let done = if fate.happens() { world.perform(&o, &mut held, effect) } else { Ok(Learned::Nothing) };
+        see(&mut work.o, fresh);
+        let mut held = held(&work, fresh);
+        let mut broken = single_cause(&work, effect);
+        let request = request(&work.o, effect);
+        let mut done =
+            if fate.happens() { world.perform(&work.o, &mut held, effect) } else { Ok(Learned::Nothing) };
         if let Err(Undone::Broken(what)) = &done {
             broken = broken.or_else(|| Some(what.clone()));
         }
-        if let (Some(request), Fate::Twice, Ok(_)) = (&request, fate, &done) {
-            world.make(request, 2);
+        if let (Some(request), Fate::Twice, Ok(learned)) = (&request, fate, &mut done) {
+            let copy = world.make(request, 2);
+            // The answer is not believed: what a slot has is read after it, and that is the copy's.
+            if let Learned::Minted(minted) = learned
+                && request.slot.is_some()
+            {
+                (minted.id, minted.facts) = (copy.id, facts(&copy.bytes));
+                held.minted = Some(copy.bytes);
+            }
+        }
+        if broken.is_none() {
+            broken = world.judge().err();
         }
         let (mut after, written) = Self::place(world, place);
         // A copy that comes when the slot was read and its key delivered ends that key: what finds it, checks, is no part of the model.
@@ -152,25 +158,12 @@ impl Rules {
         if let (Some(request), Fate::TwiceLater, Ok(_)) = (named, fate, &done) {
             after.late = Some((request, now()));
         }
-        if broken.is_none() {
-            broken = self.world(&after).judge().err();
-        }
         work.minted.clone_from(&held.minted);
         work.chosen.clone_from(&held.chosen);
-        note_own_attempt(&mut work, &o, effect, matches!(done, Ok(Learned::Ledger(_))) && fate == Fate::Told);
-        let told = told(&o, effect, fate, done);
-        if fate == Fate::CrashAfter {
-            return Some(After {
-                place: after,
-                written,
-                replica: Replica::started(),
-                fresh: Fresh::NONE,
-                broken,
-            });
-        }
+        note_own_attempt(&mut work, effect, matches!(done, Ok(Learned::Ledger(_))) && fate == Fate::Told);
+        let told = told(&work.o, effect, fate, done);
         let fresh_before = fresh;
         let mut fresh = fresh.without(written.0);
-        work.o = o;
         let replica = match told {
             Ok(learned) => {
                 // Its own write to an LLMKey does not hide that it was changed meanwhile, or is gone: the watch shows it.
@@ -197,7 +190,9 @@ impl Rules {
     /// What is answered to what comes next, if nothing befalls it.
     pub fn answer(&self, place: &Place, work: &Work, fresh: Fresh) -> Option<Learned> {
         let effect = work.queue.first().filter(|_| work.tell.is_none())?;
-        self.world(place).perform(&seen(work, fresh), &mut held(work, fresh), effect).ok()
+        let mut o = work.o.clone();
+        see(&mut o, fresh);
+        self.world(place).perform(&o, &mut held(work, fresh), effect).ok()
     }
 
     /// What the controller does when an effect was not done.
@@ -229,41 +224,26 @@ impl Rules {
     fn write_status(
         &self,
         place: &Place,
-        work: &Work,
-        told: &Arc<Stored<LLMKeyStatus>>,
-        fresh: Fresh,
+        mut work: Work,
+        told: &LLMKeyStatus,
+        mut fresh: Fresh,
         fate: Fate,
-    ) -> Option<After> {
-        if fate == Fate::TwiceLater {
-            return None;
-        }
+    ) -> After {
         let mut world = self.world(place);
-        let mut fresh = fresh;
         let mut writes = fate.happens() && fresh.has(Fresh::KEY);
         match &mut world.key {
-            Some(key) if writes => key.status = Some(told.value.clone()),
+            Some(key) if writes => key.status = Some(told.clone()),
             _ => writes = false,
         }
         if writes {
             world.key_written();
         }
         let (after, written) = Self::place(world, place);
-        if fate == Fate::CrashAfter {
-            return Some(After {
-                place: after,
-                written,
-                replica: Replica::started(),
-                fresh: Fresh::NONE,
-                broken: None,
-            });
-        }
-        let mut work = work.clone();
-        work.tell = None;
         if !writes || fate != Fate::Told {
             fresh = Fresh::NONE;
             work.wake = Some(now());
         }
-        Some(After { place: after, written, replica: idle(work), fresh, broken: None })
+        After { place: after, written, replica: idle(work), fresh, broken: None }
     }
 
     /// Of the status, what a later decision reads or the goal speaks of.
@@ -293,13 +273,11 @@ impl Rules {
     }
 }
 
-/// The observation with the versions of objects as they are now.
-fn seen(work: &Work, fresh: Fresh) -> Observed {
-    let mut o = work.o.clone();
+/// Gives the observation the versions of objects as they are now.
+fn see(o: &mut Observed, fresh: Fresh) {
     if let LedgerView::Present(ledger) = &mut o.ledger {
         ledger.resource_version = if fresh.has(Fresh::LEDGER) { STANDS } else { GONE }.to_string();
     }
-    o
 }
 
 /// What it holds, with the versions of objects as they are now.
@@ -315,8 +293,10 @@ fn held(work: &Work, fresh: Fresh) -> Held {
 }
 
 /// I9: a mint follows the record of its own attempt, by the same replica, in the same reconcile, once.
-fn single_cause(o: &Observed, work: &Work, effect: &Effect) -> Option<String> {
-    let (Effect::Mint { version }, LedgerView::Present(ledger)) = (effect, &o.ledger) else { return None };
+fn single_cause(work: &Work, effect: &Effect) -> Option<String> {
+    let (Effect::Mint { version }, LedgerView::Present(ledger)) = (effect, &work.o.ledger) else {
+        return None;
+    };
     let attempt = ledger.record.attempt;
     (work.own_attempt != Some(attempt)).then(|| {
         format!("I9: version {version} is minted, and attempt {attempt} was not put on record for it")
@@ -333,8 +313,11 @@ fn settled(mut work: Work) -> Replica {
         read = std::mem::take(&mut record.epoch);
     }
     for effect in &mut work.queue {
-        if let Effect::CreateLedger(record) | Effect::SwapLedger(record) = effect {
-            record.epoch -= read;
+        match effect {
+            Effect::CreateLedger(record) | Effect::SwapLedger(record) => record.epoch -= read,
+            // Told only.
+            Effect::Announce { note, .. } => note.clear(),
+            _ => {}
         }
     }
     Replica::Working(Box::new(work))
@@ -368,11 +351,11 @@ fn request(o: &Observed, effect: &Effect) -> Option<Request> {
 }
 
 /// Which attempt the replica itself has put on record and may now make, once.
-fn note_own_attempt(work: &mut Work, o: &Observed, effect: &Effect, written: bool) {
+fn note_own_attempt(work: &mut Work, effect: &Effect, written: bool) {
     match effect {
         Effect::Mint { .. } => work.own_attempt = None,
         Effect::CreateLedger(next) | Effect::SwapLedger(next) if written => {
-            let raised = record(o).is_none_or(|before| before.attempt < next.attempt);
+            let raised = record(&work.o).is_none_or(|before| before.attempt < next.attempt);
             if raised && next.versions.iter().any(|v| v.state == VersionState::Intent) {
                 work.own_attempt = Some(next.attempt);
             }

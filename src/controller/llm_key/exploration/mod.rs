@@ -4,11 +4,15 @@
 //! docs/evidence/model.md says what is modelled, what was reached, and what it does not show.
 
 mod actions;
+mod attempts;
+mod budget;
 mod clock;
 mod configurations;
 mod fate;
 mod goal;
+mod limits;
 mod local;
+mod packed;
 mod parts;
 mod place;
 mod replay;
@@ -16,6 +20,7 @@ mod rules;
 mod search;
 mod space;
 mod story;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +29,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::kube_ext::clock::Clock;
-use actions::{Machine, all};
+use actions::Machine;
 use configurations::{CONFIGURATIONS, Configuration};
 use goal::Property;
+use limits::Limits;
 pub use replay::replay;
-use search::{Bounds, Found, search};
-
-/// States that one configuration may have: what 4 bytes of position and this class of machine allow.
-const MOST_STATES: usize = 250_000_000;
+use search::{Bounds, Ended, Found, Search};
+use space::State;
 
 /// Seconds between two words on a long search.
 const PROGRESS: u64 = 10;
@@ -45,6 +49,8 @@ pub struct Selection {
     pub only: Option<String>,
     /// Configurations at the same time.
     pub threads: usize,
+    /// Bytes of memory that the process may have; none: as many as there are.
+    pub memory: Option<u64>,
     /// Only list them.
     pub list: bool,
 }
@@ -66,7 +72,7 @@ pub fn explore(selection: &Selection, out: &mut (dyn Write + Send)) -> io::Resul
     let out = Mutex::new(out);
     let work = || -> io::Result<()> {
         while let Some(configuration) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let report = run(configuration);
+            let report = run(configuration, selection.memory);
             passed.fetch_add(Property::ALL.len() - report.failed, Ordering::Relaxed);
             failed.fetch_add(report.failed, Ordering::Relaxed);
             let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -91,58 +97,85 @@ struct Report {
     failed: usize,
 }
 
-fn run(configuration: &Configuration) -> Report {
+fn run(configuration: &Configuration, memory: Option<u64>) -> Report {
     let clock = Clock::start();
     let mut machine = Machine::new(configuration);
     let begin = configuration.begin(&mut machine);
-    let bounds = Bounds { depth: configuration.depth, attempts: configuration.attempts, states: MOST_STATES };
-    let mut told = 0;
-    let found = search(&mut machine, &begin, configuration.budget, bounds, &mut |found: &Found| {
+    let Configuration { name, depth, faults, attempts, .. } = *configuration;
+    let (mut told, mut before) = (0, 0);
+    let mut progress = |found: &Found, bytes: Option<u64>| {
         let seconds = clock.monotonic().as_secs();
         if seconds >= told + PROGRESS {
-            told = seconds;
-            let (name, depth, states) = (configuration.name, found.depth, found.states.len());
+            let pace = (found.states - before) / (seconds - told);
+            (told, before) = (seconds, found.states);
+            let Found { states, scenes, depth, faults, .. } = found;
+            let memory = bytes.map_or_else(String::new, |bytes| format!(", {} MiB", bytes >> 20));
+            let word = format!(
+                "{name}: {seconds} s, {faults} faults, depth {depth}, {states} states ({scenes} scenes), {pace}/s{memory}"
+            );
             // Nobody needs to see it.
-            drop(writeln!(io::stderr(), "{name}: {seconds} s, depth {depth}, {states} states"));
+            drop(writeln!(io::stderr(), "{word}"));
         }
-    });
+    };
+    // Where the attempts are bounded, each counts.
+    let bounds = Bounds { depth, faults, attempts, as_they_are: configuration.replicas > 1 };
+    let Explored { found, stories } =
+        explored(&mut machine, &begin, bounds, &mut Limits::new(memory, &mut progress));
     let mut text = summary(configuration, &machine, &found, clock.monotonic().as_secs_f64());
-    let actions = all();
+    // A bound that was to be exhausted and was not is no proof.
+    let cut = matches!(found.ended, Ended::Full(..));
     for property in Property::ALL {
-        let breach = found.breaches.iter().find(|(broken, _)| *broken == property).map(|(_, breach)| breach);
-        // A bound that was to be exhausted and was not is no proof.
-        let cut = !reached(configuration, &found);
-        let verdict = if breach.is_some() || cut { "FAILED" } else { "passed" };
+        let story = found.breaches.iter().zip(&stories).find(|((broken, _), _)| *broken == property);
+        let verdict = if story.is_some() || cut { "FAILED" } else { "passed" };
         text.extend(["  ", verdict, "  ", property.meaning(), "\n"]);
-        if let Some(breach) = breach {
-            text.push_str(&story::story(&mut machine, &found, breach, &actions));
+        if let Some((_, story)) = story {
+            text.push_str(story);
             text.push('\n');
         }
     }
-    let failed = if reached(configuration, &found) { found.breaches.len() } else { Property::ALL.len() };
+    let failed = if cut { Property::ALL.len() } else { found.breaches.len() };
     Report { text, failed }
 }
 
-/// Whether the search came as far as it was to come.
-fn reached(configuration: &Configuration, found: &Found) -> bool {
-    found.exhausted || configuration.depth.is_some_and(|depth| found.depth >= depth)
+/// What was found, and the breaches as stories.
+struct Explored {
+    found: Found,
+    stories: Vec<String>,
+}
+
+/// Explores. How a breach was reached is found by a second search, so that the first one need not keep it.
+fn explored(machine: &mut Machine, begin: &State, bounds: Bounds, limits: &mut Limits<'_>) -> Explored {
+    let found = Search::new(machine, begin, bounds).run(limits);
+    let places: Vec<State> = found.breaches.iter().map(|(_, breach)| breach.at).collect();
+    if places.is_empty() {
+        return Explored { found, stories: Vec::new() };
+    }
+    let trails = Search::new(machine, begin, bounds).trails(&places);
+    let told = found.breaches.iter().zip(&trails);
+    let stories = told.map(|((_, breach), trail)| story::story(machine, begin, trail, breach)).collect();
+    Explored { found, stories }
 }
 
 fn summary(configuration: &Configuration, machine: &Machine, found: &Found, seconds: f64) -> String {
-    let bound = match configuration.depth {
-        _ if found.exhausted => "exhausted".to_owned(),
-        Some(depth) if reached(configuration, found) => format!("all of the first {depth} actions"),
-        _ => "NOT exhausted: too many states".to_owned(),
+    let bound = match found.ended {
+        Ended::Exhausted => "exhausted".to_owned(),
+        Ended::AtDepth(depth) => format!("all of the first {depth} actions"),
+        Ended::AtFaults(faults) => format!("all with at most {faults} faults together"),
+        Ended::Full(why, None) => format!("NOT exhausted: {why}"),
+        Ended::Full(why, Some(faults)) => {
+            format!("NOT exhausted: {why}; all with at most {faults} faults together was explored")
+        }
     };
     format!(
-        "{}: {}\n  {} states, {} transitions, depth {}, {bound}; {} places, {} replicas; {seconds:.1} s\n  \
+        "{}: {}\n  {} states, {} transitions, depth {}, {bound}; {} scenes, {} places, {} replicas; {seconds:.1} s\n  \
          from any state at most {} actions to the goal; at most {} keys left to a later search; of {} states with more than {} \
          attempts only that way was followed\n",
         configuration.name,
         configuration.sentence(),
-        found.states.len(),
+        found.states,
         found.transitions,
         found.depth,
+        found.scenes,
         machine.space.places.len(),
         machine.space.replicas.len(),
         found.farthest_goal,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 
+use super::fate::{Fate, befalls};
 use super::place::ahead;
 use super::space::Posture;
 use crate::api::{LLMKey, LLMKeyStatus};
@@ -120,6 +121,8 @@ impl Replica {
                 next: wake.map_or(0, ahead),
                 patience: u8::MAX,
                 telling: false,
+                decides_late: false,
+                befalls: 0,
             },
             Self::Working(work) => Posture {
                 working: true,
@@ -128,6 +131,8 @@ impl Replica {
                 next: 0,
                 patience: ahead(work.planned + Duration::seconds(held_up)),
                 telling: work.tell.is_some(),
+                decides_late: work.untouched && work.tell.is_none() && work.planned < now(),
+                befalls: work.befalls(),
             },
         }
     }
@@ -164,6 +169,18 @@ pub struct Work {
     pub wake: Option<DateTime<Utc>>,
     /// The mint attempt that this replica has put on record and not yet made (for I9; the planner does not see it).
     pub own_attempt: Option<u32>,
+}
+
+impl Work {
+    /// The fates that make a difference to what comes next, as bits.
+    fn befalls(&self) -> u8 {
+        let next = self.queue.first();
+        let differs = |fate: &Fate| match &self.tell {
+            Some(_) => *fate != Fate::TwiceLater,
+            None => next.is_some_and(|effect| befalls(effect, *fate)),
+        };
+        Fate::ALL.into_iter().filter(differs).fold(0, |all, fate| all | 1 << fate as u8)
+    }
 }
 
 /// Which of the objects that a replica saw stand unchanged.

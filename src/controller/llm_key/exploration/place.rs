@@ -65,7 +65,7 @@ impl Rules {
     /// An LLMKey that was just created, and nothing else.
     pub fn empty_place(&self) -> Place {
         let world = self.base();
-        let key = world.key.clone().map(|key| Arc::new(canonical_key(key)));
+        let key = self.created().map(|key| Arc::new(canonical_key(key.clone())));
         Place {
             key,
             ledger: None,
@@ -173,7 +173,7 @@ impl Rules {
             Edit::Revoke if alive && !revoked => desire(&mut world, "Revoked"),
             Edit::Activate if alive && revoked => desire(&mut world, "Active"),
             Edit::CreateAgain if key.is_none() => {
-                let spec = serde_json::to_value(&self.base().key?.spec).ok()?;
+                let spec = serde_json::to_value(&self.created()?.spec).ok()?;
                 world.create(&spec);
             }
             Edit::OverwriteTarget => {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::parts::now;
-use crate::api::GoDuration;
+use super::parts::{STANDS, now};
+use crate::api::{GoDuration, LLMKey};
 use crate::controller::llm_key::model::Env;
 use crate::controller::llm_key::world::{INSTALL, World};
 use crate::domain::timings::Timings;
@@ -38,6 +38,8 @@ pub const RECHECK: i64 = 1;
 pub struct Rules {
     /// The world without anything that changes.
     base: World,
+    /// The LLMKey as it is created.
+    created: Option<LLMKey>,
 }
 
 impl Rules {
@@ -89,7 +91,8 @@ impl Rules {
         base.now = now();
         // I3 is judged beside the faults that were spent.
         base.history.faults = 1000;
-        Self { base }
+        let created = base.key.take();
+        Self { base, created }
     }
 
     /// The same as the stories of the crash matrix have it: no quiet time is asked for, keys go without grace, and what the provider
@@ -97,7 +100,7 @@ impl Rules {
     pub fn of_the_stories(mut self) -> Self {
         self.base.policy.quiet_for = Duration::ZERO;
         self.base.timings.candidate_fresh = Duration::from_secs(1);
-        if let Some(key) = &mut self.base.key {
+        if let Some(key) = &mut self.created {
             key.spec.deletion_grace_period = Some(GoDuration::from_secs(0));
         }
         self
@@ -106,6 +109,21 @@ impl Rules {
     /// Keys that are to be kept ready.
     pub fn spares(&self) -> u8 {
         u8::try_from(self.base.policy.spares).unwrap_or_default()
+    }
+
+    /// The LLMKey as it is created.
+    pub const fn created(&self) -> Option<&LLMKey> {
+        self.created.as_ref()
+    }
+
+    /// Of which LLMKey the first ledger is.
+    pub fn lineage(&self) -> String {
+        self.created.iter().find_map(|key| key.metadata.uid.clone()).unwrap_or_default()
+    }
+
+    /// The key that is chosen for a mint attempt.
+    pub fn chosen(lineage: &str, attempt: u32) -> String {
+        World::bytes_to_choose(lineage, attempt, STANDS + 1)
     }
 
     /// A fresh copy of the fixed parts.

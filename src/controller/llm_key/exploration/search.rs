@@ -1,47 +1,64 @@
-//! The search: breadth first over all states, then from each of them along the run without further faults.
+//! The search: every state that can be reached, and from each the run without further faults.
+
+use std::collections::BTreeMap;
 
 use super::actions::{Action, Calm, Machine, Next, all};
+use super::budget::{Budgets, Sets};
 use super::goal::Property;
-use super::space::{Budget, NONE, State, States};
-
-/// Where a state's run without faults goes on: the position of the next state, or one of these.
-const RESTS: u32 = NONE;
-/// Not followed yet: the state was not expanded.
-const OPEN: u32 = NONE - 1;
-/// It leads to a state that is not the goal, which was told.
-const LOST: u32 = NONE - 2;
+use super::limits::Limits;
+use super::space::{Budget, NONE, Scene, State};
+use super::table::{List, Small, Table};
 
 /// Added to an action's code: the LLMKey as it was before it will be seen again.
 pub const LINGERS: u8 = 64;
 
-/// How long a path to the goal is, while it is not known.
-const UNKNOWN: u32 = u32::MAX;
+/// How far the goal is from a scene that was not followed yet.
+const UNKNOWN: u16 = u16::MAX;
+/// And from one that is just being followed.
+const ON_PATH: u16 = u16::MAX - 1;
 
-/// A broken property: where, and by which action after that.
+/// A broken property: where, and by which actions after that.
 #[derive(Clone, Debug)]
 pub struct Breach {
     /// What.
     pub what: String,
-    /// Position of the last state.
-    pub at: u32,
-    /// The action that broke it; none if the state itself is wrong.
-    pub by: Option<Action>,
+    /// A state that was reached; of what is left of the budget there, something may be spent.
+    pub at: State,
+    /// The actions that lead from there to what is broken. None if the state itself is wrong.
+    pub then: Vec<Action>,
+}
+
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing is left.
+    Exhausted,
+    /// All of so many actions was explored, as it was asked for.
+    AtDepth(u16),
+    /// All with so many faults was explored, as it was asked for.
+    AtFaults(u8),
+    /// There was no room for more. With so many faults all was explored, if with any.
+    Full(&'static str, Option<u8>),
 }
 
 /// What a search has found.
 pub struct Found {
-    /// All states.
-    pub states: States,
+    /// States.
+    pub states: u64,
+    /// Those that differ in more than what may still go wrong.
+    pub scenes: u32,
     /// Steps from one to another.
     pub transitions: u64,
     /// Actions from the beginning to the farthest state.
-    pub depth: u32,
+    pub depth: u16,
+    /// Faults that were spent in the states that are being explored.
+    pub faults: u8,
     /// States with too many attempts, of which only the run without faults was followed.
     pub tails: usize,
-    /// Nothing was left out.
-    pub exhausted: bool,
+    /// Why the search ended.
+    pub ended: Ended,
     /// Most actions from any state to the goal.
-    pub farthest_goal: u32,
+    pub farthest_goal: u16,
     /// The first breach of each property.
     pub breaches: Vec<(Property, Breach)>,
     /// Most keys that are left to a later search when all is done.
@@ -58,207 +75,310 @@ impl Found {
 }
 
 /// Bounds of a search.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
-    /// Actions at most; none: until nothing is left.
-    pub depth: Option<u32>,
+    /// Actions at most. None: until nothing is left.
+    pub depth: Option<u16>,
+    /// Faults at most, together. None: the whole budget.
+    pub faults: Option<u8>,
     /// Where so many mint attempts are on record, only the run without further faults is followed: two replicas that fence
     /// each other off again and again would go on for ever.
     pub attempts: u32,
-    /// States at most.
-    pub states: usize,
+    /// Mint attempts are not numbered anew.
+    pub as_they_are: bool,
 }
 
-/// Searches everything that can be reached from the beginning within the bounds.
-pub fn search(
-    machine: &mut Machine,
-    begin: &State,
+/// How a state was first reached: from which scene, with what left, by which action.
+pub type Came = (u32, u8, u8);
+
+/// A search of everything that can be reached from the beginning within the bounds.
+///
+/// A state is a scene and what may still go wrong in it. Kept is each scene once, with the set of what may be left there: with
+/// every budget also each that is smaller. For whatever happens with less left can happen with more, the runs without faults
+/// are the same, and no property asks for less where less went wrong. States are explored in the order of the faults that were
+/// spent, and among equals of the actions. So none is explored of which a greater budget is found later. Where the depth is
+/// bounded they are explored in the order of the actions alone.
+pub struct Search<'m> {
+    machine: &'m mut Machine,
+    actions: Vec<(u8, Action)>,
     whole: Budget,
+    budgets: Budgets,
     bounds: Bounds,
-    progress: &mut dyn FnMut(&Found),
-) -> Found {
-    let actions = all();
-    let mut found = Found {
-        states: States::new(),
-        transitions: 0,
-        depth: 0,
-        tails: 0,
-        exhausted: true,
-        farthest_goal: 0,
-        breaches: Vec::new(),
-        strays: 0,
-    };
-    let mut calm = Vec::new();
-    found.states.reach(begin, NONE, 0);
-    let (mut at, mut layer_ends) = (0, 1);
-    while (at as usize) < found.states.len() {
-        if at as usize == layer_ends {
-            layer_ends = found.states.len();
-            found.depth += 1;
-            progress(&found);
+    scenes: Table<Scene>,
+    /// By scene: the set of what may be left.
+    left: List<u32>,
+    /// By scene: actions to the goal.
+    goals: List<u16>,
+    sets: Sets,
+    /// What is to be explored, by the faults that were spent, by the actions to it.
+    open: Vec<BTreeMap<u16, Vec<(u32, u8)>>>,
+    /// How each state was reached, where that is asked for.
+    came: Option<Small<(u32, u8), Came>>,
+    found: Found,
+}
+
+impl<'m> Search<'m> {
+    /// A search from this state.
+    pub fn new(machine: &'m mut Machine, begin: &State, bounds: Bounds) -> Self {
+        let whole = begin.left;
+        let budgets = Budgets::new(whole);
+        let actions = (0..).zip(all()).filter(|(_, action)| possible(begin, *action)).collect();
+        let mut search = Self {
+            machine,
+            actions,
+            whole,
+            open: vec![BTreeMap::new(); usize::from(whole.total()) + 1],
+            budgets,
+            bounds,
+            scenes: Table::new(),
+            left: List::new(),
+            goals: List::new(),
+            sets: Sets::default(),
+            came: None,
+            found: Found {
+                states: 0,
+                scenes: 0,
+                transitions: 0,
+                depth: 0,
+                faults: 0,
+                tails: 0,
+                ended: Ended::Exhausted,
+                farthest_goal: 0,
+                breaches: Vec::new(),
+                strays: 0,
+            },
+        };
+        search.reach(begin, 0, (NONE, 0, 0));
+        search
+    }
+
+    /// Explores everything.
+    pub fn run(mut self, limits: &mut Limits<'_>) -> Found {
+        self.explore(limits, &mut |_, _, _| false);
+        self.found
+    }
+
+    /// Explores everything, and gives the scenes with what may be left in each.
+    #[cfg(test)]
+    pub fn everything(mut self) -> Vec<(Scene, u128)> {
+        self.explore(&mut Limits::none(), &mut |_, _, _| false);
+        let left = |number: u32| self.sets.get(*self.left.get(number));
+        let reached = (0..self.scenes.len()).filter(|number| left(*number) != 0);
+        reached.map(|number| (*self.scenes.get(number), left(number))).collect()
+    }
+
+    /// The codes of the actions that lead to these states, or to such of which more is left.
+    pub fn trails(mut self, targets: &[State]) -> Vec<Vec<u8>> {
+        let scenes: Vec<Scene> = targets.iter().map(|target| self.machine.space.scene(target)).collect();
+        let lefts: Vec<u8> = targets.iter().map(|target| self.budgets.number(target.left)).collect();
+        let budgets = Budgets::new(self.whole);
+        let mut ends = vec![None; targets.len()];
+        self.came = Some(Small::default());
+        self.explore(&mut Limits::none(), &mut |scene, number, left| {
+            let below = budgets.below(left);
+            for (at, end) in ends.iter_mut().enumerate().filter(|(_, end)| end.is_none()) {
+                *end = (scenes[at] == scene && below >> lefts[at] & 1 == 1).then_some((number, left));
+            }
+            ends.iter().all(Option::is_some)
+        });
+        let came = self.came.unwrap_or_default();
+        let trail = |end: Option<(u32, u8)>| {
+            let mut codes = Vec::new();
+            let mut at = end;
+            while let Some((from, left, code)) = at.and_then(|at| came.get(&at)).copied() {
+                codes.push(code);
+                at = Some((from, left));
+            }
+            codes.reverse();
+            codes
+        };
+        ends.into_iter().map(trail).collect()
+    }
+
+    /// Explores until `enough` says so of a state that is next.
+    fn explore(&mut self, limits: &mut Limits<'_>, enough: &mut dyn FnMut(Scene, u32, u8) -> bool) {
+        for faults in 0..self.open.len() {
+            let spent = u8::try_from(faults).unwrap_or(u8::MAX);
+            self.found.faults = self.found.faults.max(spent);
+            if self.bounds.faults.is_some_and(|most| spent > most) {
+                if self.open[faults..].iter().any(|open| !open.is_empty()) {
+                    self.found.ended = Ended::AtFaults(spent - 1);
+                }
+                return;
+            }
+            while let Some((depth, states)) = self.open[faults].pop_first() {
+                self.found.depth = self.found.depth.max(depth);
+                if self.bounds.depth.is_some_and(|most| depth >= most) {
+                    self.found.ended = Ended::AtDepth(depth);
+                    return;
+                }
+                for (scene, left) in states {
+                    if enough(*self.scenes.get(scene), scene, left) {
+                        return;
+                    }
+                    self.expand(scene, left, depth);
+                    let full = limits.look(self.machine, &self.scenes, &self.found);
+                    if let Some(full) = full {
+                        let done = spent.checked_sub(1).filter(|_| self.bounds.depth.is_none());
+                        self.found.ended = Ended::Full(full, done);
+                        return;
+                    }
+                }
+            }
         }
-        if bounds.depth.is_some_and(|depth| found.depth >= depth) || found.states.len() >= bounds.states {
-            found.exhausted = false;
-            break;
+    }
+
+    fn expand(&mut self, scene: u32, left: u8, depth: u16) {
+        if self.budgets.is_exceeded(left, self.sets.get(*self.left.get(scene))) {
+            return;
         }
-        let place = found.states.get(at).place;
-        if machine.space.outlines[place as usize].attempts > bounds.attempts {
-            found.tails += 1;
-            expand_calm(machine, &actions, at, whole, &mut found);
+        self.found.states += 1;
+        let state = self.machine.space.state(*self.scenes.get(scene), self.budgets.get(left));
+        if self.machine.space.outline(state.place).attempts > self.bounds.attempts {
+            self.found.tails += 1;
+            if let Calm::Does(calm) = self.machine.calm(&state) {
+                for (code, action) in self.actions.clone().into_iter().filter(|(_, action)| *action == calm) {
+                    self.take(&state, action, depth, (scene, left, code));
+                }
+            }
+            return;
+        }
+        for at in 0..self.actions.len() {
+            let (code, action) = self.actions[at];
+            let next = self.take(&state, action, depth, (scene, left, code));
+            if let Some(next) = next.and_then(|next| self.machine.linger(&state, next)) {
+                self.found.transitions += 1;
+                self.reach(&next.state, depth + 1, (scene, left, code | LINGERS));
+            }
+        }
+    }
+
+    /// Where the action leads, if it can happen and breaks nothing: nothing is learned from what comes after a breach.
+    fn take(&mut self, state: &State, action: Action, depth: u16, came: Came) -> Option<Next> {
+        let next = self.machine.apply(state, action)?;
+        self.found.transitions += 1;
+        if let Some(what) = self.broken(&next) {
+            self.found.tell(Breach { what, at: *state, then: vec![action] });
+            return None;
+        }
+        self.reach(&next.state, depth + 1, came);
+        Some(next)
+    }
+
+    fn broken(&self, next: &Next) -> Option<String> {
+        if next.broken == NONE {
+            self.machine.judge(&next.state, self.whole)
         } else {
-            expand(machine, &actions, at, whole, &mut found);
-        }
-        let goes_on = follow(machine, at, &mut found);
-        calm.push(goes_on);
-        at += 1;
-    }
-    calm.resize(found.states.len(), OPEN);
-    reach_goal(machine, &mut calm, &mut found);
-    found
-}
-
-fn expand(machine: &mut Machine, actions: &[Action], at: u32, whole: Budget, found: &mut Found) {
-    let state = found.states.get(at);
-    for (code, action) in (0..).zip(actions) {
-        let next = take(machine, &state, *action, code, at, whole, found);
-        if let Some(next) = next.and_then(|next| machine.linger(&state, next)) {
-            found.transitions += 1;
-            found.states.reach(&next.state, at, code | LINGERS);
+            self.machine.space.broken.get(next.broken as usize).cloned()
         }
     }
-}
 
-/// Takes only the action of the run without faults.
-fn expand_calm(machine: &mut Machine, actions: &[Action], at: u32, whole: Budget, found: &mut Found) {
-    let state = found.states.get(at);
-    if let Calm::Does(calm) = machine.calm(&state) {
-        for (code, action) in (0..).zip(actions).filter(|(_, action)| **action == calm) {
-            take(machine, &state, *action, code, at, whole, found);
-        }
+    fn anew(&mut self, state: &State) -> State {
+        if self.bounds.as_they_are { *state } else { self.machine.numbered_anew(state).0 }
     }
-}
 
-/// Where the action leads, if it can happen and breaks nothing: nothing is learned from what comes after a breach.
-fn take(
-    machine: &mut Machine,
-    state: &State,
-    action: Action,
-    code: u8,
-    at: u32,
-    whole: Budget,
-    found: &mut Found,
-) -> Option<Next> {
-    let next = machine.apply(state, action)?;
-    found.transitions += 1;
-    let broken = if next.broken == NONE {
-        machine.judge(&next.state, whole)
-    } else {
-        machine.space.broken.get(next.broken as usize).cloned()
-    };
-    if let Some(what) = broken {
-        found.tell(Breach { what, at, by: Some(action) });
-        return None;
-    }
-    found.states.reach(&next.state, at, code);
-    Some(next)
-}
-
-/// Where the run without faults goes on from an expanded state.
-fn follow(machine: &mut Machine, at: u32, found: &mut Found) -> u32 {
-    let state = found.states.get(at);
-    match machine.calm(&state) {
-        Calm::Does(action) => {
-            if let Some(next) = machine.apply(&state, action) {
-                return found.states.find(&next.state).unwrap_or(LOST);
-            }
-            found.tell(Breach { what: "Goal: a replica cannot go on".into(), at, by: None });
-            LOST
+    fn scene(&mut self, state: &State) -> u32 {
+        let number = self.scenes.number(self.machine.space.scene(state));
+        if number == self.left.len() {
+            self.left.push(self.sets.number(0));
+            self.goals.push(UNKNOWN);
         }
-        Calm::Spins => {
-            let what = "Goal: a replica wakes at once, again and again, for nothing";
-            found.tell(Breach { what: what.into(), at, by: None });
-            LOST
-        }
-        Calm::Rests => match machine.rests_well(&state) {
-            Ok(()) => {
-                found.strays = found.strays.max(machine.space.places.get(state.place).strays());
-                RESTS
-            }
-            Err(what) => {
-                found.tell(Breach { what, at, by: None });
-                LOST
-            }
-        },
+        number
     }
-}
 
-/// Follows every state to where it rests. What goes round in a circle never does.
-fn reach_goal(machine: &mut Machine, calm: &mut Vec<u32>, found: &mut Found) {
-    let mut length = vec![UNKNOWN; calm.len()];
-    let mut on_path = vec![false; calm.len()];
-    let mut path = Vec::new();
-    for start in 0..calm.len() {
-        let mut at = start;
-        path.clear();
+    fn reach(&mut self, state: &State, depth: u16, came: Came) {
+        let state = &self.anew(state);
+        let scene = self.scene(state);
+        let left = self.budgets.number(state.left);
+        let known = self.sets.get(*self.left.get(scene));
+        if known >> left & 1 == 1 {
+            return;
+        }
+        self.found.scenes += u32::from(known == 0);
+        *self.left.get_mut(scene) = self.sets.number(known | self.budgets.below(left));
+        let faults = if self.bounds.depth.is_some() { 0 } else { self.budgets.spent(left) };
+        self.open[usize::from(faults)].entry(depth).or_default().push((scene, left));
+        if let Some(all) = &mut self.came {
+            all.insert((scene, left), came);
+        }
+        // An older LLMKey that nobody will begin with changes nothing of a run without faults.
+        self.follow(&State { snapshot: NONE, ..*state });
+    }
+
+    /// Follows a state to where it rests. What goes round in a circle never does.
+    fn follow(&mut self, from: &State) {
+        let from = &self.anew(from);
+        let mut at = self.scene(from);
+        if *self.goals.get(at) != UNKNOWN {
+            return;
+        }
+        let (mut state, mut path, mut then) = (*from, Vec::new(), Vec::new());
+        let mut wrong = None;
         let end = loop {
-            if length[at] != UNKNOWN {
-                break length[at] + 1;
-            }
-            if on_path[at] {
-                let position = u32::try_from(at).unwrap_or(NONE);
-                found.tell(Breach {
-                    what: "Goal: a run without faults goes round in a circle".into(),
-                    at: position,
-                    by: None,
-                });
-                break 0;
+            match *self.goals.get(at) {
+                UNKNOWN => {}
+                ON_PATH => {
+                    wrong = Some("Goal: a run without faults goes round in a circle".to_owned());
+                    break 0;
+                }
+                known => break known + 1,
             }
             path.push(at);
-            on_path[at] = true;
-            if calm[at] == OPEN {
-                let position = u32::try_from(at).unwrap_or(NONE);
-                open(machine, position, calm, &mut length, &mut on_path, found);
-            }
-            match calm[at] {
-                RESTS | LOST => break 0,
-                next => at = next as usize,
+            *self.goals.get_mut(at) = ON_PATH;
+            match self.machine.calm(&state) {
+                Calm::Does(action) => {
+                    then.push(action);
+                    let Some(next) = self.machine.apply(&state, action) else {
+                        wrong = Some("Goal: a replica cannot go on".to_owned());
+                        break 0;
+                    };
+                    wrong = self.broken(&next);
+                    if wrong.is_some() {
+                        break 0;
+                    }
+                    state = self.anew(&next.state);
+                    at = self.scene(&state);
+                }
+                Calm::Spins => {
+                    wrong = Some("Goal: a replica wakes at once, again and again, for nothing".to_owned());
+                    break 0;
+                }
+                Calm::Rests => {
+                    wrong = self.machine.rests_well(&state).err();
+                    let strays = self.machine.space.places.get(state.place).strays();
+                    self.found.strays = self.found.strays.max(strays);
+                    break 0;
+                }
             }
         };
-        for (steps, at) in (end..).zip(path.iter().rev()) {
-            length[*at] = steps;
-            on_path[*at] = false;
+        for (actions, at) in (end..).zip(path.iter().rev()) {
+            *self.goals.get_mut(*at) = actions;
+            self.found.farthest_goal = self.found.farthest_goal.max(actions);
+        }
+        if let Some(what) = wrong {
+            self.found.tell(Breach { what, at: *from, then });
         }
     }
-    found.farthest_goal = length.iter().filter(|n| **n != UNKNOWN).max().copied().unwrap_or(0);
 }
 
-/// The bound ended the search before this state: its run without faults is followed all the same.
-fn open(
-    machine: &mut Machine,
-    at: u32,
-    calm: &mut Vec<u32>,
-    length: &mut Vec<u32>,
-    on_path: &mut Vec<bool>,
-    found: &mut Found,
-) {
-    let state = found.states.get(at);
-    let code = match machine.calm(&state) {
-        Calm::Does(action) => {
-            all().iter().position(|a| *a == action).and_then(|code| u8::try_from(code).ok())
+/// Whether the action can happen at all to so many replicas, with so much that may go wrong.
+fn possible(begin: &State, action: Action) -> bool {
+    use super::fate::Fate;
+    let there = |who: usize| begin.replicas[who] != NONE;
+    match action {
+        Action::Begin(who) | Action::DecideLate(who) => there(who),
+        Action::BeginStale(who) => there(who) && begin.left.stale > 0,
+        Action::Crash(who) => there(who) && begin.left.crash > 0,
+        Action::Step(who, fate) => {
+            there(who)
+                && match fate {
+                    Fate::Told | Fate::Refused => true,
+                    Fate::ReplyLost | Fate::NotDone => begin.left.lost > 0,
+                    Fate::Twice | Fate::TwiceLater => begin.left.twice > 0,
+                }
         }
-        Calm::Rests | Calm::Spins => None,
-    };
-    if let Some(code) = code
-        && let Some(next) = all().get(usize::from(code)).and_then(|action| machine.apply(&state, *action))
-    {
-        if next.broken != NONE {
-            let what = machine.space.broken.get(next.broken as usize).cloned().unwrap_or_default();
-            found.tell(Breach { what, at, by: all().get(usize::from(code)).copied() });
-        }
-        found.states.reach(&next.state, at, code);
-        calm.resize(found.states.len(), OPEN);
-        length.resize(found.states.len(), UNKNOWN);
-        on_path.resize(found.states.len(), false);
+        Action::Arrive => begin.left.twice > 0,
+        Action::Edit(_) => begin.left.edit > 0,
+        Action::Garbage | Action::Time => true,
     }
-    calm[at as usize] = follow(machine, at, found);
 }

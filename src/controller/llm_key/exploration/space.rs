@@ -1,106 +1,13 @@
 //! The state space: components are kept once each, a state is five numbers, and what a replica does at a place is worked out
 //! once for each pair that occurs, however many states hold it.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
-use std::sync::Arc;
-
+use super::attempts::{Attempts, Vocabulary};
+pub use super::budget::Budget;
 use super::local::After;
+use super::packed::{Places, Replicas};
 use super::parts::{Fresh, Place, Replica};
-
-/// No component.
-pub const NONE: u32 = u32::MAX;
-
-/// Mixes whole words; the keys are small numbers that nobody chooses.
-#[derive(Default)]
-pub struct Mix(u64);
-
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        let x = self.0 ^ (self.0 >> 29);
-        x.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (x >> 32)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, n: u8) {
-        self.write_u64(n.into());
-    }
-
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(n.into());
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0x2545_f491_4f6c_dd1d);
-    }
-}
-
-/// A map with small keys.
-pub type Small<K, V> = HashMap<K, V, BuildHasherDefault<Mix>>;
-
-/// Components of one kind, each once.
-pub struct Table<T> {
-    items: Vec<Arc<T>>,
-    index: HashMap<Arc<T>, u32>,
-}
-
-impl<T: Eq + Hash> Table<T> {
-    /// An empty table.
-    pub fn new() -> Self {
-        Self { items: Vec::new(), index: HashMap::new() }
-    }
-
-    /// The component's number.
-    pub fn number(&mut self, item: T) -> u32 {
-        if let Some(known) = self.index.get(&item) {
-            return *known;
-        }
-        let number = u32::try_from(self.items.len()).unwrap_or(NONE);
-        let item = Arc::new(item);
-        self.items.push(Arc::clone(&item));
-        self.index.insert(item, number);
-        number
-    }
-
-    /// The component of a number that this table gave.
-    pub fn get(&self, number: u32) -> Arc<T> {
-        Arc::clone(&self.items[number as usize])
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-}
-
-/// How much may still go wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Budget {
-    /// Processes that die.
-    pub crash: u8,
-    /// Calls without an answer: done or not done.
-    pub lost: u8,
-    /// Requests that are delivered twice.
-    pub twice: u8,
-    /// Reconciles that begin with an older state of the cluster.
-    pub stale: u8,
-    /// What people do.
-    pub edit: u8,
-}
-
-impl Budget {
-    /// Faults that may leave a key behind.
-    pub const fn faults(self) -> u8 {
-        self.crash + self.lost + self.twice
-    }
-}
+pub use super::table::NONE;
+use super::table::{List, Memo, Small, Table};
 
 /// One state: numbers of components, and what is small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,144 +46,8 @@ impl State {
     }
 }
 
-/// A state in 20 bytes, as it is kept.
-type Packed = [u32; 5];
-
-fn pack(state: &State) -> Packed {
-    let Budget { crash, lost, twice, stale, edit } = state.left;
-    let mut rest = 0;
-    for bits in [crash, lost, twice, stale, edit, state.fresh[0].0, state.fresh[1].0] {
-        rest = rest << 3 | u32::from(bits & 7);
-    }
-    [state.place, state.replicas[0], state.replicas[1], state.snapshot, rest]
-}
-
-fn unpack(packed: Packed) -> State {
-    let bits = |at: u32| u8::try_from(packed[4] >> (3 * at) & 7).unwrap_or_default();
-    State {
-        place: packed[0],
-        replicas: [packed[1], packed[2]],
-        snapshot: packed[3],
-        fresh: [Fresh(bits(1)), Fresh(bits(0))],
-        left: Budget { crash: bits(6), lost: bits(5), twice: bits(4), stale: bits(3), edit: bits(2) },
-    }
-}
-
-/// Of the last word of a packed state, what tells states apart: what was seen and stands. The rest is the budget.
-const SEEN: u32 = (1 << 6) - 1;
-/// The highest bit of each part of a packed budget; no budget is so great that it is set.
-const GUARDS: u32 = 0b100_100_100_100_100 << 6;
-
-const fn same_but_for_budget(one: &Packed, other: &Packed) -> bool {
-    one[0] == other[0]
-        && one[1] == other[1]
-        && one[2] == other[2]
-        && one[3] == other[3]
-        && one[4] & SEEN == other[4] & SEEN
-}
-
-/// Whether in `one` at least as much may still go wrong, of each kind.
-const fn at_least_as_much_left(one: &Packed, other: &Packed) -> bool {
-    let (one, other) = (one[4] & !SEEN, other[4] & !SEEN);
-    ((one | GUARDS) - other) & GUARDS == GUARDS
-}
-
-/// All states that were reached, each with how it was first reached. A state is another one as well if they differ only in
-/// what may still go wrong, and in the other at least as much may: whatever happens from the first can happen from the
-/// other, the runs without faults are the same, and no property asks for less where less went wrong.
-pub struct States {
-    packed: Vec<Packed>,
-    from: Vec<u32>,
-    by: Vec<u8>,
-    /// The state before it that differs only in what may still go wrong.
-    others: Vec<u32>,
-    /// Open addressing: positions of states, of those that differ only in what may still go wrong the newest.
-    slots: Vec<u32>,
-}
-
-impl States {
-    /// None yet.
-    pub fn new() -> Self {
-        Self {
-            packed: Vec::new(),
-            from: Vec::new(),
-            by: Vec::new(),
-            others: Vec::new(),
-            slots: vec![NONE; 1 << 16],
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.packed.len()
-    }
-
-    /// A state by its position.
-    pub fn get(&self, at: u32) -> State {
-        unpack(self.packed[at as usize])
-    }
-
-    /// From where, and by which action, it was first reached.
-    pub fn came(&self, at: u32) -> (u32, u8) {
-        (self.from[at as usize], self.by[at as usize])
-    }
-
-    fn slot(&self, packed: &Packed) -> usize {
-        let mut hasher = Mix::default();
-        for word in [packed[0], packed[1], packed[2], packed[3], packed[4] & SEEN] {
-            hasher.write_u32(word);
-        }
-        let mask = self.slots.len() - 1;
-        let mut slot = usize::try_from(hasher.finish()).unwrap_or_default() & mask;
-        while self.slots[slot] != NONE
-            && !same_but_for_budget(&self.packed[self.slots[slot] as usize], packed)
-        {
-            slot = (slot + 1) & mask;
-        }
-        slot
-    }
-
-    fn known(&self, slot: usize, packed: &Packed) -> Option<u32> {
-        let mut at = self.slots[slot];
-        while at != NONE && !at_least_as_much_left(&self.packed[at as usize], packed) {
-            at = self.others[at as usize];
-        }
-        Some(at).filter(|at| *at != NONE)
-    }
-
-    /// The position of the state, or of one in which more may still go wrong, if it was reached.
-    pub fn find(&self, state: &State) -> Option<u32> {
-        let packed = pack(state);
-        self.known(self.slot(&packed), &packed)
-    }
-
-    /// The same; a new state is kept.
-    pub fn reach(&mut self, state: &State, from: u32, by: u8) -> u32 {
-        let packed = pack(state);
-        let slot = self.slot(&packed);
-        if let Some(known) = self.known(slot, &packed) {
-            return known;
-        }
-        let at = u32::try_from(self.packed.len()).unwrap_or(NONE);
-        self.packed.push(packed);
-        self.from.push(from);
-        self.by.push(by);
-        self.others.push(self.slots[slot]);
-        self.slots[slot] = at;
-        if self.packed.len() * 2 > self.slots.len() {
-            self.grow();
-        }
-        at
-    }
-
-    fn grow(&mut self) {
-        self.slots = vec![NONE; self.slots.len() * 2];
-        for (at, packed) in (0..).zip(&self.packed) {
-            let slot = self.slot(packed);
-            self.slots[slot] = at;
-        }
-    }
-}
+/// A state but for what may still go wrong: each replica with the place, and the older `LLMKey`.
+pub type Scene = [u32; 3];
 
 /// What a step leads to, in numbers.
 #[derive(Clone, Copy, Debug)]
@@ -291,6 +62,19 @@ pub struct Led {
     pub fresh: Fresh,
     /// Position of what is broken.
     pub broken: u32,
+}
+
+impl Led {
+    /// As it is remembered: of what was written and what stands, three bits each.
+    fn words(self) -> [u32; 3] {
+        let bits = u32::from(self.written) << 3 | u32::from(self.fresh.0);
+        [self.place << 6 | bits, self.replica, self.broken]
+    }
+
+    fn of([first, replica, broken]: [u32; 3]) -> Self {
+        let bits = |at: u32| u8::try_from(first >> at & 7).unwrap_or_default();
+        Self { place: first >> 6, written: bits(3), replica, fresh: Fresh(bits(0)), broken }
+    }
 }
 
 /// What of a place matters for states that hold it.
@@ -324,64 +108,83 @@ pub struct Posture {
     pub patience: u8,
     /// All that it has left to do is to write the status.
     pub telling: bool,
+    /// It was held up before its decision.
+    pub decides_late: bool,
+    /// The fates that make a difference to what it does next, as bits.
+    pub befalls: u8,
 }
 
-/// Place, what of it was written, and the position of what is broken.
-pub type Happened = (u32, u8, u32);
+/// Components of a kind at most: their numbers have to fit into a word beside six bits.
+pub const MOST_COMPONENTS: u32 = (1 << 26) - (1 << 20);
+
+/// What happens to a replica at a place beside its steps, whose numbers are those of their fates.
+const BEGINS: u16 = 256;
+/// What happens to a replica beside the seconds that go by.
+pub const DECIDES_LATE: u16 = 256;
 
 /// Components and the memory of what they do.
 pub struct Space {
     /// Seconds that a process may be held up in the middle of a reconcile.
     pub held_up: i64,
     /// All places.
-    pub places: Table<Place>,
+    pub places: Places,
     /// All replicas.
-    pub replicas: Table<Replica>,
+    pub replicas: Replicas,
     /// By place.
-    pub outlines: Vec<Outline>,
+    outlines: List<Outline>,
     /// By replica.
-    pub postures: Vec<Posture>,
+    postures: List<Posture>,
+    /// Texts that mint attempts are in.
+    vocabulary: Vocabulary,
+    /// By place: the attempts that it speaks of.
+    of_places: List<Attempts>,
+    /// By replica.
+    of_replicas: List<Attempts>,
+    /// By place and the attempts that count: the place with these numbered anew.
+    places_anew: Small<(u32, Attempts), u32>,
+    /// The same of replicas.
+    replicas_anew: Small<(u32, Attempts), u32>,
+    /// A replica, what of the place it saw stands, and the place.
+    pairs: Table<[u32; 2]>,
     /// What was found to be broken.
     pub broken: Vec<String>,
-    /// By place, replica, what it saw stands, and fate.
-    pub steps: Small<(u32, u32, u8, u8), Option<Led>>,
-    /// By place and replica.
-    pub begun: Small<(u32, u32), u32>,
+    /// By pair.
+    acts: Memo,
+    /// By place.
+    pub events: Memo,
     /// By replica.
-    pub late: Small<u32, Option<u32>>,
-    /// By place and seconds.
-    pub places_later: Small<(u32, u8), u32>,
-    /// By replica and seconds.
-    pub replicas_later: Small<(u32, u8), u32>,
-    /// By place and what happens there without the operator.
-    pub events: Small<(u32, u8), Option<Happened>>,
+    pub waits: Memo,
 }
 
 impl Space {
     /// Nothing is known. In the middle of a reconcile a process may be held up so many seconds.
-    pub fn new(held_up: i64) -> Self {
+    pub fn new(held_up: i64, vocabulary: Vocabulary) -> Self {
         Self {
             held_up,
-            places: Table::new(),
-            replicas: Table::new(),
-            outlines: Vec::new(),
-            postures: Vec::new(),
+            places: Places::new(),
+            replicas: Replicas::new(),
+            outlines: List::new(),
+            postures: List::new(),
+            vocabulary,
+            of_places: List::new(),
+            of_replicas: List::new(),
+            places_anew: Small::default(),
+            replicas_anew: Small::default(),
+            pairs: Table::new(),
             broken: Vec::new(),
-            steps: Small::default(),
-            begun: Small::default(),
-            late: Small::default(),
-            places_later: Small::default(),
-            replicas_later: Small::default(),
-            events: Small::default(),
+            acts: Memo::new(),
+            events: Memo::new(),
+            waits: Memo::new(),
         }
     }
 
     /// The place's number.
     pub fn place(&mut self, place: Place) -> u32 {
-        let outline = place.outline();
         let number = self.places.number(place);
-        if self.outlines.len() < self.places.len() {
-            self.outlines.push(outline);
+        if number == self.outlines.len() {
+            let place = self.places.get(number);
+            self.outlines.push(place.outline());
+            self.of_places.push(self.vocabulary.of_place(place));
         }
         number
     }
@@ -390,10 +193,100 @@ impl Space {
     pub fn replica(&mut self, replica: Replica) -> u32 {
         let posture = replica.posture(self.held_up);
         let number = self.replicas.number(replica);
-        if self.postures.len() < self.replicas.len() {
+        if number == self.postures.len() {
+            let replica = self.replicas.get(number);
             self.postures.push(posture);
+            self.of_replicas.push(self.vocabulary.of_replica(replica));
         }
         number
+    }
+
+    /// What of the place matters for states.
+    pub fn outline(&self, place: u32) -> Outline {
+        *self.outlines.get(place)
+    }
+
+    /// What of the replica matters for states.
+    pub fn posture(&self, replica: u32) -> Posture {
+        *self.postures.get(replica)
+    }
+
+    /// The attempts that a state speaks of.
+    pub fn attempts(&self, state: &State) -> Attempts {
+        let places = [state.place, state.snapshot].into_iter().filter(|place| *place != NONE);
+        let replicas = state.replicas.into_iter().filter(|replica| *replica != NONE);
+        let of_places = places.fold(0, |all, place| all | self.of_places.get(place));
+        replicas.fold(of_places, |all, replica| all | self.of_replicas.get(replica))
+    }
+
+    /// The place, if these are all attempts that count.
+    pub fn place_anew(&mut self, place: u32, all: Attempts) -> u32 {
+        if let Some(known) = self.places_anew.get(&(place, all)) {
+            return *known;
+        }
+        let mut anew = self.places.get(place);
+        self.vocabulary.place(&mut anew, all);
+        let number = self.place(anew);
+        self.places_anew.insert((place, all), number);
+        number
+    }
+
+    /// The replica, if these are all attempts that count.
+    pub fn replica_anew(&mut self, replica: u32, all: Attempts) -> u32 {
+        if let Some(known) = self.replicas_anew.get(&(replica, all)) {
+            return *known;
+        }
+        let mut anew = self.replicas.get(replica);
+        self.vocabulary.replica(&mut anew, all);
+        let number = self.replica(anew);
+        self.replicas_anew.insert((replica, all), number);
+        number
+    }
+
+    fn pair(&mut self, place: u32, replica: u32, fresh: Fresh) -> u32 {
+        if replica == NONE { NONE } else { self.pairs.number([replica << 3 | u32::from(fresh.0), place]) }
+    }
+
+    /// The state, but for what may still go wrong.
+    pub fn scene(&mut self, state: &State) -> Scene {
+        let State { place, replicas, snapshot, fresh, left: _ } = *state;
+        [self.pair(place, replicas[0], fresh[0]), self.pair(place, replicas[1], fresh[1]), snapshot]
+    }
+
+    /// The state with this scene, of which so much is left.
+    pub fn state(&self, scene: Scene, left: Budget) -> State {
+        let [one, other, snapshot] = scene;
+        let (mut replicas, mut seen, mut at) = ([NONE; 2], [Fresh::NONE; 2], NONE);
+        for (who, pair) in [one, other].into_iter().enumerate().filter(|(_, pair)| *pair != NONE) {
+            let [replica, place] = *self.pairs.get(pair);
+            (replicas[who], at) = (replica >> 3, place);
+            seen[who] = Fresh(u8::try_from(replica & 7).unwrap_or_default());
+        }
+        State { place: at, replicas, snapshot, fresh: seen, left }
+    }
+
+    /// What a replica's step at a place is known to lead to.
+    pub fn step(&mut self, place: u32, replica: u32, fresh: Fresh, fate: u8) -> Option<Option<Led>> {
+        let pair = self.pair(place, replica, fresh);
+        self.acts.get(pair, fate.into()).map(|known| known.map(Led::of))
+    }
+
+    /// Keeps it.
+    pub fn stepped(&mut self, place: u32, replica: u32, fresh: Fresh, fate: u8, led: Option<Led>) {
+        let pair = self.pair(place, replica, fresh);
+        self.acts.put(pair, fate.into(), led.map(Led::words));
+    }
+
+    /// What a replica is known to become that begins at a place.
+    pub fn begun(&mut self, place: u32, replica: u32) -> Option<u32> {
+        let pair = self.pair(place, replica, Fresh::ALL);
+        self.acts.get(pair, BEGINS).flatten().map(|[begun, ..]| begun)
+    }
+
+    /// Keeps it.
+    pub fn begins(&mut self, place: u32, replica: u32, begun: u32) {
+        let pair = self.pair(place, replica, Fresh::ALL);
+        self.acts.put(pair, BEGINS, Some([begun, NONE, NONE]));
     }
 
     /// What is broken, by its position; [`NONE`] if nothing is.
@@ -416,5 +309,18 @@ impl Space {
             fresh: after.fresh,
             broken: self.note(after.broken),
         }
+    }
+
+    /// Whether no more component has a number that fits.
+    pub const fn is_full(&self) -> bool {
+        self.places.len() >= MOST_COMPONENTS
+            || self.replicas.len() >= MOST_COMPONENTS
+            || self.pairs.len() >= NONE - 1024
+            || self.acts.len() >= NONE - 4096
+    }
+
+    /// Bytes that are taken at once when the next pair does not fit in.
+    pub const fn grows_by(&self) -> usize {
+        self.pairs.grows_by()
     }
 }

@@ -1,26 +1,21 @@
 //! A path through the states as a story: who did what, and what there was then.
 
-use super::actions::{Action, Machine, Next};
+use super::actions::{Action, Machine, Next, all};
 use super::fate::Fate;
 use super::parts::{Place, Replica};
-use super::search::{Breach, Found, LINGERS};
+use super::search::{Breach, LINGERS};
 use super::space::{NONE, State};
 use crate::controller::llm_key::model::Effect;
 use crate::controller::llm_key::world::{facts, sentence};
 
-/// The path to a breach in numbered sentences.
-pub fn story(machine: &mut Machine, found: &Found, breach: &Breach, actions: &[Action]) -> String {
-    let mut path = Vec::new();
-    let mut at = breach.at;
-    while at != 0 {
-        let (from, code) = found.states.came(at);
-        path.extend(actions.get(usize::from(code & !LINGERS)).map(|action| (*action, code & LINGERS != 0)));
-        at = from;
-    }
-    path.reverse();
-    path.extend(breach.by.map(|action| (action, false)));
+/// The way to a breach in numbered sentences: the trail to the state before it, by codes, and what the breach has.
+pub fn story(machine: &mut Machine, begin: &State, trail: &[u8], breach: &Breach) -> String {
+    let actions = all();
+    let action = |code: u8| actions.get(usize::from(code & !LINGERS)).copied();
+    let trail = trail.iter().filter_map(|code| Some((action(*code)?, code & LINGERS != 0)));
+    let path = trail.chain(breach.then.iter().map(|action| (*action, false)));
     let mut teller = Teller { lines: Vec::new(), names: ["Replica A", "Replica B"] };
-    let mut state = found.states.get(0);
+    let mut state = machine.numbered_anew(begin).0;
     teller.lines.push(format!("    In the beginning: {}", describe(&machine.space.places.get(state.place))));
     for (action, lingers) in path {
         let Some(next) = apply(machine, &state, action, lingers) else {
@@ -34,10 +29,17 @@ pub fn story(machine: &mut Machine, found: &Found, breach: &Breach, actions: &[A
         if lingers {
             teller.lines.push("       (A reconcile will see the LLMKey as it was before this.)".into());
         }
-        if next.swapped {
+        let (anew, swapped) = machine.numbered_anew(&next.state);
+        if next.swapped != swapped {
             teller.names.swap(0, 1);
         }
-        state = next.state;
+        if anew.place != next.state.place {
+            let place = describe(&machine.space.places.get(anew.place));
+            teller
+                .lines
+                .push(format!("       (Attempts that count no more are not counted from here: {place})"));
+        }
+        state = anew;
     }
     teller.lines.push(format!("    => {}", breach.what));
     teller.lines.join("\n")
@@ -68,7 +70,6 @@ impl Teller {
                     Fate::Told => ".",
                     Fate::ReplyLost => "; it happens, and the answer is lost.",
                     Fate::NotDone => "; it does not happen, and an error comes back.",
-                    Fate::CrashAfter => "; it happens, and the process dies before it knows.",
                     Fate::Twice => "; the request is delivered twice.",
                     Fate::Refused => "; it is refused.",
                     Fate::TwiceLater => "; a copy of the request stays in the network.",
@@ -93,7 +94,7 @@ fn next_effect(machine: &Machine, state: &State, who: usize) -> String {
     if state.replicas[who] == NONE {
         return "nothing".into();
     }
-    match &*machine.space.replicas.get(state.replicas[who]) {
+    match &machine.space.replicas.get(state.replicas[who]) {
         Replica::Working(work) if work.tell.is_some() => "status".into(),
         Replica::Working(work) => work.queue.first().map_or_else(|| "nothing".into(), in_words),
         Replica::Idle { .. } => "nothing".into(),

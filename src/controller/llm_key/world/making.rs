@@ -82,9 +82,24 @@ impl World {
     /// Bytes that are told apart by the attempt that they are for, and where the nonce is not constant by that as well.
     pub fn choose(&mut self, o: &Observed, held: &mut Held) -> Learned {
         let attempt = record(o).map_or(0, |record| record.attempt) + 1;
-        let bytes = format!("sk-chosen-{}-{attempt}-{}", o.key.uid, self.env().nonce);
+        let bytes = Self::bytes_to_choose(&o.key.uid, attempt, self.env().nonce);
         held.chosen = Some(bytes.clone());
         Learned::Chosen(Chosen { id: id_of_chosen(&bytes), facts: facts(&bytes) })
+    }
+
+    /// The key that is chosen for an attempt.
+    pub fn bytes_to_choose(uid: &str, attempt: u32, nonce: u64) -> String {
+        format!("sk-chosen-{uid}-{attempt}-{nonce}")
+    }
+
+    /// The id of the `copy`th key of a name.
+    pub fn id_of_copy(name: &str, copy: u8) -> String {
+        format!("svc_{name}-{copy}")
+    }
+
+    /// The bytes of the `copy`th key of a name.
+    pub fn bytes_of_copy(name: &str, copy: u8) -> String {
+        format!("sk-minted-{name}-{copy}")
     }
 
     /// What a version's mint asks for.
@@ -107,10 +122,10 @@ impl World {
         if let Some(id) = id {
             return self.make_named(id);
         }
-        let id = bytes.as_deref().map_or_else(|| format!("svc_{name}-{copy}"), id_of_chosen);
+        let id = bytes.as_deref().map_or_else(|| Self::id_of_copy(name, copy), id_of_chosen);
         let key = ProviderKey {
             name: name.clone(),
-            bytes: bytes.clone().unwrap_or_else(|| format!("sk-minted-{name}-{copy}")),
+            bytes: bytes.clone().unwrap_or_else(|| Self::bytes_of_copy(name, copy)),
             project: self.project.clone(),
             host: self.host.clone(),
             made: self.now,

@@ -34,7 +34,7 @@ impl Machine {
     pub fn is_beside(&self, guess: &Guess, request: &Request) -> bool {
         let idle = |who: &usize| {
             let replica = guess.state.replicas[*who];
-            replica != NONE && !self.space.postures[replica as usize].working
+            replica != NONE && !self.space.posture(replica).working
         };
         let anybody_idle = (0..2).any(|who| idle(&who));
         match request.effect.as_str() {

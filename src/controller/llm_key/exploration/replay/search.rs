@@ -177,7 +177,7 @@ impl Machine {
     /// What a replica's next step shows; none if it does not work, or its step cannot be seen.
     fn next_of(&self, guess: &Guess, who: usize) -> Option<Visible> {
         let replica = Some(guess.state.replicas[who]).filter(|replica| *replica != NONE)?;
-        match &*self.space.replicas.get(replica) {
+        match &self.space.replicas.get(replica) {
             Replica::Working(work) => next(&self.space.places.get(guess.state.place), work),
             Replica::Idle { .. } => None,
         }
@@ -213,7 +213,7 @@ impl Machine {
     fn requested(&mut self, guess: Guess, who: usize, request: &Request) -> Vec<Guess> {
         let Some(visible) = self.next_of(&guess, who) else { return Vec::new() };
         let replica = self.space.replicas.get(guess.state.replicas[who]);
-        let Replica::Working(work) = &*replica else { return Vec::new() };
+        let Replica::Working(work) = &replica else { return Vec::new() };
         let place = self.space.places.get(guess.state.place);
         let confirms = confirms(work);
         let visible = match confirms.filter(|_| guess.asking[who]) {
