@@ -51,6 +51,7 @@ impl Vocabulary {
                 vocabulary.add(names.iter().map(|name| World::id_of_copy(name, copy)).collect());
                 vocabulary.add_keys(names.iter().map(|name| World::bytes_of_copy(name, copy)).collect());
             }
+            vocabulary.add_keys(names.iter().map(|id| World::bytes_of_named(id)).collect());
             vocabulary.add(names);
         }
         vocabulary.add_keys((1..=MOST).map(|attempt| Rules::chosen(&lineage, attempt)).collect());
@@ -180,7 +181,9 @@ impl Reader<'_> {
 
     fn place(&mut self, place: &mut Place) {
         let Place { key, ledger, target, keys, late, names, retired, published: _, slots, holder: _ } = place;
-        key.iter_mut().for_each(|key| self.object(key));
+        for key in key.iter_mut() {
+            self.object(key);
+        }
         if let Some(ledger) = ledger {
             self.record(&mut Arc::make_mut(ledger).record);
         }
@@ -192,9 +195,10 @@ impl Reader<'_> {
             self.texts([name, id, bytes]);
         }
         keys.sort();
-        if let Some((Request { name, bytes, slot: _ }, _)) = late {
+        if let Some((Request { name, bytes, slot: _, id }, _)) = late {
             self.text(name);
             self.texts(bytes);
+            self.texts(id);
         }
         for (_, fingerprint) in retired.values_mut() {
             self.text(fingerprint);
@@ -229,6 +233,7 @@ impl Reader<'_> {
             writer: _,
             released: _,
             retain_on_delete: _,
+            deletion_grace_seconds: _,
             attempt,
             mints: _,
             handled_rotate: _,
@@ -253,6 +258,7 @@ impl Reader<'_> {
                 sealed,
                 created_at: _,
                 published_at: _,
+                target: _,
                 superseded_at: _,
                 overlap: _,
                 restarts: _,
@@ -268,7 +274,9 @@ impl Reader<'_> {
             } = version;
             self.texts(mint_name);
             self.texts(provider_key_id);
-            key.iter_mut().for_each(|key| self.facts(key));
+            for key in key.iter_mut() {
+                self.facts(key);
+            }
             if let Some(sealed) = sealed
                 && let Ok(mut bytes) = String::from_utf8(std::mem::take(&mut sealed.ciphertext))
             {
@@ -306,7 +314,9 @@ impl Reader<'_> {
             own_attempt,
         } = work;
         self.observed(o);
-        key.iter_mut().for_each(|key| self.object(key));
+        for key in key.iter_mut() {
+            self.object(key);
+        }
         self.texts(minted.iter_mut().chain(chosen));
         for effect in queue {
             match effect {
@@ -336,8 +346,12 @@ impl Reader<'_> {
                 | Effect::ReadMembers { .. } => {}
             }
         }
-        tell.iter_mut().for_each(|status| self.object(status));
-        own_attempt.iter_mut().for_each(|attempt| self.attempt(attempt));
+        for status in tell.iter_mut() {
+            self.object(status);
+        }
+        for attempt in own_attempt.iter_mut() {
+            self.attempt(attempt);
+        }
     }
 
     fn observed(&mut self, o: &mut Observed) {
@@ -354,6 +368,7 @@ impl Reader<'_> {
             edits: _,
             supplied_by: _,
             turn: _,
+            usage: _,
         } = o;
         if let LedgerView::Present(ledger) = ledger {
             self.record(&mut ledger.record);
@@ -369,6 +384,7 @@ impl Reader<'_> {
             slots,
             absent,
             refused,
+            spent,
             shared: _,
             checked_after_l4: _,
             revoke_answered: _,
@@ -380,7 +396,7 @@ impl Reader<'_> {
             switched: _,
             members: _,
         } = pass;
-        for attempt in [fenced, absent, refused].into_iter().flatten() {
+        for attempt in [fenced, absent, refused, spent].into_iter().flatten() {
             self.attempt(attempt);
         }
         self.texts(strays.iter_mut().map(|(_, id)| id));

@@ -8,18 +8,21 @@ use super::table::{NONE, Table};
 /// States between two looks.
 const EVERY: u32 = 1 << 12;
 
+/// Hears of the search, with the bytes of memory that the process has.
+pub type Progress<'a> = &'a mut dyn FnMut(&Found, Option<u64>);
+
 /// What is told on the way, and when there is no room for more.
 pub struct Limits<'a> {
     /// Bytes of memory that the process may have; none: as many as there are.
     memory: Option<u64>,
     /// Hears of the search, with the bytes of memory that the process has.
-    progress: Option<&'a mut dyn FnMut(&Found, Option<u64>)>,
+    progress: Option<Progress<'a>>,
     since: u32,
 }
 
 impl<'a> Limits<'a> {
     /// So many bytes of memory for the whole process, and whom to tell.
-    pub fn new(memory: Option<u64>, progress: &'a mut dyn FnMut(&Found, Option<u64>)) -> Self {
+    pub fn new(memory: Option<u64>, progress: Progress<'a>) -> Self {
         Self { memory, progress: Some(progress), since: 0 }
     }
 

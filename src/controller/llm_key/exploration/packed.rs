@@ -147,11 +147,11 @@ struct Setting {
     edits: String,
     supplied_by: Option<Requester>,
     turn: Option<Turn>,
+    usage: Option<crate::domain::usage::Reading>,
 }
 
 /// Of a replica that works, what stands beside what it has observed and what it is to do.
 #[derive(Clone, PartialEq, Eq, Hash)]
-#[expect(clippy::struct_excessive_bools, reason = "as the reconcile has them")]
 struct Underway {
     source: Option<String>,
     minted: Option<String>,
@@ -242,6 +242,7 @@ impl Replicas {
             edits,
             supplied_by,
             turn,
+            usage,
         } = o;
         let mut rest = NONE;
         for effect in queue.into_iter().rev() {
@@ -258,6 +259,7 @@ impl Replicas {
                 edits,
                 supplied_by,
                 turn,
+                usage,
             }),
             ledger: self.ledgers.number(ledger),
             target: self.targets.number(target),
@@ -289,7 +291,7 @@ impl Replicas {
                 Replica::Idle { uid, memory: self.memories.get(memory).clone(), wake }
             }
             PackedReplica::Working { setting, ledger, target, memory, pass, queue, key: seen, rest } => {
-                let Setting { key, policy, provider, former, source, edits, supplied_by, turn } =
+                let Setting { key, policy, provider, former, source, edits, supplied_by, turn, usage } =
                     self.settings.get(setting).clone();
                 let o = Observed {
                     key,
@@ -304,6 +306,7 @@ impl Replicas {
                     edits,
                     supplied_by,
                     turn,
+                    usage,
                 };
                 let Underway {
                     source,

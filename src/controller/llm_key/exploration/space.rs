@@ -265,7 +265,8 @@ impl Space {
         State { place: at, replicas, snapshot, fresh: seen, left }
     }
 
-    /// What a replica's step at a place is known to lead to.
+    /// What a replica's step at a place is known to lead to; nothing, if that is known to be impossible.
+    #[expect(clippy::option_option, reason = "unknown, impossible, or known")]
     pub fn step(&mut self, place: u32, replica: u32, fresh: Fresh, fate: u8) -> Option<Option<Led>> {
         let pair = self.pair(place, replica, fresh);
         self.acts.get(pair, fate.into()).map(|known| known.map(Led::of))

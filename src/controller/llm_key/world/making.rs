@@ -144,6 +144,11 @@ impl World {
     }
 
     /// The name by which a list tells of it is its id.
+    /// The bytes of a key whose id we chose.
+    pub fn bytes_of_named(id: &str) -> String {
+        format!("AIza-{id}")
+    }
+
     fn make_named(&mut self, id: &str) -> ProviderKey {
         if let Some(known) = self.provider.keys.iter().find(|key| key.id == id) {
             return known.clone();
@@ -151,7 +156,7 @@ impl World {
         let key = ProviderKey {
             name: id.to_owned(),
             id: id.to_owned(),
-            bytes: format!("AIza-{id}"),
+            bytes: Self::bytes_of_named(id),
             project: self.project.clone(),
             host: self.host.clone(),
             made: self.now,
