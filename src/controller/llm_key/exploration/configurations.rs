@@ -28,7 +28,7 @@ pub struct Configuration {
     /// What people may do, each time they do something.
     pub edits: &'static [Edit],
     /// Actions at most; none: everything.
-    pub depth: Option<u16>,
+    pub depth: Option<u32>,
     /// Faults at most, together; none: the whole budget.
     pub faults: Option<u8>,
     /// Spares that the policy asks for.
@@ -118,7 +118,7 @@ const fn prompt(
     name: &'static str,
     beginning: Beginning,
     budget: Budget,
-    depth: Option<u16>,
+    depth: Option<u32>,
 ) -> Configuration {
     Configuration { held_up: 0, depth, ..one(name, beginning, budget, false) }
 }
@@ -147,7 +147,7 @@ const fn two(
     name: &'static str,
     beginning: Beginning,
     budget: Budget,
-    depth: Option<u16>,
+    depth: Option<u32>,
     quick: bool,
 ) -> Configuration {
     Configuration {

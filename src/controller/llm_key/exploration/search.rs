@@ -16,6 +16,8 @@ pub const LINGERS: u8 = 64;
 const UNKNOWN: u16 = u16::MAX;
 /// And from one that is just being followed.
 const ON_PATH: u16 = u16::MAX - 1;
+/// A run without faults that is longer does not end.
+const LONGEST: u16 = 60_000;
 
 /// A broken property: where, and by which actions after that.
 #[derive(Clone, Debug)]
@@ -34,7 +36,7 @@ pub enum Ended {
     /// Nothing is left.
     Exhausted,
     /// All of so many actions was explored, as it was asked for.
-    AtDepth(u16),
+    AtDepth(u32),
     /// All with so many faults was explored, as it was asked for.
     AtFaults(u8),
     /// There was no room for more. With so many faults all was explored, if with any.
@@ -50,7 +52,7 @@ pub struct Found {
     /// Steps from one to another.
     pub transitions: u64,
     /// Actions from the beginning to the farthest state.
-    pub depth: u16,
+    pub depth: u32,
     /// Faults that were spent in the states that are being explored.
     pub faults: u8,
     /// States with too many attempts, of which only the run without faults was followed.
@@ -78,7 +80,7 @@ impl Found {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
     /// Actions at most. None: until nothing is left.
-    pub depth: Option<u16>,
+    pub depth: Option<u32>,
     /// Faults at most, together. None: the whole budget.
     pub faults: Option<u8>,
     /// Where so many mint attempts are on record, only the run without further faults is followed: two replicas that fence
@@ -111,7 +113,7 @@ pub struct Search<'m> {
     goals: List<u16>,
     sets: Sets,
     /// What is to be explored, by the faults that were spent, by the actions to it.
-    open: Vec<BTreeMap<u16, Vec<(u32, u8)>>>,
+    open: Vec<BTreeMap<u32, Vec<(u32, u8)>>>,
     /// How each state was reached, where that is asked for.
     came: Option<Small<(u32, u8), Came>>,
     found: Found,
@@ -228,7 +230,7 @@ impl<'m> Search<'m> {
         }
     }
 
-    fn expand(&mut self, scene: u32, left: u8, depth: u16) {
+    fn expand(&mut self, scene: u32, left: u8, depth: u32) {
         if self.budgets.is_exceeded(left, self.sets.get(*self.left.get(scene))) {
             return;
         }
@@ -254,7 +256,7 @@ impl<'m> Search<'m> {
     }
 
     /// Where the action leads, if it can happen and breaks nothing: nothing is learned from what comes after a breach.
-    fn take(&mut self, state: &State, action: Action, depth: u16, came: Came) -> Option<Next> {
+    fn take(&mut self, state: &State, action: Action, depth: u32, came: Came) -> Option<Next> {
         let next = self.machine.apply(state, action)?;
         self.found.transitions += 1;
         if let Some(what) = self.broken(&next) {
@@ -286,7 +288,7 @@ impl<'m> Search<'m> {
         number
     }
 
-    fn reach(&mut self, state: &State, depth: u16, came: Came) {
+    fn reach(&mut self, state: &State, depth: u32, came: Came) {
         let state = &self.anew(state);
         let scene = self.scene(state);
         let left = self.budgets.number(state.left);
@@ -316,6 +318,10 @@ impl<'m> Search<'m> {
         let mut wrong = None;
         let end = loop {
             match *self.goals.get(at) {
+                UNKNOWN if path.len() >= usize::from(LONGEST) => {
+                    wrong = Some("Goal: a run without faults does not end".to_owned());
+                    break 0;
+                }
                 UNKNOWN => {}
                 ON_PATH => {
                     wrong = Some("Goal: a run without faults goes round in a circle".to_owned());
@@ -351,7 +357,8 @@ impl<'m> Search<'m> {
                 }
             }
         };
-        for (actions, at) in (end..).zip(path.iter().rev()) {
+        for (further, at) in path.iter().rev().enumerate() {
+            let actions = u16::try_from(usize::from(end) + further).unwrap_or(LONGEST).min(LONGEST);
             *self.goals.get_mut(*at) = actions;
             self.found.farthest_goal = self.found.farthest_goal.max(actions);
         }
