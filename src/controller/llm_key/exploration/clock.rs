@@ -59,10 +59,16 @@ impl Shift {
             used: _,
         } = record;
         // The budget of an hour is left out of the model: no bound of faults here comes near it, and for how long a released ledger is
-        // kept for its sake is a matter of time alone. What counts is whether there was an attempt before this one.
+        // kept for its sake is a matter of time alone. What counts is whether there was an attempt before this one, and for how long
+        // the key of one that is open may be missing from the list.
         let kept = if released.is_some() { 0 } else { 2 };
         mints.drain(..mints.len().saturating_sub(kept));
-        mints.fill(now() - chrono::Duration::seconds(OLD));
+        let open = versions.iter().any(|v| v.state == VersionState::Intent && v.account.is_some());
+        let counts = mints.len() - usize::from(open && !mints.is_empty());
+        mints[..counts].fill(now() - chrono::Duration::seconds(OLD));
+        for attempted in &mut mints[counts..] {
+            self.within(attempted, LIST_LAG);
+        }
         // The history decides nothing; what it keeps of failures only puts off tries.
         rotations.clear();
         if let Some(Released { at, revoke_not_before, hand_over: _ }) = released {
