@@ -16,6 +16,8 @@ mod classification;
 mod client;
 mod cohere;
 mod config;
+#[cfg(test)]
+mod contract;
 mod deepseek;
 mod endpoint;
 mod error;
