@@ -44,7 +44,7 @@ test: test-tools lint ## Everything that must hold: lints, unit tests, and tests
 	$(call stage,tests,$(CARGO) test --features testbed --locked)
 
 .PHONY: crds
-crds: ## Write the CRDs and docs/reference.md from the Rust types
+crds: ## Write the CRDs, docs/reference.md and the support matrix of docs/ from the Rust code
 	$(CARGO) run --quiet --bin crdgen
 
 .PHONY: site
@@ -86,6 +86,12 @@ model: ## Explore the model of the planner, every interleaving within stated bou
 .PHONY: replay
 replay: $(if $(FILE),,evidence) ## Replay runs of the operator through the model: those of make evidence, or FILE=, as --traces wrote it
 	$(call stage,replay,$(CARGO) run --quiet --release --locked --features testbed --features model --bin model -- --replay '$(or $(FILE),$(SEEN))')
+
+.PHONY: contract
+contract: ## Play every provider's cases of tests/contract: requests to the letter, and what each answer means
+	@mkdir -p target
+	@$(CARGO) test --quiet --features testbed --locked --lib -- --nocapture provider::contract >target/contract.log 2>&1; ended=$$?; \
+	  grep -E -A 2 '^FAIL |^[0-9]+ passed, [0-9]+ failed$$' target/contract.log | grep -vE '^(--|test |running)' || cat target/contract.log; exit $$ended
 
 .PHONY: e2e
 e2e: tools ## The operator in its own image on a real node, with pods that use the keys: needs root, containerd and runc (SHORT=1: one rotation; KEEP=1: keep all logs)

@@ -1,9 +1,12 @@
 //! Writes the CRDs as YAML, one file for each: `crdgen [DIR…]`. Default: the places in this repository
-//! that hold them, `crds/` and the chart, whose templates cannot read files outside of it, and the page of all fields.
+//! that hold them, `crds/` and the chart, whose templates cannot read files outside of it; then also the page of all fields, and what the
+//! docs tell of each provider.
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use llmkey_operator::provider::{support_sources, with_support_matrix};
 
 const PLACES: [&str; 2] = ["crds", "charts/llmkey-operator/files/crds"];
 
@@ -13,6 +16,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         directories.extend(PLACES.iter().map(|place| repository.join(place)));
         fs::write(repository.join("docs/reference.md"), llmkey_operator::api::reference())?;
+        let providers = repository.join("docs/providers.md");
+        let page = with_support_matrix(&fs::read_to_string(&providers)?);
+        fs::write(providers, page.ok_or("docs/providers.md has lost the marks of its support matrix")?)?;
+        fs::write(repository.join("docs/provider-matrix.md"), support_sources())?;
     }
     for directory in directories {
         fs::create_dir_all(&directory)?;

@@ -9,10 +9,30 @@ use super::{
     Dialect, Endpoint,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
 };
 use crate::crypto::SecretBytes;
 
 pub(super) struct Anthropic;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /v1/models?limit=1`, platform.claude.com"),
+    Fact::not_offered(&[Mint, Expiry], "the Admin API has no call that makes a key, [platform.claude.com](https://platform.claude.com/docs/en/get-api-key)").limits("keys are made in the Console"),
+    Fact::documented(&[List, Confirm], "`GET /v1/organizations/api_keys`, PyPI `anthropic` 2.12").not_done(),
+    Fact::documented(&[Revoke, Disable], "`POST /v1/organizations/api_keys/{id}` with `status` `archived`, `inactive`, PyPI `anthropic` 2.12").not_done(),
+    Fact::not_offered(&[LastUsed], "PyPI `anthropic` 2.12: `APIKey` has no such field"),
+    Fact::documented(&[Usage], "`GET /v1/organizations/usage_report/messages` with `group_by[]=api_key_id`, platform.claude.com").not_done(),
+    Fact::documented(&[Cost], "`GET /v1/organizations/analytics/cost`, a beta, PyPI `anthropic` 2.12").not_done(),
+    Fact::documented(&[Credit], "402 `billing_error`, the page on errors of platform.claude.com").limits("the texts that come with 400 are inferred"),
+    Fact::documented(&[RetryAfter], "`retry-after`, the page on rate limits of platform.claude.com").limits("absent where a spend limit is reached"),
+    Fact::documented(&[RateHeaders], "`anthropic-ratelimit-*`, the page on rate limits of platform.claude.com").not_done(),
+];
 
 impl Dialect for Anthropic {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -41,5 +61,9 @@ impl Dialect for Anthropic {
             (403, "permission_error") => Some(Finding::not_the_key("Forbidden")),
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -11,6 +11,13 @@ use super::{
     azure_admin::AzureAdmin,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
 };
 use crate::crypto::SecretBytes;
 
@@ -18,6 +25,39 @@ use crate::crypto::SecretBytes;
 const API_VERSION: &str = "2024-10-21";
 
 pub(super) struct Azure;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(
+        &[Validate],
+        "`GET /openai/models`, [azure-rest-api-specs](https://github.com/Azure/azure-rest-api-specs), data plane 2024-10-21",
+    ),
+    Fact::documented(&[Mint], "`regenerateKey` and `listKeys`, PyPI `azure-mgmt-cognitiveservices` 14.1")
+        .limits("two slots, which are made anew in turn"),
+    Fact::not_offered(&[List], "PyPI `azure-mgmt-cognitiveservices` 14.1: keys have no ids and no names")
+        .limits("`listKeys` shows what the two slots hold"),
+    Fact::documented(
+        &[Revoke],
+        "`regenerateKey`: the key before stops at once, [learn.microsoft.com](https://learn.microsoft.com/azure/cognitive-services/rotate-keys)",
+    ),
+    Fact::documented(&[Confirm], "`listKeys`, PyPI `azure-mgmt-cognitiveservices` 14.1")
+        .limits("the slot has another key, and the key itself must be refused"),
+    Fact::unverified(&[Disable], "`disableLocalAuth` turns both keys of the account off").not_done(),
+    Fact::not_offered(
+        &[LastUsed, Usage, Cost],
+        "learn.microsoft.com: by deployment and by resource, not by key",
+    ),
+    Fact::not_offered(
+        &[Credit],
+        "azure-rest-api-specs, data plane 2024-10-21: `GET /openai/models` tells of none",
+    ),
+    Fact::inferred(&[RetryAfter], "`retry-after` and `retry-after-ms`, as public clients have it"),
+    Fact::inferred(
+        &[RateHeaders],
+        "`x-ratelimit-remaining-*` with answers of models, as public clients have it",
+    )
+    .not_done(),
+    Fact::not_offered(&[Expiry], "PyPI `azure-mgmt-cognitiveservices` 14.1: keys have no end"),
+];
 
 impl Dialect for Azure {
     /// Redirects are never followed, so the header goes to the account's own host and to no other.
@@ -39,6 +79,10 @@ impl Dialect for Azure {
 
     fn admin(&self) -> Option<&'static dyn Admin> {
         Some(&AzureAdmin)
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }
 

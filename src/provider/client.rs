@@ -326,3 +326,7 @@ fn echoes(text: &str, credential: &SecretBytes) -> bool {
 #[cfg(test)]
 #[path = "client_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile_tests;

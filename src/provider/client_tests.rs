@@ -18,11 +18,11 @@ use tokio::{
 use super::*;
 use crate::{api::ProviderType, provider::AdminCredential};
 
-const KEY: &str = "sk-proj-0123456789abcdef";
+pub(super) const KEY: &str = "sk-proj-0123456789abcdef";
 
 /// What the server does with a request once it has read it.
 #[derive(Clone)]
-enum Answer {
+pub(super) enum Answer {
     /// Sends the bytes and closes.
     Bytes(Vec<u8>),
     /// Resets the connection.
@@ -33,39 +33,45 @@ enum Answer {
     Endless,
     /// Sends a byte from time to time.
     Drip,
+    /// Sends the first bytes, then the others again and again, without end.
+    Again(Vec<u8>, Vec<u8>),
 }
 
-struct Server {
-    address: SocketAddr,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
     requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
 }
 
 impl Server {
     /// Answers the n-th request with the n-th answer, further ones with the last.
-    async fn start(answers: Vec<Answer>) -> Self {
+    pub(super) async fn start(answers: Vec<Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicUsize::new(0));
-        let count = requests.clone();
+        let (connections, sent): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+        let (count, opened, bytes) = (requests.clone(), Arc::clone(&connections), Arc::clone(&sent));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                opened.fetch_add(1, Ordering::SeqCst);
                 let answers = answers.clone();
-                let count = count.clone();
-                tokio::spawn(async move { serve(stream, &answers, &count).await });
+                let (count, bytes) = (count.clone(), Arc::clone(&bytes));
+                tokio::spawn(async move { serve(stream, &answers, &count, &bytes).await });
             }
         });
-        Self { address, requests }
+        Self { address, requests, connections, sent }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub(super) fn endpoint(&self) -> Endpoint {
         Endpoint::local(ProviderType::OpenAI, &self.url())
     }
 
-    fn account(&self) -> Account {
+    pub(super) fn account(&self) -> Account {
         let host = self.address.to_string();
         let credential =
             AdminCredential::from_secret_data(host.as_bytes(), &"sk-admin-0123456789".into()).unwrap();
@@ -75,9 +81,19 @@ impl Server {
     fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
+
+    /// Connections that were opened, whether or not anything was asked.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of answers without end that the client took.
+    pub(super) fn sent(&self) -> usize {
+        self.sent.load(Ordering::SeqCst)
+    }
 }
 
-async fn serve(mut stream: TcpStream, answers: &[Answer], count: &AtomicUsize) {
+async fn serve(mut stream: TcpStream, answers: &[Answer], count: &AtomicUsize, sent: &AtomicUsize) {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -98,6 +114,13 @@ async fn serve(mut stream: TcpStream, answers: &[Answer], count: &AtomicUsize) {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
             while stream.write_all(&buffer).await.is_ok() {}
         }
+        Answer::Again(first, others) => {
+            let mut written = stream.write_all(first).await;
+            while written.is_ok() {
+                written = stream.write_all(others).await;
+                sent.fetch_add(others.len(), Ordering::SeqCst);
+            }
+        }
         Answer::Drip => {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
             let mut turn = tokio::time::interval(Duration::from_millis(50));
@@ -108,7 +131,7 @@ async fn serve(mut stream: TcpStream, answers: &[Answer], count: &AtomicUsize) {
     }
 }
 
-fn http(status: &str, headers: &str, body: &str) -> Answer {
+pub(super) fn http(status: &str, headers: &str, body: &str) -> Answer {
     let length = body.len();
     Answer::Bytes(
         format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}")
@@ -135,7 +158,7 @@ fn gzip_bomb() -> Answer {
     Answer::Bytes([head.into_bytes(), body].concat())
 }
 
-fn providers() -> Providers {
+pub(super) fn providers() -> Providers {
     Providers::new(ProvidersConfig {
         read_timeout: Duration::from_millis(300),
         total_timeout: Duration::from_millis(900),
@@ -171,7 +194,12 @@ async fn a_lost_answer_of_a_mint_is_an_unknown_outcome_and_sent_once() {
 #[tokio::test]
 async fn a_mint_that_never_left_is_known_as_such() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = Server { address: listener.local_addr().unwrap(), requests: Arc::default() };
+    let closed = Server {
+        address: listener.local_addr().unwrap(),
+        requests: Arc::default(),
+        connections: Arc::default(),
+        sent: Arc::default(),
+    };
     drop(listener);
     let failed = providers().mint(&closed.account(), "lk1-a").await.err().unwrap();
     assert!(matches!(failed, MintError::NotSent(_)), "{failed:?}");

@@ -9,10 +9,27 @@ use super::{
     Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{Credit, RateHeaders, RetryAfter, Validate},
+        MANAGEMENT,
+    },
 };
 use crate::crypto::SecretBytes;
 
 pub(super) struct Cohere;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(
+        &[Validate],
+        "`POST /v1/check-api-key`, [docs.cohere.com](https://docs.cohere.com/reference/check-api-key)",
+    ),
+    Fact::not_offered(MANAGEMENT, "no such call in docs.cohere.com and PyPI `cohere` 7.3"),
+    Fact::documented(&[Credit], "402, docs.cohere.com"),
+    Fact::unverified(&[RetryAfter], "what comes with a 429 was not found")
+        .limits("`Retry-After` is read if it comes"),
+    Fact::unverified(&[RateHeaders], "no document that was found tells of them").not_done(),
+];
 
 impl Dialect for Cohere {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -28,5 +45,9 @@ impl Dialect for Cohere {
             402 => text(body, &["message"]).map(|_| Finding::out_of_credit()),
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -8,10 +8,28 @@ use super::{
     Dialect, Endpoint,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{Credit, RateHeaders, RetryAfter, Validate},
+        MANAGEMENT,
+    },
 };
 use crate::crypto::SecretBytes;
 
 pub(super) struct DeepSeek;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(
+        &[Validate],
+        "`GET /user/balance`, [api-docs.deepseek.com](https://api-docs.deepseek.com)",
+    ),
+    Fact::not_offered(MANAGEMENT, "no such call in api-docs.deepseek.com"),
+    Fact::documented(&[Credit], "`is_available` of `GET /user/balance`, and 402, api-docs.deepseek.com")
+        .limits("the balance is the account's, not the key's"),
+    Fact::unverified(&[RetryAfter], "what comes with a 429 was not found")
+        .limits("`Retry-After` is read if it comes"),
+    Fact::not_offered(&[RateHeaders], "api-docs.deepseek.com tells of none"),
+];
 
 impl Dialect for DeepSeek {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -33,5 +51,9 @@ impl Dialect for DeepSeek {
             402 if text(body, &["error", "message"]).is_some() => Some(Finding::out_of_credit()),
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -12,6 +12,13 @@ use super::{
     Admin, Dialect, Endpoint,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
     google_admin::GoogleAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
@@ -40,6 +47,19 @@ pub(super) fn retry_delay(body: &Map<String, Value>) -> Option<Duration> {
     let seconds: f64 = delay.strip_suffix('s')?.parse().ok()?;
     Duration::try_from_secs_f64(seconds.min(86_400.0)).ok()
 }
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /v1beta/models`, ai.google.dev"),
+    Fact::documented(&[Mint], "`CreateKey` and `GetKeyString`, googleapis [`google/api/apikeys/v2`](https://github.com/googleapis/googleapis/tree/master/google/api/apikeys/v2)").limits("bound to a service account; the operator chooses the id"),
+    Fact::documented(&[List], "`ListKeys`, googleapis `google/api/apikeys/v2`"),
+    Fact::documented(&[Revoke], "`DeleteKey`, googleapis `google/api/apikeys/v2`").limits("it can be taken back for 30 days"),
+    Fact::documented(&[Confirm], "`deleteTime` of `GetKey`, googleapis `google/api/apikeys/v2`").limits("the list and the key's own entry, then the key itself, which must be refused"),
+    Fact::not_offered(&[Disable, Expiry], "googleapis `google/api/apikeys/v2`: keys have no switch and no end"),
+    Fact::not_offered(&[LastUsed, Usage, Cost], "PyPI `google-api-python-client` 2.202, `apikeys.v2.json`: no such call or field"),
+    Fact::not_offered(&[Credit], "googleapis `google/api/error_reason.proto`: no reason speaks of credit").limits("`RESOURCE_EXHAUSTED` is read as throttling"),
+    Fact::documented(&[RetryAfter], "`RetryInfo.retryDelay`, googleapis `google/rpc/error_details.proto`"),
+    Fact::not_offered(&[RateHeaders], "none in the reference of ai.google.dev"),
+];
 
 impl Dialect for Google {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -74,5 +94,9 @@ impl Dialect for Google {
 
     fn admin(&self) -> Option<&'static dyn Admin> {
         Some(&GoogleAdmin)
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -10,11 +10,34 @@ use super::{
     Admin, Dialect, Endpoint,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
     litellm_admin::LiteLLMAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
 pub(super) struct LiteLLM;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /key/info`, PyPI `litellm` 1.109, `proxy/management_endpoints/key_management_endpoints.py`").limits("after a 403 `GET /v1/models`"),
+    Fact::documented(&[Mint], "`POST /key/generate` with `key`, PyPI `litellm` 1.109").limits("the operator chooses the key"),
+    Fact::documented(&[List], "`GET /key/list`, PyPI `litellm` 1.109"),
+    Fact::documented(&[Revoke], "`POST /key/delete`, PyPI `litellm` 1.109"),
+    Fact::documented(&[Confirm], "404 `not_found_error`, or `status` `deleted`, of `GET /key/info`, PyPI `litellm` 1.109").limits("the list and the key's own entry, then the key itself, which must be refused"),
+    Fact::documented(&[Disable], "`POST /key/block` and `/key/unblock`, PyPI `litellm` 1.109").limits("other pods of the proxy may lag, which is unverified"),
+    Fact::unverified(&[LastUsed], "`last_active` of a key, PyPI `litellm` 1.109; how it is kept was not found").not_done(),
+    Fact::documented(&[Usage], "`GET /user/daily/activity` with `api_key`, PyPI `litellm` 1.109").not_done().limits("call by call, or key by key"),
+    Fact::documented(&[Cost], "`spend` of `GET /key/list`, PyPI `litellm` 1.109").limits("since the key was made; with `budget_duration` since the proxy set it to zero; written some while after the call"),
+    Fact::documented(&[Credit], "`budget_exceeded`, and `spend` beside `max_budget`, PyPI `litellm` 1.109"),
+    Fact::unverified(&[RetryAfter], "what comes with the proxy's own 429 was not found").limits("`Retry-After` is read if it comes"),
+    Fact::documented(&[RateHeaders], "`x-ratelimit-*`, `x-litellm-key-*`, PyPI `litellm` 1.109").not_done(),
+    Fact::documented(&[Expiry], "`duration` of `POST /key/generate`, PyPI `litellm` 1.109").not_done(),
+];
 
 impl Dialect for LiteLLM {
     /// The key asks about itself.
@@ -67,6 +90,10 @@ impl Dialect for LiteLLM {
 
     fn admin(&self) -> Option<&'static dyn Admin> {
         Some(&LiteLLMAdmin)
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }
 

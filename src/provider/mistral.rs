@@ -8,10 +8,29 @@ use super::{
     Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
 };
 use crate::crypto::SecretBytes;
 
 pub(super) struct Mistral;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /v1/whoami`, PyPI `mistralai` 3.7"),
+    Fact::documented(&[Mint, List, Confirm, Expiry], "`/api-keys` of the Admin API, a beta, [docs.mistral.ai](https://docs.mistral.ai/api/endpoint/beta/admin/api-keys)").not_done(),
+    Fact::unverified(&[Revoke], "docs.mistral.ai tells of the console only").not_done(),
+    Fact::not_offered(&[Disable], "docs.mistral.ai: keys have no switch"),
+    Fact::documented(&[LastUsed], "`last_used` of `GET /api-keys` of the Admin API, docs.mistral.ai").not_done(),
+    Fact::not_offered(&[Usage, Cost], "docs.mistral.ai: `/usage` of the Admin API tells of workspaces, not of keys"),
+    Fact::unverified(&[Credit], "what a 402 looks like was not found").not_done(),
+    Fact::unverified(&[RetryAfter], "what a 429 looks like was not found").limits("`Retry-After` is read if it comes"),
+    Fact::unverified(&[RateHeaders], "no document that was found tells of them").not_done(),
+];
 
 impl Dialect for Mistral {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -29,5 +48,9 @@ impl Dialect for Mistral {
             }
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -16,10 +16,13 @@ mod classification;
 mod client;
 mod cohere;
 mod config;
+#[cfg(test)]
+mod contract;
 mod deepseek;
 mod endpoint;
 mod error;
 mod exchange;
+mod facts;
 mod google;
 mod google_account;
 mod google_admin;
@@ -56,6 +59,7 @@ pub use client::{LastUsed, ListedKey, Listing, Minted, Providers, Revocation, Va
 pub use config::{Answered, CallWatch, ProvidersConfig, Ticks, WallClock};
 pub use endpoint::{Endpoint, EndpointError, PRIVATE_ADDRESS, PRIVATE_NAME, default_base_url};
 pub use error::{CallError, ErrorClass, MintError};
+pub use facts::{support_sources, with_support_matrix};
 pub use google_account::{API_KEYS, GoogleAccess};
 pub use litellm_admin::NO_TEAM;
 pub use named::Named;
@@ -68,6 +72,7 @@ use self::{
     classification::Finding,
     client::Page,
     exchange::{Reply, Request, Unsendable},
+    facts::Fact,
     usage::UsageReports,
 };
 use crate::{
@@ -107,6 +112,11 @@ trait Dialect: Sync {
     /// The validation call without a key, for servers that may accept anybody.
     fn keyless_request(&self, _endpoint: &Endpoint) -> Option<Request> {
         None
+    }
+
+    /// What is known of the API, with sources: once for each feature.
+    fn facts(&self) -> &'static [Fact] {
+        &[]
     }
 
     /// The admin API, where keys can be made and ended.
@@ -277,7 +287,6 @@ fn dialect(provider: ProviderType) -> &'static dyn Dialect {
     }
 }
 
-#[cfg(test)]
 const ALL: [ProviderType; 14] = [
     ProviderType::OpenAI,
     ProviderType::Anthropic,

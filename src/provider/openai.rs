@@ -8,11 +8,34 @@ use super::{
     Admin, Dialect, Endpoint,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
     openai_admin::OpenAIAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
 pub(super) struct OpenAI;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /models`, [openai-openapi](https://github.com/openai/openai-openapi) of August 2026"),
+    Fact::documented(&[Mint], "`POST …/service_accounts`, openai-openapi; PyPI `openai` 3.54").limits("one service account for each key"),
+    Fact::documented(&[List], "`GET …/service_accounts` with `after` and `has_more`, openai-openapi"),
+    Fact::documented(&[Revoke], "`DELETE …/service_accounts/{id}`, openai-openapi").limits("that the account's keys end with it is inferred"),
+    Fact::documented(&[Confirm], "`GET …/service_accounts`, openai-openapi; deleted keys get 401, help article 6891781").limits("the list, then the key itself, which must be refused"),
+    Fact::not_offered(&[Disable], "openai-openapi: keys have scopes and an end, and no switch"),
+    Fact::documented(&[LastUsed], "`last_used_at` of `GET …/api_keys/{key}`, openai-openapi").limits("how late it is, is unverified"),
+    Fact::documented(&[Usage], "`GET /organization/usage/completions`, `…/embeddings`, openai-openapi; brackets in queries as PyPI `openai` 3.54 writes them").limits("by the day; images, audio and tools count in the cost only"),
+    Fact::documented(&[Cost], "`GET /organization/costs` with `group_by[]=api_key_id`, openai-openapi").limits("`amount` in `usd`; another currency is not added up"),
+    Fact::documented(&[Credit], "`insufficient_quota`, [error codes](https://developers.openai.com/docs/guides/error-codes)").limits("that `GET /models` ever says so is unverified"),
+    Fact::documented(&[RetryAfter], "`Retry-After` of `TooManyRequests`, openai-openapi; `retry-after-ms`, PyPI `openai` 3.54").limits("it may be absent"),
+    Fact::documented(&[RateHeaders], "`x-ratelimit-*`, the guide to rate limits of developers.openai.com").not_done().limits("sent with answers of models only"),
+    Fact::documented(&[Expiry], "`expires_in_seconds`, PyPI `openai` 3.54").not_done(),
+];
 
 impl Dialect for OpenAI {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -29,6 +52,10 @@ impl Dialect for OpenAI {
 
     fn admin(&self) -> Option<&'static dyn Admin> {
         Some(&OpenAIAdmin)
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }
 

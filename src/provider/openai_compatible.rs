@@ -8,6 +8,11 @@ use super::{
     Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable},
+    facts::{
+        Fact,
+        Feature::{Credit, RateHeaders, RetryAfter, Validate},
+        MANAGEMENT,
+    },
     openai,
 };
 use crate::crypto::SecretBytes;
@@ -18,12 +23,39 @@ pub(super) struct OpenAICompatible {
     may_be_open: bool,
     /// A 401 of exactly `{"error":"Unauthorized"}` is how the server refuses a key.
     bare_unauthorized: bool,
+    facts: &'static [Fact],
 }
 
 /// Groq.
-pub(super) const GROQ: OpenAICompatible = OpenAICompatible { may_be_open: false, bare_unauthorized: false };
+pub(super) const GROQ: OpenAICompatible =
+    OpenAICompatible { may_be_open: false, bare_unauthorized: false, facts: GROQ_FACTS };
 /// Any server.
-pub(super) const ANY: OpenAICompatible = OpenAICompatible { may_be_open: true, bare_unauthorized: true };
+pub(super) const ANY: OpenAICompatible =
+    OpenAICompatible { may_be_open: true, bare_unauthorized: true, facts: ANY_FACTS };
+
+const GROQ_FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /models`, [console.groq.com](https://console.groq.com)"),
+    Fact::not_offered(MANAGEMENT, "no such call in PyPI `groq` 1.7"),
+    Fact::unverified(&[Credit], "`insufficient_quota`, as OpenAI says it; whether Groq does was not found"),
+    Fact::inferred(&[RetryAfter], "`retry-after` with 429 only, as others quote console.groq.com"),
+    Fact::inferred(&[RateHeaders], "`x-ratelimit-*`, as others quote console.groq.com").not_done(),
+];
+
+const ANY_FACTS: &[Fact] = &[
+    Fact::inferred(
+        &[Validate],
+        "`GET /models`, as vLLM and SGLang have it; vLLM `entrypoints/openai/server_utils.py`",
+    )
+    .limits("asked once more without a key, for servers that accept anybody"),
+    Fact::not_offered(
+        MANAGEMENT,
+        "vLLM `entrypoints/openai/server_utils.py`: keys are arguments of the server",
+    ),
+    Fact::unverified(&[Credit], "`insufficient_quota`, as OpenAI says it; which servers do was not found"),
+    Fact::unverified(&[RetryAfter], "differs from server to server")
+        .limits("`Retry-After` is read if it comes"),
+    Fact::unverified(&[RateHeaders], "differs from server to server").not_done(),
+];
 
 impl Dialect for OpenAICompatible {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -44,6 +76,10 @@ impl Dialect for OpenAICompatible {
 
     fn keyless_request(&self, endpoint: &Endpoint) -> Option<Request> {
         self.may_be_open.then(|| Request::get(endpoint.url(&["models"], &[])))
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        self.facts
     }
 }
 

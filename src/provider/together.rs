@@ -8,10 +8,28 @@ use super::{
     Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{Credit, RateHeaders, RetryAfter, Validate},
+        MANAGEMENT,
+    },
 };
 use crate::crypto::SecretBytes;
 
 pub(super) struct Together;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /v3/whoami`, PyPI `together` 3.1")
+        .limits("another published version of the package calls `/v1/whoami`"),
+    Fact::not_offered(
+        MANAGEMENT,
+        "[docs.together.ai](https://docs.together.ai/docs/api-keys-authentication): keys are made in the web settings",
+    ),
+    Fact::unverified(&[Credit], "what a spent account answers was not found").not_done(),
+    Fact::unverified(&[RetryAfter], "what comes with a 429 was not found")
+        .limits("`Retry-After` is read if it comes"),
+    Fact::unverified(&[RateHeaders], "no document that was found tells of them").not_done(),
+];
 
 impl Dialect for Together {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -24,5 +42,9 @@ impl Dialect for Together {
             401 if text(body, &["error", "code"]) == Some("invalid_api_key") => Some(Finding::rejected()),
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -9,10 +9,29 @@ use super::{
     Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
+            Usage, Validate,
+        },
+    },
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
 pub(super) struct Xai;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(&[Validate], "`GET /v1/api-key`, xAI's OpenAPI description"),
+    Fact::documented(&[Mint, Expiry], "`POST /auth/teams/{team}/api-keys`, [docs.x.ai](https://docs.x.ai/developers/rest-api-reference/management/auth)").not_done(),
+    Fact::documented(&[List, Confirm], "`GET /auth/teams/{team}/api-keys`, docs.x.ai").not_done().limits("names of the paging fields are unverified"),
+    Fact::documented(&[Revoke, Disable], "`DELETE` and `PUT /auth/api-keys/{id}`, docs.x.ai").not_done(),
+    Fact::not_offered(&[LastUsed], "docs.x.ai: an API key has no such field"),
+    Fact::inferred(&[Usage, Cost], "`POST /v1/billing/teams/{team}/usage`, [docs.x.ai](https://docs.x.ai/developers/rest-api-reference/management/billing); grouping by key as public clients do it").not_done(),
+    Fact::unverified(&[Credit], "how a spent team answers to `GET /v1/api-key` was not found").not_done(),
+    Fact::unverified(&[RetryAfter], "what a 429 looks like was not found").limits("`Retry-After` is read if it comes"),
+    Fact::unverified(&[RateHeaders], "`x-ratelimit-*`, as public clients have it").not_done(),
+];
 
 impl Dialect for Xai {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -39,5 +58,9 @@ impl Dialect for Xai {
             401 | 403 => Some(Finding::not_the_key("Forbidden")),
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 }

@@ -34,6 +34,7 @@ mod guides;
 mod health;
 mod helm;
 mod history;
+mod hostile;
 mod keyring;
 mod kubectl;
 mod lease;
