@@ -57,6 +57,7 @@ mod restore;
 mod rotation;
 mod sandbox;
 mod sandbox_faults;
+mod scopes;
 mod spare;
 mod stage;
 mod sweeper;
