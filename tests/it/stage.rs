@@ -31,6 +31,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// A release that is there already.
+    pub(crate) fn around(cluster: &'static ControlPlane, installation: Installation) -> Self {
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        Self { cluster, installation, sandbox: sandbox(), operator: None }
+    }
+
     /// The last lines of the operator that wrote last.
     pub(crate) fn last_words(&self, about: &str) -> String {
         let newest = std::fs::read_dir(self.cluster.dir())
