@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::log::LogFormat;
 
@@ -64,6 +64,15 @@ enum AuditCommands {
     Verify(VerifyArgs),
 }
 
+/// How the operator notices that a Secret outside of its namespace has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SecretsMode {
+    /// A watch of all their metadata: at once.
+    Watch,
+    /// Each that an `LLMKey` names is asked for once a minute.
+    Poll,
+}
+
 /// How long `drain` waits, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct DrainArgs {
@@ -73,6 +82,9 @@ pub struct DrainArgs {
     /// Kubeconfig file [default: the pod's service account, else KUBECONFIG, else ~/.kube/config].
     #[arg(long, env = "LLMKEY_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// Namespaces that the operator serves, with commas between them [default: all].
+    #[arg(long, env = "LLMKEY_WATCH_NAMESPACES", value_delimiter = ',', value_parser = namespace)]
+    pub watch_namespaces: Vec<String>,
     /// How long at most, as kubectl has it: 90s, 15m, 1h30m.
     #[arg(long, default_value = "2m", value_parser = duration)]
     pub timeout: Duration,
@@ -107,6 +119,13 @@ struct RunArgs {
     /// account's, or llmkey-system].
     #[arg(long, env = "LLMKEY_OPERATOR_NAMESPACE", value_parser = namespace)]
     operator_namespace: Option<String>,
+    /// Namespaces whose `LLMKey`s and `RotationPolicy`s are served, with commas between them; others are left alone
+    /// [default: all].
+    #[arg(long, env = "LLMKEY_WATCH_NAMESPACES", value_delimiter = ',', value_parser = namespace)]
+    watch_namespaces: Vec<String>,
+    /// How changed Secrets outside of the operator's namespace are noticed; poll needs no right to list them.
+    #[arg(long, env = "LLMKEY_SECRETS", default_value = "watch")]
+    secrets: SecretsMode,
     /// Kubeconfig file [default: the pod's service account, else KUBECONFIG, else ~/.kube/config].
     #[arg(long, env = "LLMKEY_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
@@ -183,6 +202,10 @@ pub enum Command {
 pub struct Config {
     /// Namespace of the operator's own Secrets and Lease.
     pub operator_namespace: String,
+    /// The namespaces that are served; none named: all.
+    pub watch_namespaces: Vec<String>,
+    /// How changed Secrets are noticed.
+    pub secrets: SecretsMode,
     /// Kubeconfig file; `None` = the service account, else the usual places.
     pub kubeconfig: Option<PathBuf>,
     /// Directory with the key-encryption keys; `None` = a Secret in the operator's namespace.
@@ -253,6 +276,8 @@ impl Config {
         });
         Self {
             operator_namespace,
+            watch_namespaces: args.watch_namespaces,
+            secrets: args.secrets,
             kubeconfig: args.kubeconfig,
             keyring_dir: args.keyring_dir,
             federated_token_file: args.azure_federated_token_file,
@@ -370,6 +395,7 @@ mod tests {
         assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("keys", "operator-abc"));
         assert!(config.leader_elect && config.streaming_lists && config.per_key_metrics);
         assert_eq!((config.concurrency, config.test_time_divisor, config.rollout), (16, 1, false));
+        assert!(config.watch_namespaces.is_empty() && config.secrets == SecretsMode::Watch);
     }
 
     #[test]
@@ -394,11 +420,17 @@ mod tests {
             "--per-key-metrics",
             "--log-format=text",
             "--metrics-listen=127.0.0.1:0",
+            "--watch-namespaces=team-a,team-b",
+            "--secrets=poll",
         ];
         let config = run(&args, pod).unwrap();
         assert_eq!((config.operator_namespace.as_str(), config.identity.as_str()), ("ops", "me"));
         assert!(!config.leader_elect && config.per_key_metrics);
         assert_eq!(config.log_format, LogFormat::Text);
+        assert_eq!(
+            (config.watch_namespaces.join(" "), config.secrets),
+            ("team-a team-b".to_owned(), SecretsMode::Poll)
+        );
     }
 
     #[test]
@@ -407,6 +439,8 @@ mod tests {
             &["--concurrency=0"][..],
             &["--test-time-divisor=0"],
             &["--no-such-flag"],
+            &["--watch-namespaces=team-a,"],
+            &["--secrets=never"],
             &["--metrics-listen=everywhere"],
         ] {
             let error = run(args, Surroundings::default()).unwrap_err();

@@ -164,7 +164,7 @@ pub async fn drain(args: &DrainArgs, clock: Clock) -> Result<bool, DrainError> {
     };
     tell(left.as_deref(), &mut out)?;
     if !args.refuse_while_keys_exist {
-        tell_of_finalizers(&client, &mut out).await?;
+        tell_of_finalizers(&client, &args.watch_namespaces, &mut out).await?;
     }
     Ok(true)
 }
@@ -219,14 +219,21 @@ async fn keys_exist(client: &Client, out: &mut impl Write) -> io::Result<bool> {
 }
 
 /// A namespace with an LLMKey that has the finalizer cannot be deleted without an operator.
-async fn tell_of_finalizers(client: &Client, out: &mut impl Write) -> io::Result<()> {
-    let keys: Api<LLMKey> = Api::all(client.clone());
-    let Ok(found) = keys.list_metadata(&ListParams::default().limit(PAGE)).await else { return Ok(()) };
-    let held: Vec<&PartialObjectMeta<LLMKey>> =
-        found.items.iter().filter(|key| key.finalizers().iter().any(|f| f == FINALIZER)).collect();
+async fn tell_of_finalizers(client: &Client, served: &[String], out: &mut impl Write) -> io::Result<()> {
+    let apis: Vec<Api<LLMKey>> = if served.is_empty() {
+        vec![Api::all(client.clone())]
+    } else {
+        served.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect()
+    };
+    let mut held: Vec<PartialObjectMeta<LLMKey>> = Vec::new();
+    let mut cut = false;
+    for keys in apis {
+        let Ok(found) = keys.list_metadata(&ListParams::default().limit(PAGE)).await else { continue };
+        cut |= found.metadata.remaining_item_count.is_some_and(|more| more > 0);
+        held.extend(found.items.into_iter().filter(|key| key.finalizers().iter().any(|f| f == FINALIZER)));
+    }
     let Some(first) = held.first() else { return Ok(()) };
-    let more =
-        if found.metadata.remaining_item_count.is_some_and(|more| more > 0) { " at least" } else { "" };
+    let more = if cut { " at least" } else { "" };
     writeln!(
         out,
         "{}{more} LLMKeys stay, {}/{} for one. Until an operator is installed again, each keeps its namespace from being deleted \

@@ -1,11 +1,13 @@
 //! Wiring: the only place that spawns.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::{Controller, controller};
@@ -16,12 +18,13 @@ use tokio::task::JoinSet;
 
 use crate::api::{ClusterRotationPolicy, LLMKey, LLMProvider, RotationPolicy};
 use crate::audit;
-use crate::cli::Config;
+use crate::cli::{Config, SecretsMode};
 use crate::controller::account::AccountStates;
 use crate::controller::consumers::Rosters;
 use crate::controller::context::{Accounts, Ctx, Stores};
 use crate::controller::index::{Index, Name};
-use crate::controller::watches::{self, Setup, Wake};
+use crate::controller::sight::Sight;
+use crate::controller::watches::{self, Poll, Setup, Wake};
 use crate::controller::{
     fleet, install, keyring, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper, usage,
 };
@@ -193,8 +196,9 @@ async fn lead(
     mut shutdown: watch::Receiver<bool>,
     synced: impl FnOnce(),
 ) -> Result<(), RunError> {
+    let sight = Arc::new(Sight::of(&config.watch_namespaces));
     let (install, keyring) =
-        install::load(&client, &config.operator_namespace, config.keyring_dir.as_deref()).await?;
+        install::load(&client, &config.operator_namespace, &sight, config.keyring_dir.as_deref()).await?;
     let trail = audit::trail(&config.audit_log, clock)
         .map_err(|source| RunError::AuditLog { path: config.audit_log.clone(), source })?;
     let account_states = AccountStates::new(
@@ -208,7 +212,8 @@ async fn lead(
     let stores = Stores { keys, policies, cluster_policies, providers };
     let index = Arc::new(Index::new(&config.operator_namespace));
     let (wake, woken) = Wake::channel();
-    let setup = Setup { client: client.clone(), streaming: config.streaming_lists };
+    let setup =
+        Setup { client: client.clone(), streaming: config.streaming_lists, sight: Arc::clone(&sight) };
     let ctx = Arc::new(Ctx {
         ledgers: ledger::Store::new(&client, &config.operator_namespace, keyring.clone(), trail),
         providers: Providers::new(ProvidersConfig {
@@ -229,6 +234,7 @@ async fn lead(
         metrics: metrics.clone(),
         leader: guard.clone(),
         operator_namespace: config.operator_namespace.clone(),
+        sight: Arc::clone(&sight),
         rosters: Rosters::default(),
         may_restart: config.rollout,
         remembered: llm_key::memory::Remembered::default(),
@@ -247,30 +253,61 @@ async fn lead(
         forgetful.metrics.forget_key(namespace, name);
         fleet::forget(&forgetful, namespace, name);
     });
-    let policies_stream =
-        setup.dependencies(policies_writer, stores.keys.clone(), wake.clone(), watches::follows);
-    let cluster_stream =
-        setup.dependencies(cluster_writer, stores.keys.clone(), wake.clone(), watches::follows_cluster);
-    let providers_wake = wake.clone();
-    let providers_stream = setup
-        .dependencies(providers_writer, stores.keys.clone(), wake.clone(), watches::uses)
-        .inspect_ok(move |_| providers_wake.waiting());
-    let (secrets_ready, secrets_are_ready) = watch::channel(false);
-    let secrets = setup.clone().secrets(
-        Arc::clone(&index),
-        stores.clone(),
+    let policies_stream = watches::dependencies(
+        setup.served(None),
+        policies_writer,
+        stores.keys.clone(),
         wake.clone(),
-        config.operator_namespace.clone(),
-        move || {
-            secrets_ready.send_replace(true);
-        },
+        watches::follows,
     );
+    let cluster_stream = watches::dependencies(
+        setup.everywhere(),
+        cluster_writer,
+        stores.keys.clone(),
+        wake.clone(),
+        watches::follows_cluster,
+    );
+    let providers_wake = wake.clone();
+    let providers_stream = watches::dependencies(
+        setup.everywhere(),
+        providers_writer,
+        stores.keys.clone(),
+        wake.clone(),
+        watches::uses,
+    )
+    .inspect_ok(move |_| providers_wake.waiting());
+    let (secrets_ready, mut secrets_are_ready) = watch::channel(BTreeSet::new());
+    let places = secrets_watched(config, &sight);
     let stop = shutdown.clone();
-    // Both watches load at the same time. Whoever they wake waits until everything is known.
-    let loading = [
-        ("the watch of Secrets", secrets.boxed()),
-        ("the watch of LLMKeys", watches::wake_each(keys_stream, wake.clone()).boxed()),
-    ];
+    // All watches load at the same time. Whoever they wake waits until everything is known.
+    let mut loading: Vec<(&'static str, BoxFuture<'static, ()>)> = Vec::new();
+    for place in places.clone() {
+        let (ready, at) = (secrets_ready.clone(), place.clone());
+        let watching = setup.clone().secrets(
+            place,
+            Arc::clone(&index),
+            stores.clone(),
+            wake.clone(),
+            config.operator_namespace.clone(),
+            move || {
+                ready.send_if_modified(|known| known.insert(at.clone()));
+            },
+        );
+        loading.push(("the watch of Secrets", watching.boxed()));
+    }
+    let waking = match config.secrets {
+        SecretsMode::Watch => watches::wake_each(keys_stream, wake.clone()).boxed(),
+        SecretsMode::Poll => Poll {
+            client: ctx.client.clone(),
+            index: Arc::clone(&index),
+            wake: wake.clone(),
+            operator_namespace: config.operator_namespace.clone(),
+            every: ctx.timings.secrets_poll,
+        }
+        .run(keys_stream)
+        .boxed(),
+    };
+    loading.push(("the watch of LLMKeys", waking));
     for (what, watching) in loading {
         let mut stopping = stop.clone();
         tasks.spawn(async move {
@@ -307,8 +344,7 @@ async fn lead(
             .run(llm_provider::reconcile, retry, Arc::clone(&ctx)),
     );
     // LLMKeys are looked at only when everything that they depend on is known.
-    let mut secrets_are_ready = secrets_are_ready;
-    drop(secrets_are_ready.wait_for(|ready| *ready).await);
+    drop(secrets_are_ready.wait_for(|known| known.len() == places.len()).await);
     while !(loaded(&stores.policies).await
         && loaded(&stores.cluster_policies).await
         && loaded(&stores.providers).await)
@@ -366,6 +402,16 @@ async fn lead(
         () = guard.lost() => Err(RunError::LeadershipLost),
         Some(ended) = tasks.join_next() => Err(ended_early(ended)),
     }
+}
+
+/// Where Secrets are watched: everywhere (none), or in each of these namespaces.
+fn secrets_watched(config: &Config, sight: &Sight) -> BTreeSet<Option<Box<str>>> {
+    let served = match (config.secrets, sight.namespaces()) {
+        (SecretsMode::Watch, None) => return BTreeSet::from([None]),
+        (SecretsMode::Watch, Some(served)) => served,
+        (SecretsMode::Poll, _) => Vec::new(),
+    };
+    served.into_iter().chain([config.operator_namespace.as_str().into()]).map(Some).collect()
 }
 
 /// Counts and times the requests to providers.

@@ -44,6 +44,8 @@ pub const FINALIZER: &str = "llmkeys.dev/revoke";
 
 /// Annotation on an `LLMKey`: rotate once for each new token.
 pub const ROTATE: &str = "llmkeys.dev/rotate";
+/// Annotation on an `LLMKey`: look at everything and check the key now, once for each new token.
+pub const REFRESH: &str = "llmkeys.dev/refresh";
 /// Annotation on an `LLMKey`: `"true"` stops new rotations and revocations.
 pub const PAUSED: &str = "llmkeys.dev/paused";
 /// Annotation on an `LLMKey`: the version whose key may be revoked, where the policy asks for an approval.

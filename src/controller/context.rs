@@ -11,6 +11,7 @@ use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
 use super::index::{Index, SecretMeta};
+use super::sight::Sight;
 use crate::api::{
     ADMIN_CREDENTIAL_LABEL, ClusterRotationPolicy, LLMKey, LLMProvider, LLMProviderSpec, ProviderType,
     Reason, RotationPolicy,
@@ -79,6 +80,8 @@ pub struct Ctx {
     pub leader: LeaderGuard,
     /// Namespace of ledgers and admin credentials.
     pub operator_namespace: String,
+    /// The namespaces that are served.
+    pub sight: Arc<Sight>,
     /// Everything was listed once: what is counted before would be too little.
     pub loaded: std::sync::atomic::AtomicBool,
     /// The last looks at workloads.

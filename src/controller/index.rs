@@ -21,7 +21,7 @@ pub fn name(namespace: &str, name: &str) -> Name {
 }
 
 /// What is kept of a Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretMeta {
     /// Its version.
     pub resource_version: Box<str>,
@@ -156,13 +156,50 @@ impl Index {
         affected.into_iter().collect()
     }
 
-    /// After a full list: everything that it did not show is gone. Returns the LLMKeys to look at.
-    pub fn retain(&self, listed: &BTreeSet<Name>) -> Vec<Name> {
+    /// A Secret was asked for and does not exist. Returns the LLMKeys of its namespace to look at; none if that was known.
+    pub fn absent(&self, id: &Name) -> Vec<Name> {
+        let mut inner = self.write();
+        let known = inner.secrets.get(id).cloned();
+        if known.as_ref().is_some_and(|known| known.gone) {
+            return Vec::new();
+        }
+        let mut meta = known.unwrap_or_default();
+        meta.gone = true;
+        let affected = inner.affected(id, &meta);
+        inner.secrets.insert(id.clone(), meta);
+        affected.into_iter().collect()
+    }
+
+    /// The Secrets that an LLMKey names: its sources and its target.
+    pub fn named_by(&self, key: &Name) -> Vec<Name> {
+        let inner = self.read();
+        let refs = inner.keys.get(key);
+        let names = refs.into_iter().flat_map(|refs| refs.sources.iter().chain([&refs.target]));
+        names.map(|secret| (key.0.clone(), secret.clone())).collect()
+    }
+
+    /// The Secrets that any LLMKey names.
+    pub fn named(&self) -> Vec<Name> {
+        self.read().users.keys().cloned().collect()
+    }
+
+    /// Drops the Secrets of other namespaces that no LLMKey names: where each is asked for by name, nothing tells of them.
+    pub fn drop_unnamed(&self, operator_namespace: &str) {
+        let mut inner = self.write();
+        let Inner { secrets, users, .. } = &mut *inner;
+        secrets.retain(|id, _| *id.0 == *operator_namespace || users.contains_key(id));
+    }
+
+    /// After a full list, of one namespace or of all: everything that it did not show is gone. Returns the LLMKeys to look
+    /// at.
+    pub fn retain(&self, within: Option<&str>, listed: &BTreeSet<Name>) -> Vec<Name> {
         let mut inner = self.write();
         let lost: Vec<(Name, Box<SecretMeta>)> = inner
             .secrets
             .iter()
-            .filter(|(id, meta)| !meta.gone && !listed.contains(*id))
+            .filter(|(id, meta)| {
+                within.is_none_or(|namespace| *id.0 == *namespace) && !meta.gone && !listed.contains(*id)
+            })
             .map(|(id, meta)| (id.clone(), meta.clone()))
             .collect();
         let mut affected = BTreeSet::new();
@@ -384,6 +421,43 @@ mod tests {
         assert_eq!((users("one"), users("two"), users("source")), (1, 1, 0));
         index.refer(&pool(2, &["two"]));
         assert_eq!((users("one"), users("two")), (0, 1));
+    }
+
+    fn secret(namespace: &str, name: &str, version: &str) -> PartialObjectMeta<Secret> {
+        let metadata =
+            json!({"metadata": {"name": name, "namespace": namespace, "resourceVersion": version}});
+        serde_json::from_value(metadata).unwrap()
+    }
+
+    #[test]
+    fn a_list_of_one_namespace_says_nothing_about_another() {
+        let index = Index::new("llmkey-system");
+        index.refer(&key(1, "source", &json!({})));
+        index.apply(&secret("team-a", "source", "1"));
+        assert!(index.retain(Some("llmkey-system"), &BTreeSet::new()).is_empty());
+        assert!(index.secret("team-a", "source").is_some());
+        assert_eq!(index.retain(Some("team-a"), &BTreeSet::new()), [name("team-a", "chat")]);
+        assert_eq!(index.secret("team-a", "source"), None);
+    }
+
+    #[test]
+    fn a_secret_that_is_asked_for_wakes_its_key_when_something_changed() {
+        let index = Index::new("llmkey-system");
+        index.refer(&key(1, "source", &json!({})));
+        let (source, chat) = (name("team-a", "source"), [name("team-a", "chat")]);
+        assert_eq!(index.named_by(&chat[0]), [source.clone(), name("team-a", "chat")]);
+        assert_eq!(index.absent(&source), chat);
+        assert!(index.absent(&source).is_empty(), "that is known");
+        assert_eq!(index.apply(&secret("team-a", "source", "1")), chat);
+        assert!(index.apply(&secret("team-a", "source", "1")).is_empty());
+        assert_eq!(index.absent(&source), chat);
+        assert!(index.secret("team-a", "source").unwrap().gone);
+
+        index.apply(&secret("llmkey-system", "ledger", "1"));
+        index.forget("team-a", "chat");
+        index.drop_unnamed("llmkey-system");
+        assert_eq!(index.secret("team-a", "source"), None, "nobody names it any more");
+        assert!(index.secret("llmkey-system", "ledger").is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::{Client, ResourceExt};
 
-use super::{brief, context::Install};
+use super::{brief, context::Install, sight::Sight};
 use crate::api::{LEDGER_TYPE, LLMKey, MANAGED_BY, MANAGED_BY_LABEL};
 use crate::crypto::{
     EntropyError, InstallKey, InstallKeyError, Keyring, KeyringError, SecretBytes, SharedKeyring,
@@ -75,9 +75,10 @@ pub enum InstallError {
 pub async fn load(
     client: &Client,
     namespace: &str,
+    sight: &Sight,
     keyring_dir: Option<&Path>,
 ) -> Result<(Install, SharedKeyring), InstallError> {
-    let install = secret(client, namespace, INSTALL_SECRET, || {
+    let install = secret(client, namespace, sight, INSTALL_SECRET, || {
         let mut id = [0_u8; 10];
         crate::crypto::Entropy::fill(&mut SystemEntropy, &mut id)?;
         Ok(BTreeMap::from([
@@ -92,8 +93,8 @@ pub async fn load(
     let keyring = if let Some(dir) = keyring_dir {
         Keyring::from_dir(dir)?
     } else {
-        let data =
-            secret(client, namespace, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy)).await?;
+        let data = secret(client, namespace, sight, KEYRING_SECRET, || Keyring::generate(&mut SystemEntropy))
+            .await?;
         Keyring::from_secret_data(&data)?
     };
     Ok((Install { id, key }, SharedKeyring::new(keyring)))
@@ -122,6 +123,7 @@ fn contents(secret: Secret) -> BTreeMap<String, SecretBytes> {
 async fn secret(
     client: &Client,
     namespace: &str,
+    sight: &Sight,
     name: &'static str,
     generate: impl Fn() -> Result<BTreeMap<String, SecretBytes>, EntropyError>,
 ) -> Result<BTreeMap<String, SecretBytes>, InstallError> {
@@ -134,7 +136,7 @@ async fn secret(
         if let Some(found) = api.get_opt(name).await.map_err(failed)? {
             return Ok(contents(found));
         }
-        if in_use(client, namespace).await? {
+        if in_use(client, namespace, sight).await? {
             return Err(InstallError::Lost { secret: name, namespace: namespace.to_owned() });
         }
         let fresh = Secret {
@@ -168,8 +170,8 @@ pub async fn cluster(client: &Client) -> Result<String, InstallError> {
     found.metadata.uid.ok_or_else(|| InstallError::Anonymous { namespace: NAMESPACE })
 }
 
-/// Whether anything was ever sealed: a ledger, or an LLMKey whose status has versions.
-async fn in_use(client: &Client, namespace: &str) -> Result<bool, InstallError> {
+/// Whether anything was ever sealed: a ledger, or an LLMKey in sight whose status has versions.
+async fn in_use(client: &Client, namespace: &str, sight: &Sight) -> Result<bool, InstallError> {
     let failed = |what: &str, source: kube::Error| InstallError::Kube {
         what: what.to_owned(),
         source: Box::new(source),
@@ -179,10 +181,28 @@ async fn in_use(client: &Client, namespace: &str) -> Result<bool, InstallError> 
     if !ledgers.list(&params).await.map_err(|e| failed("ledgers", e))?.items.is_empty() {
         return Ok(true);
     }
-    let keys: Api<DeserializeGuard<LLMKey>> = Api::all(client.clone());
+    let apis: Vec<Api<DeserializeGuard<LLMKey>>> = match sight.namespaces() {
+        None => vec![Api::all(client.clone())],
+        Some(served) => served.iter().map(|served| Api::namespaced(client.clone(), served)).collect(),
+    };
+    for keys in apis {
+        let had_versions = match have_versions(&keys).await {
+            // What may not be looked at is left alone, and told when it is watched.
+            Err(kube::Error::Api(status)) if status.code == 403 && !sight.is_whole() => false,
+            answer => answer.map_err(|e| failed("LLMKeys", e))?,
+        };
+        if had_versions {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the status of any of them has versions.
+async fn have_versions(keys: &Api<DeserializeGuard<LLMKey>>) -> Result<bool, kube::Error> {
     let mut params = ListParams::default().limit(500);
     loop {
-        let page = keys.list(&params).await.map_err(|e| failed("LLMKeys", e))?;
+        let page = keys.list(&params).await?;
         let used = |key: &DeserializeGuard<LLMKey>| {
             key.0.as_ref().is_ok_and(|k| k.status.as_ref().is_some_and(|s| !s.versions.is_empty()))
         };

@@ -60,7 +60,9 @@ impl Ctx {
     fn nothing(&self, held: &Lease) -> Found {
         let key = self.stores.keys.get(&ObjectRef::new(&held.name).within(&held.namespace));
         let status = key.as_ref().and_then(|key| key.0.as_ref().ok()?.status.as_ref());
-        Found::Nothing { missed: status.is_some_and(|status| !status.versions.is_empty()) }
+        let missed = status.is_some_and(|status| !status.versions.is_empty());
+        // One that cannot be seen may tell of them.
+        Found::Nothing { missed: missed || !self.sight.sees(&held.namespace) }
     }
 
     /// The holder's ledger, by quorum read.

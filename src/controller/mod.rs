@@ -14,6 +14,7 @@ pub mod parsed;
 pub mod queue;
 pub mod released;
 pub mod rotation_policy;
+pub mod sight;
 pub mod sweeper;
 pub mod usage;
 pub mod watches;

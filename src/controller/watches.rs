@@ -1,13 +1,16 @@
 //! The watches: what they fill, and whom they wake.
 
+mod joined;
+mod secrets;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
@@ -19,7 +22,9 @@ use super::context::Stores;
 use super::index::{Index, Name, name};
 use super::llm_key::requester::prune;
 use super::parsed::{Parsed, unwrapped};
+use super::sight::Sight;
 use crate::api::{LLMKey, LLMProvider, PolicyKind};
+pub use secrets::Poll;
 
 /// Who wakes whom.
 #[derive(Clone)]
@@ -114,7 +119,12 @@ pub struct Setup {
     pub client: Client,
     /// Streaming lists, which need no pages.
     pub streaming: bool,
+    /// The namespaces that are served.
+    pub sight: Arc<Sight>,
 }
+
+/// What a watch tells, of objects that may not be readable.
+pub type Guarded<K> = BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>;
 
 impl Setup {
     fn config(&self) -> watcher::Config {
@@ -122,22 +132,45 @@ impl Setup {
         if self.streaming { config.streaming_lists() } else { config.any_semantic() }
     }
 
-    /// A store, and the events that fill it as they pass.
-    fn events<K>(
-        &self,
-        writer: Writer<DeserializeGuard<K>>,
-    ) -> impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Send + use<K>
+    fn watch<K>(&self, api: Api<Parsed<K>>) -> Guarded<K>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
     {
-        kube::runtime::watcher(Api::<Parsed<K>>::all(self.client.clone()), self.config())
+        kube::runtime::watcher(api, self.config())
             .map_ok(unwrapped)
             .default_backoff()
             .modify(|object| {
                 prune(object.managed_fields_mut());
                 object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
             })
-            .reflect(writer)
+            .boxed()
+    }
+
+    /// A kind without namespaces.
+    pub fn everywhere<K>(&self) -> Guarded<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+    {
+        self.watch(Api::all(self.client.clone()))
+    }
+
+    /// A kind with namespaces, in those that are served.
+    pub fn served<K>(&self, sight: Option<Arc<Sight>>) -> Guarded<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + DeserializeOwned
+            + Clone
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let Some(namespaces) = self.sight.namespaces() else { return self.everywhere() };
+        let part = |namespace: Box<str>| {
+            let events = self.watch(Api::namespaced(self.client.clone(), &namespace));
+            (namespace, events)
+        };
+        joined::join(namespaces.into_iter().map(part).collect(), sight).boxed()
     }
 
     /// LLMKeys: the index learns what they refer to before a controller sees them. Yields those that changed in more than
@@ -154,7 +187,7 @@ impl Setup {
     {
         let mut listed: BTreeSet<Name> = BTreeSet::new();
         let mut waiting = Vec::new();
-        self.events(writer).filter_map(move |event| {
+        self.served(Some(Arc::clone(&self.sight))).reflect(writer).filter_map(move |event| {
             let changed = match event {
                 Ok(Event::Init) => {
                     listed.clear();
@@ -187,92 +220,39 @@ impl Setup {
             std::future::ready(changed)
         })
     }
+}
 
-    /// A kind whose objects many LLMKeys depend on: each change of a spec wakes them all.
-    pub fn dependencies<K>(
-        &self,
-        writer: Writer<DeserializeGuard<K>>,
-        keys: Store<DeserializeGuard<LLMKey>>,
-        wake: Wake,
-        uses: fn(&LLMKey, &Name) -> bool,
-    ) -> impl Stream<Item = watcher::Result<DeserializeGuard<K>>> + Send + use<K>
-    where
-        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
-    {
-        let known = Mutex::new(Dependencies::default());
-        self.events(writer)
-            .inspect(move |event| {
-                let Ok(event) = event else { return };
-                let changed = known.lock().unwrap_or_else(PoisonError::into_inner).changed(event);
-                if changed.is_empty() {
-                    return;
-                }
-                for key in keys.state() {
-                    if key.0.as_ref().is_ok_and(|k| changed.iter().any(|object| uses(k, object))) {
-                        wake.key(&name_of(&*key));
-                    }
-                }
-            })
-            .applied_objects()
-            .predicate_filter(
-                predicates::generation.combine(predicates::annotations),
-                kube::runtime::PredicateConfig::default(),
-            )
-    }
-
-    /// Secrets by metadata: fills the index, wakes whoever has to do with one. Never ends.
-    pub async fn secrets(
-        self,
-        index: Arc<Index>,
-        stores: Stores,
-        wake: Wake,
-        operator_namespace: String,
-        ready: impl Fn(),
-    ) {
-        let api: Api<PartialObjectMeta<Secret>> = Api::all(self.client.clone());
-        let config = self.config().fields("type!=helm.sh/release.v1");
-        let mut events = kube::runtime::watcher(api, config).default_backoff().boxed();
-        let mut listed = BTreeSet::new();
-        // Before the first full list is done, nobody works on released ledgers; then all of them are looked at.
-        let mut complete = false;
-        while let Some(event) = events.next().await {
-            let (affected, ledger) = match event {
-                Ok(Event::Init) => {
-                    listed.clear();
-                    continue;
-                }
-                Ok(Event::InitApply(secret)) => {
-                    listed.insert(name_of(&secret));
-                    (index.apply(&secret), complete && stands_in(&secret, &operator_namespace))
-                }
-                Ok(Event::InitDone) => {
-                    let lost = index.retain(&std::mem::take(&mut listed));
-                    ready();
-                    (lost, std::mem::replace(&mut complete, true))
-                }
-                Ok(Event::Apply(secret)) => {
-                    let affected = index.apply(&secret);
-                    credential(&stores, &wake, &secret, &operator_namespace);
-                    (affected, stands_in(&secret, &operator_namespace))
-                }
-                Ok(Event::Delete(secret)) => {
-                    let affected = index.delete(&secret);
-                    credential(&stores, &wake, &secret, &operator_namespace);
-                    (affected, stands_in(&secret, &operator_namespace))
-                }
-                Err(error) => {
-                    tracing::debug!(error = %error, "the watch of Secrets was interrupted");
-                    continue;
-                }
-            };
-            for key in affected {
-                wake.key(&key);
-                if ledger {
-                    wake.release(key);
+/// A kind whose objects many LLMKeys depend on: each change of a spec wakes them all.
+pub fn dependencies<K>(
+    events: Guarded<K>,
+    writer: Writer<DeserializeGuard<K>>,
+    keys: Store<DeserializeGuard<LLMKey>>,
+    wake: Wake,
+    uses: fn(&LLMKey, &Name) -> bool,
+) -> impl Stream<Item = watcher::Result<DeserializeGuard<K>>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let known = Mutex::new(Dependencies::default());
+    events
+        .reflect(writer)
+        .inspect(move |event| {
+            let Ok(event) = event else { return };
+            let changed = known.lock().unwrap_or_else(PoisonError::into_inner).changed(event);
+            if changed.is_empty() {
+                return;
+            }
+            for key in keys.state() {
+                if key.0.as_ref().is_ok_and(|k| changed.iter().any(|object| uses(k, object))) {
+                    wake.key(&name_of(&*key));
                 }
             }
-        }
-    }
+        })
+        .applied_objects()
+        .predicate_filter(
+            predicates::generation.combine(predicates::annotations),
+            kube::runtime::PredicateConfig::default(),
+        )
 }
 
 /// What an earlier event of a watch showed, to find out what a later one changes.
@@ -379,25 +359,6 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     reflector::store()
-}
-
-fn credential(stores: &Stores, wake: &Wake, secret: &PartialObjectMeta<Secret>, operator_namespace: &str) {
-    if !stands_in(secret, operator_namespace) {
-        return;
-    }
-    let secret = secret.name_any();
-    for provider in stores.providers.state() {
-        let Ok(spec) = provider.0.as_ref().map(|p| &p.spec) else { continue };
-        if spec.admin_credential_ref.as_ref().is_none_or(|r| r.name != secret) {
-            continue;
-        }
-        let name = name_of(&*provider);
-        wake.account(stores, &name.1);
-    }
-}
-
-fn stands_in(secret: &PartialObjectMeta<Secret>, namespace: &str) -> bool {
-    secret.namespace().as_deref() == Some(namespace)
 }
 
 fn forget(index: &Index, wake: &Wake, gone: &impl Fn(&str, &str), key: Name) {

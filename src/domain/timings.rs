@@ -99,6 +99,8 @@ timings! {
         retry_max = 5 * 60;
         /// Most that a provider's `Retry-After` is believed.
         retry_after_max = 60 * 60;
+        /// Where Secrets are not watched (`--secrets=poll`), each that an `LLMKey` names is asked for once within this.
+        secrets_poll = 60;
         /// A resource with an error that its user must mend is looked at again after this.
         user_error_resync = 10 * 60;
         /// Least time between two looks at whether a revoked key is refused.

@@ -25,7 +25,7 @@ const MAX_INSTANCE: usize = 128;
 /// Longest part of the object's name in the event's; the rest is a dot and the time.
 const MAX_NAME: usize = 200;
 /// Reporting controller of every event; a qualified name, as the API demands.
-const CONTROLLER: &str = "llmkeys.dev/llmkey-operator";
+pub const CONTROLLER: &str = "llmkeys.dev/llmkey-operator";
 /// API servers drop events after one hour by default (`--event-ttl`): what still holds then is said again.
 const REPEAT_AFTER: Duration = Duration::from_secs(3600);
 

@@ -11,9 +11,9 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 use super::usage::By;
 pub use examples::examples;
 use examples::{
-    APPROVE_EXAMPLES, BURN_EXAMPLES, COMPLETION_EXAMPLES, DESCRIBE_EXAMPLES, DOCTOR_EXAMPLES, EXAMPLES,
-    IMPORT_EXAMPLES, PIN_EXAMPLES, PLAN_EXAMPLES, ROTATE_EXAMPLES, STATUS_EXAMPLES, USAGE_EXAMPLES,
-    VERIFY_EXAMPLES, WHO_EXAMPLES,
+    APPROVE_EXAMPLES, BUNDLE_EXAMPLES, BURN_EXAMPLES, COMPLETION_EXAMPLES, DESCRIBE_EXAMPLES,
+    DOCTOR_EXAMPLES, EXAMPLES, IMPORT_EXAMPLES, PIN_EXAMPLES, PLAN_EXAMPLES, ROTATE_EXAMPLES,
+    STATUS_EXAMPLES, USAGE_EXAMPLES, VERIFY_EXAMPLES, WHO_EXAMPLES,
 };
 
 use super::{Output, WideOutput};
@@ -81,6 +81,10 @@ pub enum Command {
     /// Whether the installation works, and what to do where it does not.
     #[command(before_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Writes what somebody needs who helps with an installation into one file: objects, events, log lines, without keys and data of
+    /// Secrets.
+    #[command(before_help = BUNDLE_EXAMPLES)]
+    SupportBundle(BundleArgs),
     /// Prints the program by which kubectl completes this command.
     #[command(before_help = COMPLETION_EXAMPLES)]
     Completion,
@@ -187,6 +191,29 @@ pub struct DoctorArgs {
     /// How the answer looks.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Of `support-bundle`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct BundleArgs {
+    /// A file that ends in .tar.gz, or a directory; it must not exist [default: llmkey-support-TIME.tar.gz].
+    #[arg(long, value_name = "PATH")]
+    pub to: Option<PathBuf>,
+    /// The operator's namespace.
+    #[arg(long, default_value = "llmkey-system")]
+    pub operator_namespace: String,
+    /// LLMKeys, policies and events of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Log lines of each of the operator's pods, the last ones.
+    #[arg(long, value_name = "LINES", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub log_lines: u32,
+    /// A file with the operator's log lines, instead of asking its pods for them.
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
     /// Which cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -328,7 +355,7 @@ mod tests {
     fn the_definition_is_sound_and_every_example_can_be_typed() {
         Cli::command().debug_assert();
         let examples = examples();
-        assert_eq!(examples.len(), 37, "{examples:?}");
+        assert_eq!(examples.len(), 40, "{examples:?}");
         for example in examples {
             assert!(parse(&example).is_ok(), "{example:?}: {}", parse(&example).unwrap_err());
         }
@@ -360,6 +387,7 @@ mod tests {
             &["pin", "chat"],
             &["pin", "chat", "3", "--off"],
             &["burn", "chat", "three"],
+            &["support-bundle", "--log-lines", "0"],
             &["import"],
             &["import", "chat", "--env-file", ".env"],
             &["import", "chat", "--provider", "Nobody"],

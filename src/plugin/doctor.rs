@@ -22,7 +22,7 @@ use crate::controller::install::{INSTALL_SECRET, KEYRING_SECRET};
 use crate::kube_ext::clock::Clock;
 
 /// What the chart calls its objects.
-const SELECTOR: &str = "app.kubernetes.io/part-of=llmkey-operator";
+pub const SELECTOR: &str = "app.kubernetes.io/part-of=llmkey-operator";
 /// A difference of clocks that confuses nobody.
 const SKEW: TimeDelta = TimeDelta::seconds(30);
 /// A Lease that is older than that is nobody's: four times its duration.

@@ -4,6 +4,7 @@
 //! `LLMKey`, or a new one.
 
 pub mod args;
+mod bundle;
 mod change;
 mod cluster;
 mod complete;
@@ -168,6 +169,11 @@ pub async fn run(command: Command) -> Result<bool, PluginError> {
             let report = doctor::doctor(&args, clock).await?;
             print(args.output, &report, || doctor::text(&report))?;
             Ok(report.is_well())
+        }
+        Command::SupportBundle(args) => {
+            let report = bundle::bundle(&args, clock).await?;
+            write(&table::printable(&bundle::text(&report)))?;
+            Ok(true)
         }
         Command::Rotate(args) => {
             let token = rfc3339(clock.now());

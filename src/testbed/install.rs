@@ -16,6 +16,8 @@ use crate::api::LLMKey;
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 const PROBE: &str = "leash-probe";
+/// Flags that [`Installation::scope`] tells of.
+const SCOPE_FLAGS: [&str; 3] = ["--watch-namespaces=", "--secrets=", "--rollout="];
 
 /// An installed chart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Installation {
     pub service_account: String,
     /// A kubeconfig with a token of that account, mode 0600: what the operator runs with.
     pub kubeconfig: PathBuf,
+    /// What of the operator's arguments says where it works and how: `--watch-namespaces`, `--secrets`, `--rollout`.
+    pub scope: Vec<String>,
 }
 
 impl Installation {
@@ -61,17 +65,21 @@ pub async fn install_chart(
     apply(&admin, &others).await?;
 
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let (name, service_account) = deployments
+    let (name, service_account, scope) = deployments
         .first()
         .and_then(|deployment| {
-            let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
-            Some((text(&deployment["metadata"]["name"])?, text(account)?))
+            let pod = &deployment["spec"]["template"]["spec"];
+            let args = pod["containers"][0]["args"].as_array()?.iter().filter_map(text);
+            let scope = args.filter(|arg| SCOPE_FLAGS.iter().any(|flag| arg.starts_with(flag))).collect();
+            Some((text(&deployment["metadata"]["name"])?, text(&pod["serviceAccountName"])?, scope))
         })
         .ok_or_else(|| Error::Format { what: "the chart".to_owned(), problem: "no Deployment".to_owned() })?;
     let kubeconfig = cluster.service_account_kubeconfig(namespace, &service_account).await?;
-    let installation = Installation { namespace: namespace.to_owned(), name, service_account, kubeconfig };
+    let installation =
+        Installation { namespace: namespace.to_owned(), name, service_account, kubeconfig, scope };
+    let served = values["rbac"]["namespaces"][0].as_str();
     if others.iter().any(|manifest| manifest["kind"] == "ValidatingAdmissionPolicy") {
-        leash_in_force(&admin, &installation.client(cluster).await?, namespace).await?;
+        leash_in_force(&admin, &installation.client(cluster).await?, namespace, served).await?;
     }
     Ok(installation)
 }
@@ -89,8 +97,14 @@ async fn create_namespace(admin: &Client, name: &str) -> Result<(), Error> {
 }
 
 /// Asks, as the operator and without effect, for what each policy forbids, until each refuses. The policy
-/// on policies and providers cannot be asked so: RBAC refuses first.
-async fn leash_in_force(admin: &Client, operator: &Client, namespace: &str) -> Result<(), Error> {
+/// on policies and providers cannot be asked so: RBAC refuses first. `served`: where alone the operator has rights to LLMKeys.
+async fn leash_in_force(
+    admin: &Client,
+    operator: &Client,
+    namespace: &str,
+    served: Option<&str>,
+) -> Result<(), Error> {
+    let keys_are = served.unwrap_or(namespace);
     let name = format!("{PROBE}-{}", random_suffix()?);
     let key: LLMKey = serde_json::from_value(json!({
         "apiVersion": "llmkeys.dev/v1alpha1", "kind": "LLMKey", "metadata": {"name": name},
@@ -98,15 +112,15 @@ async fn leash_in_force(admin: &Client, operator: &Client, namespace: &str) -> R
                  "desiredState": "Active"},
     }))
     .map_err(Error::format("the probe"))?;
-    let keys: Api<LLMKey> = Api::namespaced(admin.clone(), namespace);
+    let keys: Api<LLMKey> = Api::namespaced(admin.clone(), keys_are);
     keys.create(&PostParams::default(), &key).await.map_err(Error::kube("create the probe"))?;
     let answer = tokio::time::timeout(IN_FORCE_WITHIN, async {
-        for target in [namespace, "default"] {
+        for target in [namespace, served.unwrap_or("default")] {
             while !refuses_secret(operator, target, &name).await? {
                 tokio::time::sleep(POLL).await;
             }
         }
-        while !refuses_label(operator, namespace, &name).await? {
+        while !refuses_label(operator, keys_are, &name).await? {
             tokio::time::sleep(POLL).await;
         }
         Ok(())

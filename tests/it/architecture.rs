@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("main", &["audit", "cli", "drain", "kube_ext", "runtime", "telemetry"]),
-    ("plugin", &["api", "audit", "cli", "controller", "crypto", "domain", "kube_ext", "provider"]),
+    ("plugin", &["api", "audit", "cli", "controller", "crypto", "domain", "kube_ext", "ledger", "provider"]),
     ("sandbox", &[]),
     ("testbed", &["api"]),
     ("trace", &[]),

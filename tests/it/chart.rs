@@ -193,7 +193,12 @@ fn what_can_be_switched_on_and_off_is_there_when_it_should_be() {
 /// Every flag of the chart is one that the operator knows, whatever the values.
 #[test]
 fn the_operator_understands_the_charts_arguments() {
-    for values in [json!({}), json!({"keyring": {"existingSecret": "k"}})] {
+    for values in [
+        json!({}),
+        json!({"keyring": {"existingSecret": "k"}}),
+        json!({"rbac": {"scope": "cluster-polling"}}),
+        json!({"rbac": {"scope": "namespaces", "namespaces": ["team-a", "team-b"]}}),
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_llmkey-operator"))
             .args(args(pod(&render(&values).unwrap())))
             // Refused after the rest was read: the answer tells which argument was not understood.
@@ -204,7 +209,11 @@ fn the_operator_understands_the_charts_arguments() {
         assert!(!output.status.success() && text.contains("concurrency"), "{text}");
         assert!(!text.contains("unexpected argument"), "{text}");
     }
-    for values in [json!({}), json!({"crds": {"keep": false}, "drain": {"timeout": "1m30s"}})] {
+    for values in [
+        json!({}),
+        json!({"crds": {"keep": false}, "drain": {"timeout": "1m30s"}}),
+        json!({"rbac": {"scope": "namespaces", "namespaces": ["team-a"]}}),
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_llmkey-operator"))
             .args(args(pod_of(&render(&values).unwrap(), "Job")))
             .arg("--kubeconfig=/nowhere")
@@ -249,6 +258,18 @@ fn the_values_schema_refuses_what_it_should() {
         (
             json!({"serviceAccount": {"create": false}}),
             "with serviceAccount.create=false name an existing one",
+        ),
+        (json!({"rbac": {"scope": "everything"}}), "/rbac/scope"),
+        (json!({"rbac": {"scope": "namespaces", "namespaces": ["Team"]}}), "/rbac/namespaces/0"),
+        (json!({"rbac": {"scope": "namespaces"}}), "name the namespaces that have LLMKeys"),
+        (json!({"rbac": {"namespaces": ["team-a"]}}), "only with rbac.scope=namespaces"),
+        (
+            json!({"rbac": {"scope": "namespaces", "namespaces": ["llmkey-system"]}}),
+            "an LLMKey in the operator's own namespace does not work",
+        ),
+        (
+            json!({"rbac": {"scope": "namespaces", "namespaces": ["team-a"]}, "crds": {"keep": false}}),
+            "nobody could tell whether LLMKeys exist elsewhere",
         ),
         // Time may be divided in tests only.
         (json!({"extraArgs": ["--test-time-divisor=100"]}), "/extraArgs/0"),
@@ -319,6 +340,49 @@ fn rights(manifests: &[Value]) -> String {
 #[test]
 fn rights_are_those_that_were_reviewed() {
     insta::assert_snapshot!(rights(&render(&json!({})).unwrap()));
+}
+
+#[test]
+fn rights_of_each_scope_are_those_that_were_reviewed() {
+    for (scope, values) in [
+        ("cluster-polling", json!({"rbac": {"scope": "cluster-polling"}})),
+        ("namespaces", json!({"rbac": {"scope": "namespaces", "namespaces": ["team-a", "team-b"]}})),
+        (
+            "namespaces-rollout",
+            json!({"rbac": {"scope": "namespaces", "namespaces": ["team-a"]}, "rollout": {"enabled": true}}),
+        ),
+    ] {
+        let manifests = render(&values).unwrap();
+        insta::assert_snapshot!(format!("rights_in_scope_{scope}"), rights(&manifests));
+        // Each role is given to the operator, where it stands, and to nobody else.
+        let named = |kind: &str, pointer: &str| -> BTreeSet<String> {
+            let of_kind = manifests.iter().filter(|manifest| manifest["kind"] == kind);
+            of_kind
+                .map(|m| format!("{} {}", m["metadata"]["namespace"], m.pointer(pointer).unwrap()))
+                .collect()
+        };
+        assert_eq!(named("Role", "/metadata/name"), named("RoleBinding", "/roleRef/name"));
+        let subject =
+            json!([{"kind": "ServiceAccount", "name": "llmkey-operator", "namespace": "llmkey-system"}]);
+        let bindings =
+            manifests.iter().filter(|m| m["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding")));
+        assert!(bindings.into_iter().all(|binding| binding["subjects"] == subject));
+    }
+}
+
+#[test]
+fn the_operator_is_told_its_scope() {
+    let told = |values: Value, kind: &str| -> Vec<String> {
+        let args = args(pod_of(&render(&values).unwrap(), kind));
+        args.into_iter().filter(|arg| arg.starts_with("--watch") || arg.starts_with("--secrets")).collect()
+    };
+    let polling = json!({"rbac": {"scope": "cluster-polling"}});
+    let two = json!({"rbac": {"scope": "namespaces", "namespaces": ["team-a", "team-b"]}});
+    for kind in ["Deployment", "Job"] {
+        assert!(told(json!({}), kind).is_empty());
+        assert_eq!(told(two.clone(), kind), ["--watch-namespaces=team-a,team-b"]);
+    }
+    assert_eq!(told(polling, "Deployment"), ["--secrets=poll"]);
 }
 
 /// The rights of everybody who is authenticated, beside which the operator's stand.

@@ -134,14 +134,15 @@ async fn applying_again_changes_nothing_and_an_action_rotates() {
         let actions: Table = lua.load(script("actions/discovery.lua")).eval().unwrap();
         !actions.get::<Table>(action).unwrap().get::<bool>("disabled").unwrap()
     };
-    assert_eq!(["rotate", "pause", "resume"].map(|action| can(&object, action)), [true, true, false]);
+    let actions = ["rotate", "refresh", "pause", "resume"];
+    assert_eq!(actions.map(|action| can(&object, action)), [true, true, true, false]);
     let act = |object: &Value, action: &str| -> Value {
         let lua = lua(object);
         let changed = lua.load(script(&format!("actions/{action}.lua"))).eval().unwrap();
         lua.from_value(changed).unwrap()
     };
     let paused = act(&object, "pause");
-    assert_eq!(["rotate", "pause", "resume"].map(|action| can(&paused, action)), [false, false, true]);
+    assert_eq!(actions.map(|action| can(&paused, action)), [false, true, false, true]);
     assert_eq!(act(&paused, "resume")["metadata"]["annotations"].get("llmkeys.dev/paused"), None);
 
     // Argo CD sends the difference as a patch.
@@ -151,6 +152,33 @@ async fn applying_again_changes_nothing_and_an_action_rotates() {
     api.patch("chat", &PatchParams::default(), &Patch::Merge(annotations)).await.unwrap();
     t.until("chat", "rotated", |key| state(key, 2).as_deref() == Some("Current")).await;
     assert_eq!(t.calls(Operation::CreateServiceAccount).len(), 2);
+}
+
+/// What was withdrawn at the provider is found out at once, and not when the next check is due, in weeks.
+#[tokio::test]
+async fn an_action_has_a_key_checked_now() {
+    let t = Tenant::new("refresh").await;
+    let value = t.person_key("refresh");
+    t.source("chat", &value).await;
+    t.supplied("chat", json!({"validation": {"interval": "168h"}})).await;
+    let key = t.ready("chat").await;
+    let checks = || t.calls(Operation::ListModels).len();
+    let before = checks();
+    let act = async |key: &LLMKey| {
+        let lua = lua(&serde_json::to_value(key).unwrap());
+        let changed = lua.load(script("actions/refresh.lua")).eval().unwrap();
+        let changed: Value = lua.from_value(changed).unwrap();
+        let annotations = json!({"metadata": {"annotations": changed["metadata"]["annotations"]}});
+        t.keys().patch("chat", &PatchParams::default(), &Patch::Merge(annotations)).await.unwrap();
+    };
+    t.settled("chat").await;
+    t.sandbox().withdraw_key(&value);
+    assert_eq!(checks(), before);
+    act(&key).await;
+    t.until("chat", "found out", |key| {
+        because(key, "Healthy", "KeyInvalid") || because(key, "Stalled", "KeyInvalid")
+    })
+    .await;
 }
 
 /// Who patches argocd-cm has the scripts that are tested here.
@@ -165,7 +193,7 @@ fn the_config_map_has_the_scripts() {
     let actions: Value = serde_saphyr::from_str(actions).unwrap();
     assert_eq!(actions["discovery.lua"].as_str().unwrap(), script("actions/discovery.lua"));
     let definitions = actions["definitions"].as_array().unwrap();
-    assert_eq!(definitions.len(), 3);
+    assert_eq!(definitions.len(), 4);
     for definition in definitions {
         let name = definition["name"].as_str().unwrap();
         assert_eq!(definition["action.lua"].as_str().unwrap(), script(&format!("actions/{name}.lua")));

@@ -52,7 +52,7 @@ async fn pod_is_admitted(client: &Client) {
 }
 
 /// Does what a node would with the pod of the Job: runs its command, and says how that ended. The text that it printed.
-async fn run_as_a_node(client: &Client, kubeconfig: &Path) -> String {
+pub(crate) async fn run_as_a_node(client: &Client, kubeconfig: &Path) -> String {
     let pods: Api<Pod> = Api::namespaced(client.clone(), HOME);
     let ours = ListParams::default().labels("app.kubernetes.io/name=llmkey-operator-drain");
     let pod = wait("the drain's pod", async || {

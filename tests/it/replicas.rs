@@ -137,6 +137,7 @@ async fn a_replica_that_read_the_ledger_too_early_delivers_no_older_key() {
         name: name.clone(),
         service_account: service_account.clone(),
         kubeconfig: way.kubeconfig.clone(),
+        scope: Vec::new(),
     };
     let alone = ["--leader-elect=false"];
     let early = Operator::start_with(stage.cluster, &held, "operator-early", DIVISOR, "debug", &alone);

@@ -31,6 +31,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// A release that is there already.
+    pub(crate) fn around(cluster: &'static ControlPlane, installation: Installation) -> Self {
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        Self { cluster, installation, sandbox: sandbox(), operator: None }
+    }
+
     /// The last lines of the operator that wrote last.
     pub(crate) fn last_words(&self, about: &str) -> String {
         let newest = std::fs::read_dir(self.cluster.dir())
@@ -176,9 +182,13 @@ async fn with_operator(level: &str, cluster: &'static ControlPlane) -> Stage {
 }
 
 async fn without_operator(cluster: &'static ControlPlane) -> Stage {
+    installed(cluster, &json!({"rollout": {"enabled": true}})).await
+}
+
+/// The chart with these values, and no operator.
+pub(crate) async fn installed(cluster: &'static ControlPlane, values: &Value) -> Stage {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let installation =
-        install_chart(cluster, "llmkey-system", &json!({"rollout": {"enabled": true}})).await.unwrap();
+    let installation = install_chart(cluster, "llmkey-system", values).await.unwrap();
     Stage { cluster, installation, sandbox: sandbox(), operator: None }
 }
 
@@ -230,8 +240,12 @@ impl Tenant {
 
     /// The same on another stage.
     pub(crate) async fn on(stage: &'static Stage, prefix: &str) -> Self {
+        Self::of(stage, stage.cluster.namespace(prefix).await.unwrap()).await
+    }
+
+    /// The same in a namespace that exists.
+    pub(crate) async fn of(stage: &'static Stage, namespace: String) -> Self {
         let client = stage.cluster.admin().unwrap();
-        let namespace = stage.cluster.namespace(prefix).await.unwrap();
         let project = stage.sandbox.create_project(&namespace);
         let admin_key = stage.sandbox.admin_key();
         let tenant = Self { stage, client, provider: namespace.clone(), namespace, project, admin_key };

@@ -51,3 +51,21 @@ app.kubernetes.io/part-of: llmkey-operator
 {{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
 {{- end }}
 {{- end }}
+
+{{/* "true" where the operator serves the namespaces of rbac.namespaces only; what does not fit together is refused. */}}
+{{- define "llmkey-operator.namespaced" -}}
+{{- if eq .Values.rbac.scope "namespaces" -}}
+{{- if not .Values.rbac.namespaces }}
+{{- fail "rbac.namespaces: with rbac.scope=namespaces name the namespaces that have LLMKeys" }}
+{{- end }}
+{{- if has .Release.Namespace .Values.rbac.namespaces }}
+{{- fail "rbac.namespaces: an LLMKey in the operator's own namespace does not work; leave that namespace out" }}
+{{- end }}
+{{- if and .Values.crds.enabled (not .Values.crds.keep) }}
+{{- fail "crds.keep: with rbac.scope=namespaces nobody could tell whether LLMKeys exist elsewhere before their CRD goes; keep the CRDs" }}
+{{- end -}}
+true
+{{- else if .Values.rbac.namespaces }}
+{{- fail "rbac.namespaces: only with rbac.scope=namespaces" }}
+{{- end }}
+{{- end }}

@@ -4,15 +4,17 @@ use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
 use sha2::{Digest, Sha256};
 
-use crate::api::{ClusterRotationPolicy, LLMKey, PolicyKind, ROTATE, RotationPolicy};
+use crate::api::{ClusterRotationPolicy, LLMKey, PolicyKind, REFRESH, ROTATE, RotationPolicy};
 use crate::controller::context::Ctx;
 
-/// Digest of the LLMKey's generation and rotate token, its policy's generation, and the account's stamp.
+/// Digest of the LLMKey's generation and its tokens, its policy's generation, and the account's stamp.
 pub fn edits(ctx: &Ctx, key: &LLMKey, account: &str) -> String {
     let generation = key.metadata.generation.unwrap_or_default();
-    let token = key.metadata.annotations.as_ref().and_then(|a| a.get(ROTATE));
+    let annotation = |name: &str| key.metadata.annotations.as_ref().and_then(|a| a.get(name));
+    let token = annotation(ROTATE);
+    let refresh = annotation(REFRESH).map(|refresh| format!("\n{refresh}")).unwrap_or_default();
     let policy = policy(ctx, key).unwrap_or_default();
-    let text = format!("{generation}\n{token:?}\n{policy:?}\n{account}");
+    let text = format!("{generation}\n{token:?}\n{policy:?}\n{account}{refresh}");
     data_encoding::HEXLOWER.encode(&Sha256::digest(text))[..16].to_owned()
 }
 

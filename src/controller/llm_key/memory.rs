@@ -35,6 +35,8 @@ pub struct Remember {
     pub generation: Option<i64>,
     /// What people had edited when it was last looked at.
     pub edits: String,
+    /// The token of `llmkeys.dev/refresh` that was last seen.
+    pub refresh: Option<String>,
     /// Version of the LLMKey after our last write to it.
     pub resource_version: Option<Box<str>>,
 }

@@ -315,6 +315,8 @@ pub struct Memory {
     pub spare: Option<Health>,
     /// Health of a pinned key that is to be delivered: another one may be asked about meanwhile.
     pub pinned: Option<Health>,
+    /// When a person last asked that the delivered key be checked at once.
+    pub check_asked: Option<DateTime<Utc>>,
 }
 
 impl Memory {

@@ -5,6 +5,7 @@ mod target;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::reflector::ObjectRef;
 
@@ -13,7 +14,7 @@ use super::edits::edits;
 use super::memory::{Remember, Seen, unchanged};
 use super::model::{Former, LedgerView, Memory, Observed, Pass, SourceView, TargetView};
 use super::views::{Resolved, account_at, key_view, policy_view, resolve, texts};
-use crate::api::{ConditionStatus, ConditionType, LLMKey, Reason, parse_rfc3339};
+use crate::api::{ConditionStatus, ConditionType, LLMKey, REFRESH, Reason, parse_rfc3339};
 use crate::controller::context::Ctx;
 use crate::controller::usage::of_keys;
 use crate::crypto::{self, SecretBytes};
@@ -56,8 +57,15 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     if view.deleting && view.finalizer {
         view.namespace_terminating = terminating(ctx, &view.namespace).await?;
     }
-    let mut remember =
-        ctx.remembered.recall(&view.namespace, &view.name, &view.uid).unwrap_or_else(|| from_status(key));
+    let recalled = ctx.remembered.recall(&view.namespace, &view.name, &view.uid);
+    let refresh = key.annotations().get(REFRESH);
+    // Of one that is there when the key is first looked at nobody knows whether it was answered; that look is a fresh one.
+    let refreshed = refresh.is_some() && recalled.as_ref().is_some_and(|r| r.refresh.as_ref() != refresh);
+    let mut remember = recalled.unwrap_or_else(|| from_status(key));
+    remember.refresh = refresh.cloned();
+    if refreshed {
+        remember.memory.check_asked = Some(ctx.clock.now());
+    }
     remember.memory.started.get_or_insert_with(|| ctx.clock.now());
     let edits = edits(ctx, key, &stamp);
     if remember.edits != edits {
@@ -86,7 +94,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
         remember,
     };
     seeing.observed.usage = usage(ctx, key, &seeing.observed);
-    if depth == Depth::Glance && glance(ctx, key, &mut seeing) {
+    if depth == Depth::Glance && !refreshed && glance(ctx, key, &mut seeing) {
         return Ok(seeing);
     }
     read(ctx, key, &mut seeing).await?;

@@ -191,6 +191,13 @@ async fn pass(ctx: &Ctx, name: &Name, known: Known) -> Result<Looked, ReconcileE
             });
         }
     };
+    if ledger.record.owner.is_some() && !ctx.sight.sees(&name.0) {
+        // Whether its LLMKey exists cannot be told: only what was released on record goes on.
+        return Ok(Looked {
+            wake: Some(ctx.clock.now() + decide::interval(ctx.timings.deletion_grace)),
+            known,
+        });
+    }
     let mut held = Held::default();
     let provider = account(ctx, &ledger.record, &mut held).await?;
     let mut o = observed(&ledger.record, provider, known.memory);

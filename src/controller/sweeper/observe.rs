@@ -76,6 +76,8 @@ pub async fn observe(
     }
     let wanted: BTreeSet<String> = keys.iter().map(|key| key.name.lineage.clone()).collect();
     let (ledgers, blind) = ledgers(ctx, &wanted).await?;
+    // An LLMKey that cannot be seen may claim what no ledger holds.
+    let blind = blind || !ctx.sight.is_whole();
     let (mut claimed, mut living) = (BTreeSet::new(), BTreeSet::new());
     if wanted.iter().any(|lineage| !ledgers.contains_key(lineage)) {
         for key in ctx.stores.keys.state() {

@@ -113,6 +113,18 @@ Examples:
   kubectl llmkey doctor --operator-namespace keys
 ";
 
+pub(super) const BUNDLE_EXAMPLES: &str = "\
+Examples:
+  # All that helps to find out what is wrong, of all namespaces
+  kubectl llmkey support-bundle -A
+
+  # One team's LLMKeys, as a directory to look through
+  kubectl llmkey support-bundle -n team-a --to bundle
+
+  # With log lines that were saved before the pods were gone
+  kubectl llmkey support-bundle -A --log-file operator.log --to incident.tar.gz
+";
+
 pub(super) const COMPLETION_EXAMPLES: &str = "\
 Examples:
   # Names of commands, flags and LLMKeys after the tabulator, wherever kubectl completes
@@ -169,6 +181,7 @@ pub fn examples() -> Vec<Vec<&'static str>> {
         VERIFY_EXAMPLES,
         IMPORT_EXAMPLES,
         DOCTOR_EXAMPLES,
+        BUNDLE_EXAMPLES,
         COMPLETION_EXAMPLES,
     ];
     let lines = texts.into_iter().flat_map(str::lines);

@@ -92,6 +92,11 @@ pub fn next_probe(o: &Observed, lineage: &str, env: &Env) -> Option<chrono::Date
         if health.confirming(o.key.threshold) || (asked.is_none() && health.accepted.is_none()) {
             return Some(asked.map_or(started, |at| at + delta(env.timings.rejection_confirmation_gap)));
         }
+        if let Some(wanted) = o.memory.check_asked
+            && asked.is_none_or(|at| at < wanted)
+        {
+            return Some(wanted);
+        }
         if let Some((verdict, at)) = health.last
             && !verdict.accepts()
             && !verdict.refuses()

@@ -429,6 +429,7 @@ impl Reader<'_> {
             refused: _,
             spare,
             pinned,
+            check_asked: _,
         } = memory;
         for health in [health, candidate, spare, pinned].into_iter().flatten() {
             self.text(&mut health.fingerprint);

@@ -180,6 +180,7 @@ impl Shift {
             refused,
             spare,
             pinned,
+            check_asked: _,
         } = memory;
         for asked in refused.values_mut() {
             self.time(asked);
