@@ -7,9 +7,14 @@ mod account;
 mod address;
 mod admin_reply;
 mod anthropic;
+mod aws_reply;
+mod aws_session;
 mod azure;
 mod azure_account;
 mod azure_admin;
+mod bedrock;
+mod bedrock_account;
+mod bedrock_admin;
 mod capability;
 mod chosen;
 mod classification;
@@ -50,6 +55,7 @@ use serde_json::{Map, Value};
 
 pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
 pub use azure_account::{AUTHORITY, AzureAccess, RESOURCE_MANAGER, azure_path};
+pub use bedrock_account::{BedrockAccess, IAM, bedrock_user};
 pub use capability::{Capabilities, Capability, MintKind};
 pub use chosen::choose;
 pub use client::{LastUsed, ListedKey, Listing, Minted, Providers, Revocation, Validation};
@@ -166,6 +172,7 @@ trait Admin: Sync {
 /// How a provider makes keys.
 enum Minting {
     ShownOnce(&'static dyn ShownOnce),
+    Unnamed(&'static dyn ShownOnce),
     CallerChosen(&'static dyn CallerChosen),
     CallerNamed(&'static dyn CallerNamed),
     Slots(&'static dyn Slots),
@@ -190,7 +197,8 @@ trait Slots: Sync {
     fn read_renewed(&self, reply: &Reply) -> Result<(), MintError>;
 }
 
-/// The provider chooses the key and shows it in the one answer: lost, it is a stray.
+/// The provider chooses the key and shows it in the one answer: lost, it is a stray. Where keys have no names, the one that was asked for is
+/// left out.
 trait ShownOnce: Sync {
     fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable>;
     fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError>;
@@ -273,12 +281,13 @@ fn dialect(provider: ProviderType) -> &'static dyn Dialect {
         ProviderType::HuggingFace => &huggingface::HuggingFace,
         ProviderType::LiteLLM => &litellm::LiteLLM,
         ProviderType::AzureOpenAI => &azure::Azure,
+        ProviderType::Bedrock => &bedrock::Bedrock,
         ProviderType::OpenAICompatible => &openai_compatible::ANY,
     }
 }
 
 #[cfg(test)]
-const ALL: [ProviderType; 14] = [
+const ALL: [ProviderType; 15] = [
     ProviderType::OpenAI,
     ProviderType::Anthropic,
     ProviderType::Google,
@@ -292,5 +301,6 @@ const ALL: [ProviderType; 14] = [
     ProviderType::HuggingFace,
     ProviderType::LiteLLM,
     ProviderType::AzureOpenAI,
+    ProviderType::Bedrock,
     ProviderType::OpenAICompatible,
 ];

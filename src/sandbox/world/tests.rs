@@ -4,7 +4,7 @@ const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 fn world() -> (World, usize) {
     let mut world =
-        World::new(Mint::new([1; 32]), "sk-admin-test", "sk-or-v1-test", "sk-master", "azure-secret");
+        World::new(Mint::new([1; 32]), "sk-admin-test", "sk-or-v1-test", "sk-master", "azure-secret", "aws-secret");
     world.add_project("test", START);
     (world, 0)
 }
