@@ -25,7 +25,9 @@ pub enum AccountError {
     #[error("the admin credential must be 8 to 512 printable characters without spaces")]
     BadCredential,
     /// A URL of the account is none.
-    #[error("azureOpenAI.resourceManagerURL and authorityURL, google.apiURL, and bedrock.iamURL and stsURL must be plain https URLs")]
+    #[error(
+        "azureOpenAI.resourceManagerURL and authorityURL, google.apiURL, and bedrock.iamURL and stsURL must be plain https URLs"
+    )]
     BadUrl,
     /// The credential's file is not one of Google's that can be used.
     #[error(

@@ -94,7 +94,8 @@ impl Providers {
             return Ok(Arc::clone(&session.keys));
         }
         let keys = Arc::new(self.take_role(access, role).await?);
-        *known = Some(Session { keys: Arc::clone(&keys), until: now + LIFETIME.saturating_sub(TOKEN_MARGIN) });
+        *known =
+            Some(Session { keys: Arc::clone(&keys), until: now + LIFETIME.saturating_sub(TOKEN_MARGIN) });
         Ok(keys)
     }
 
@@ -126,11 +127,14 @@ fn read_role(reply: &Reply) -> Result<AwsKeys, CallError> {
         let failed = failure(reply);
         // Whatever is wrong with the token or the role: who asks for keys is not let in.
         let refused = matches!(failed.class, ErrorClass::CredentialInvalid | ErrorClass::Forbidden);
-        return Err(if refused { reply.error(ErrorClass::CredentialInvalid, "TokenRefused") } else { failed });
+        return Err(if refused {
+            reply.error(ErrorClass::CredentialInvalid, "TokenRefused")
+        } else {
+            failed
+        });
     }
     let document = success(reply)?;
-    let path =
-        ["AssumeRoleWithWebIdentityResponse", "AssumeRoleWithWebIdentityResult", "Credentials"];
+    let path = ["AssumeRoleWithWebIdentityResponse", "AssumeRoleWithWebIdentityResult", "Credentials"];
     let found = at(&document, &path).ok_or_else(|| unreadable(reply))?;
     let secret = |name: &str| text(found, name).map(SecretBytes::from);
     let keys = text(found, "AccessKeyId").zip(secret("SecretAccessKey")).zip(secret("SessionToken"));

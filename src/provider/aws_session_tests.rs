@@ -24,8 +24,10 @@ fn a_request_is_signed_for_iam_in_its_one_region() {
 fn a_session_token_is_signed_along() {
     let url = "https://iam.amazonaws.com/".parse().unwrap();
     let keys =
-        AwsKeys::new("ASIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/EXAMPLE".into(), Some("FwoGZXIvYXdzEA".into())).unwrap();
-    let signed = signature(request(url, b"Action=GetUser".to_vec()), &keys, DateTime::UNIX_EPOCH).ok().unwrap();
+        AwsKeys::new("ASIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/EXAMPLE".into(), Some("FwoGZXIvYXdzEA".into()))
+            .unwrap();
+    let signed =
+        signature(request(url, b"Action=GetUser".to_vec()), &keys, DateTime::UNIX_EPOCH).ok().unwrap();
     let (_, headers) = shown(&signed);
     assert!(headers.contains(&"x-amz-security-token: FwoGZXIvYXdzEA".to_owned()), "{headers:?}");
     let signed_headers = "SignedHeaders=content-type;host;x-amz-date;x-amz-security-token,";

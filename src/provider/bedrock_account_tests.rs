@@ -66,13 +66,14 @@ fn a_credential_for_another_host_or_account_is_refused() {
     assert_eq!(with("accessKeyID", "AKIA IOSFODNN7EXAMPLE"), Some(AccountError::BadCredential));
     assert_eq!(with("secretAccessKey", "short"), Some(AccountError::BadCredential));
     assert_eq!(with("sessionToken", "two words of it"), Some(AccountError::BadCredential));
-    assert_eq!(with("roleARN", "arn:aws:iam::111122223333:role/x"), Some(AccountError::BadHost), "no stsHost");
+    assert_eq!(
+        with("roleARN", "arn:aws:iam::111122223333:role/x"),
+        Some(AccountError::BadHost),
+        "no stsHost"
+    );
     let role = |role: &str| {
-        let entries = [
-            ("host", "iam.amazonaws.com"),
-            ("stsHost", "sts.eu-central-1.amazonaws.com"),
-            ("roleARN", role),
-        ];
+        let entries =
+            [("host", "iam.amazonaws.com"), ("stsHost", "sts.eu-central-1.amazonaws.com"), ("roleARN", role)];
         account(&block(), &entries).err()
     };
     assert_eq!(role("arn:aws:iam::111122223333:role/path/name"), None);
@@ -85,8 +86,5 @@ fn a_credential_for_another_host_or_account_is_refused() {
     ] {
         assert_eq!(role(bad), Some(AccountError::BadRole), "{bad}");
     }
-    assert_eq!(
-        account(&block(), &KEYS[..2]).err(),
-        Some(AccountError::Missing("secretAccessKey"))
-    );
+    assert_eq!(account(&block(), &KEYS[..2]).err(), Some(AccountError::Missing("secretAccessKey")));
 }

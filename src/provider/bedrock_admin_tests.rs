@@ -30,7 +30,9 @@ fn listed(members: &str, end: &str) -> String {
 }
 
 fn error(code: &str) -> String {
-    format!("<ErrorResponse {NS}><Error><Type>Sender</Type><Code>{code}</Code><Message>m</Message></Error></ErrorResponse>")
+    format!(
+        "<ErrorResponse {NS}><Error><Type>Sender</Type><Code>{code}</Code><Message>m</Message></Error></ErrorResponse>"
+    )
 }
 
 fn body(request: &Request) -> String {
@@ -50,7 +52,10 @@ fn requests_to_the_letter() {
     assert_eq!(headers, ["accept: text/xml", "content-type: application/x-www-form-urlencoded"]);
     assert_eq!(
         body(&mint),
-        format!("{}&ServiceName=bedrock.amazonaws.com&CredentialAgeDays=90", begin("CreateServiceSpecificCredential"))
+        format!(
+            "{}&ServiceName=bedrock.amazonaws.com&CredentialAgeDays=90",
+            begin("CreateServiceSpecificCredential")
+        )
     );
     let mint = BedrockAdmin.mint_request(&account_with_role(), "x").ok().unwrap();
     assert!(!body(&mint).contains("CredentialAgeDays"));
@@ -67,7 +72,10 @@ fn requests_to_the_letter() {
     let off = BedrockAdmin.switch_request(&of, &id, false).ok().unwrap();
     assert_eq!(
         body(&off),
-        format!("{}&ServiceSpecificCredentialId={ID}&Status=Inactive", begin("UpdateServiceSpecificCredential"))
+        format!(
+            "{}&ServiceSpecificCredentialId={ID}&Status=Inactive",
+            begin("UpdateServiceSpecificCredential")
+        )
     );
     assert_eq!(body(&user_request(of.bedrock().unwrap())), begin("GetUser"));
 }
@@ -90,7 +98,10 @@ fn a_key_is_taken_only_from_an_answer_about_this_user() {
         ("{}".to_owned(), "UnreadableReply"),
     ] {
         let failed = read(200, &body).err().unwrap();
-        assert!(matches!(&failed, MintError::UnknownOutcome(error) if error.code == code), "{body}: {failed}");
+        assert!(
+            matches!(&failed, MintError::UnknownOutcome(error) if error.code == code),
+            "{body}: {failed}"
+        );
     }
 }
 
@@ -141,7 +152,9 @@ fn a_list_is_of_this_user_or_nothing_and_goes_on_at_its_marker() {
 #[test]
 fn deletions_and_switches_are_believed_in_their_own_form() {
     let id = ProviderKeyId::parse(ID).unwrap();
-    let answer = |name: &str| format!("<{name} {NS}><ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></{name}>");
+    let answer = |name: &str| {
+        format!("<{name} {NS}><ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></{name}>")
+    };
     let revoked = |status, body: &str| BedrockAdmin.read_revocation(&id, &reply(status, &[], body));
     assert_eq!(revoked(200, &answer("DeleteServiceSpecificCredentialResponse")), Ok(Revocation::Revoked));
     assert_eq!(revoked(404, &error("NoSuchEntity")), Ok(Revocation::AlreadyGone));
@@ -157,7 +170,9 @@ fn deletions_and_switches_are_believed_in_their_own_form() {
 fn a_user_of_another_aws_account_is_not_the_one() {
     let of = account_with_keys(None);
     let read = |arn: &str| {
-        let body = format!("<GetUserResponse {NS}><GetUserResult><User><UserName>llm-Keys</UserName><Arn>{arn}</Arn></User></GetUserResult></GetUserResponse>");
+        let body = format!(
+            "<GetUserResponse {NS}><GetUserResult><User><UserName>llm-Keys</UserName><Arn>{arn}</Arn></User></GetUserResult></GetUserResponse>"
+        );
         read_user(of.bedrock().unwrap(), &reply(200, &[], &body)).map_err(|error| error.code)
     };
     assert_eq!(read("arn:aws:iam::111122223333:user/llm-Keys"), Ok(()));

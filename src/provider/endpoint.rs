@@ -69,7 +69,13 @@ impl Endpoint {
     /// [`EndpointError::NoBaseUrl`] for a type without one.
     pub fn public(provider: ProviderType) -> Result<Self, EndpointError> {
         let url = default_base_url(provider).ok_or(EndpointError::NoBaseUrl)?;
-        Ok(Self { provider, base_url: parse(url)?, ca_bundle: None, addresses: Addresses::PublicOnly, region: None })
+        Ok(Self {
+            provider,
+            base_url: parse(url)?,
+            ca_bundle: None,
+            addresses: Addresses::PublicOnly,
+            region: None,
+        })
     }
 
     /// The endpoint that an `LLMProvider` describes.

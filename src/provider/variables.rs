@@ -17,7 +17,11 @@ use crate::api::ProviderType;
 /// `cohere` (Python) `CO_API_KEY`, `CO_API_URL`; `together` 3.1 (Python) `TOGETHER_API_KEY`, `TOGETHER_BASE_URL`;
 /// `huggingface_hub` (Python) `HF_TOKEN`, `HF_ENDPOINT`; `openai` (Python) for Azure `AZURE_OPENAI_API_KEY`, `AZURE_OPENAI_ENDPOINT`;
 /// `aws-bedrock-token-generator` 1.1 `AWS_BEARER_TOKEN_BEDROCK`, which all of AWS's SDKs read, and `AWS_REGION`.
-pub fn default_data(provider: ProviderType, public_url: bool, region: Option<&str>) -> BTreeMap<String, String> {
+pub fn default_data(
+    provider: ProviderType,
+    public_url: bool,
+    region: Option<&str>,
+) -> BTreeMap<String, String> {
     let (keys, url): (&[&str], Option<&str>) = match provider {
         // A LiteLLM proxy speaks OpenAI's data API at its root as well as below `/v1`.
         ProviderType::OpenAI | ProviderType::LiteLLM | ProviderType::OpenAICompatible => {

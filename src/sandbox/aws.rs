@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::wire::ApiError;
+use super::{Sandbox, wire::ApiError};
 
 /// The AWS account of all users, the operator's access key, and the role that tokens of the cluster are exchanged for.
 pub(super) const ACCOUNT: &str = "111122223333";
@@ -44,6 +44,38 @@ impl<'a> Aws<'a> {
     }
 }
 
+impl Sandbox {
+    /// Base URL of Bedrock's control plane.
+    pub fn bedrock_url(&self) -> String {
+        format!("https://{}/aws/bedrock", self.address)
+    }
+
+    /// Base URL of IAM.
+    pub fn iam_url(&self) -> String {
+        format!("https://{}/aws/iam", self.address)
+    }
+
+    /// Base URL of STS.
+    pub fn sts_url(&self) -> String {
+        format!("https://{}/aws/sts", self.address)
+    }
+
+    /// The AWS account of all users, and who may manage them.
+    pub fn aws(&self) -> Aws<'_> {
+        Aws::of(&self.aws_secret)
+    }
+
+    /// Makes an IAM user and returns its name in lower case; wherever a project is asked for, it is one.
+    pub fn create_iam_user(&self, name: &str) -> String {
+        self.handle.create_iam_user(name)
+    }
+
+    /// From now on all temporary keys of AWS's are over.
+    pub fn expire_aws_sessions(&self) {
+        self.handle.expire_aws_sessions();
+    }
+}
+
 /// A request as it was signed.
 #[derive(Clone)]
 pub(super) struct Signed {
@@ -58,7 +90,9 @@ impl Signed {
     pub(super) fn new(method: Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Self {
         let mut shown: BTreeMap<String, String> = headers
             .iter()
-            .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.trim().to_owned())))
+            .filter_map(|(name, value)| {
+                Some((name.as_str().to_owned(), value.to_str().ok()?.trim().to_owned()))
+            })
             .collect();
         // HTTP/2 has the host in the URL.
         if let Some(authority) = uri.authority() {
@@ -152,7 +186,13 @@ impl Keyholders {
     }
 
     /// Adds temporary keys.
-    pub(super) fn begin(&mut self, id: String, secret: &str, token: &str, now: DateTime<Utc>) -> DateTime<Utc> {
+    pub(super) fn begin(
+        &mut self,
+        id: String,
+        secret: &str,
+        token: &str,
+        now: DateTime<Utc>,
+    ) -> DateTime<Utc> {
         let until = now + TimeDelta::seconds(SESSION_SECONDS);
         let session = Some((Zeroizing::new(token.to_owned()), until));
         self.keys.insert(id, AccessKey { secret: Zeroizing::new(secret.to_owned()), session });

@@ -117,13 +117,7 @@ fn fields(body: &Bytes) -> Option<BTreeMap<String, String>> {
     Query::try_from_uri(&uri).ok().map(|Query(fields)| fields)
 }
 
-async fn iam(
-    State(backend): Shared,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn iam(State(backend): Shared, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let fields = fields(&body).unwrap_or_default();
     let field = |name: &str| fields.get(name).cloned();
     let known = match field("Action").as_deref() {
@@ -144,16 +138,15 @@ async fn iam(
         Err(ApiError::iam(StatusCode::BAD_REQUEST, "InvalidAction", "Could not find operation"))
     };
     let operation = known.unwrap_or(Operation::GetUser);
-    backend.answer(Call { operation, project: project.map(|name| name.to_ascii_lowercase()), object, input }, credential).await
+    backend
+        .answer(
+            Call { operation, project: project.map(|name| name.to_ascii_lowercase()), object, input },
+            credential,
+        )
+        .await
 }
 
-async fn sts(
-    State(backend): Shared,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn sts(State(backend): Shared, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let fields = fields(&body).unwrap_or_default();
     let credential =
         fields.get("WebIdentityToken").map_or(Credential::Missing, |token| Credential::of_key(token));
@@ -165,7 +158,9 @@ async fn sts(
     } else {
         Err(ApiError::iam(StatusCode::BAD_REQUEST, "InvalidAction", "Could not find operation"))
     };
-    backend.answer(Call { operation: Operation::TakeRole, project: None, object: None, input }, credential).await
+    backend
+        .answer(Call { operation: Operation::TakeRole, project: None, object: None, input }, credential)
+        .await
 }
 
 async fn models(State(backend): Shared, headers: HeaderMap) -> Response {
@@ -217,7 +212,8 @@ impl World {
         }
         self.keyholders.judge(&form.signed, now)?;
         let name = form.get("UserName")?;
-        let user = self.index_in(Dialect::Bedrock, &name.to_ascii_lowercase()).ok_or_else(|| no_entity("user"))?;
+        let user =
+            self.index_in(Dialect::Bedrock, &name.to_ascii_lowercase()).ok_or_else(|| no_entity("user"))?;
         let object = call.object.as_deref().unwrap_or_default();
         match call.operation {
             Operation::CreateCredential => self.create_credential(user, form, now),
@@ -262,7 +258,11 @@ impl World {
         now: DateTime<Utc>,
     ) -> Result<Outcome, ApiError> {
         if form.get("ServiceName")? != SERVICE {
-            return Err(ApiError::iam(StatusCode::NOT_FOUND, "NotSupportedService", "The service is not supported."));
+            return Err(ApiError::iam(
+                StatusCode::NOT_FOUND,
+                "NotSupportedService",
+                "The service is not supported.",
+            ));
         }
         let days = form.fields.get("CredentialAgeDays").map(|days| days.parse::<i64>());
         let lifetime = match days {
@@ -301,15 +301,16 @@ impl World {
         let name = form.get("UserName")?;
         let project = self.projects().get(user).ok_or_else(|| no_entity("user"))?;
         let asked = form.fields.get("ServiceName").is_none_or(|service| service == SERVICE);
-        let found = project.keys.range(from..).filter(|(_, key)| {
-            asked && listed(key.listed_from, key.deletion, now)
-        });
+        let found =
+            project.keys.range(from..).filter(|(_, key)| asked && listed(key.listed_from, key.deletion, now));
         let found: Vec<(u64, &Key)> = found.map(|(ordinal, key)| (*ordinal, key)).collect();
         let page = found.iter().take(most);
         let members: String =
             page.map(|(_, key)| format!("<member>{}</member>", credential(key, name, None, now))).collect();
         let end = match found.get(most) {
-            Some((next, _)) => format!("<IsTruncated>true</IsTruncated>{}", element("Marker", &next.to_string())),
+            Some((next, _)) => {
+                format!("<IsTruncated>true</IsTruncated>{}", element("Marker", &next.to_string()))
+            }
             None => "<IsTruncated>false</IsTruncated>".to_owned(),
         };
         let list = format!("<ServiceSpecificCredentials>{members}</ServiceSpecificCredentials>{end}");
@@ -342,7 +343,13 @@ impl World {
 /// A credential's elements; with the secret only in the answer that makes it.
 fn credential(key: &Key, user: &str, secret: Option<&str>, now: DateTime<Utc>) -> String {
     let over = key.expires_at.is_some_and(|end| end <= now);
-    let status = if over { "Expired" } else if key.disabled { "Inactive" } else { "Active" };
+    let status = if over {
+        "Expired"
+    } else if key.disabled {
+        "Inactive"
+    } else {
+        "Active"
+    };
     let mut elements = vec![
         element("CreateDate", &at(key.created_at)),
         element("ServiceName", SERVICE),

@@ -237,13 +237,7 @@ impl World {
         let Credential::Bearer(presented) = credential else {
             return match call.operation.dialect() {
                 Dialect::LiteLLM => litellm::no_key().into(),
-                Dialect::OpenAI
-                | Dialect::OpenRouter
-                | Dialect::Azure
-                | Dialect::Google
-                | Dialect::Bedrock => {
-                    ApiError::missing_credential().into()
-                }
+                _ => ApiError::missing_credential().into(),
             };
         };
         let verdict = self.judge(presented, now);
@@ -259,13 +253,7 @@ impl World {
             {
                 Verdict::Unknown
             }
-            Verdict::Admin(
-                Dialect::OpenRouter
-                | Dialect::LiteLLM
-                | Dialect::Azure
-                | Dialect::Google
-                | Dialect::Bedrock,
-            ) => Verdict::Unknown,
+            Verdict::Admin(dialect) if dialect != Dialect::OpenAI => Verdict::Unknown,
             verdict => verdict,
         };
         if call.operation.is_data_call() {

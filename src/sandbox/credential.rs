@@ -151,7 +151,8 @@ impl Mint {
     /// A key with the shape of Bedrock's long-term ones: `ABSK` and Base64.
     pub(super) fn bedrock_key(&mut self) -> Zeroizing<String> {
         let text = self.text();
-        let whole = Zeroizing::new(format!("BedrockAPIKey-{}:{}", text.get(..12).unwrap_or_default(), text.as_str()));
+        let whole =
+            Zeroizing::new(format!("BedrockAPIKey-{}:{}", text.get(..12).unwrap_or_default(), text.as_str()));
         Zeroizing::new(format!("ABSK{}", BASE64.encode(whole.as_bytes())))
     }
 

@@ -242,21 +242,6 @@ impl Sandbox {
         format!("https://{}/google/api", self.address)
     }
 
-    /// Base URL of Bedrock's control plane.
-    pub fn bedrock_url(&self) -> String {
-        format!("https://{}/aws/bedrock", self.address)
-    }
-
-    /// Base URL of IAM.
-    pub fn iam_url(&self) -> String {
-        format!("https://{}/aws/iam", self.address)
-    }
-
-    /// Base URL of STS.
-    pub fn sts_url(&self) -> String {
-        format!("https://{}/aws/sts", self.address)
-    }
-
     /// Base URL of the control API; needs [`Sandbox::control_token`] as a bearer token.
     pub fn control_url(&self) -> String {
         format!("https://{}/sandbox", self.address)
@@ -290,11 +275,6 @@ impl Sandbox {
     /// Where Azure's accounts are, and who may manage them.
     pub fn azure(&self) -> Azure<'_> {
         Azure::of(&self.azure_secret)
-    }
-
-    /// The AWS account of all users, and who may manage them.
-    pub fn aws(&self) -> Aws<'_> {
-        Aws::of(&self.aws_secret)
     }
 
     /// The JSON of the key of the service account that manages keys at Google, as Google's tools write it.
@@ -342,16 +322,6 @@ impl Sandbox {
     /// Makes a project at Google and returns its id, which is its name; wherever a project is asked for, it is one.
     pub fn create_google_project(&self, name: &str) -> String {
         self.handle.create_google_project(name)
-    }
-
-    /// Makes an IAM user and returns its name in lower case; wherever a project is asked for, it is one.
-    pub fn create_iam_user(&self, name: &str) -> String {
-        self.handle.create_iam_user(name)
-    }
-
-    /// From now on all temporary keys of AWS's are over.
-    pub fn expire_aws_sessions(&self) {
-        self.handle.expire_aws_sessions();
     }
 
     /// Takes a deletion at Google back, as a person can for 30 days. False: no such key.

@@ -180,7 +180,8 @@ async fn a_credential_that_is_wrong_or_another_accounts_does_nothing() {
     assert_eq!(providers.check_account(&absent).await.unwrap_err().class, ErrorClass::NotFound);
     // A clock that is an hour off signs what IAM does not take.
     let late = WallClock::new(|| DateTime::<Utc>::from_timestamp(1_800_003_600, 0).unwrap());
-    let late = Providers::new(ProvidersConfig { loopback_only: true, wall: late, ..ProvidersConfig::default() });
+    let late =
+        Providers::new(ProvidersConfig { loopback_only: true, wall: late, ..ProvidersConfig::default() });
     let failed = late.check_account(&account(&sandbox, USER, &[])).await.unwrap_err();
     assert_eq!(failed.class, ErrorClass::CredentialInvalid);
 
@@ -270,7 +271,8 @@ async fn mints_delivers_rotates_switches_and_revokes() {
     t.annotate("bedrock", "llmkeys.dev/rotate", Some("now")).await;
     t.until("bedrock", "version 2", |k| state(k, 2).as_deref() == Some("Current")).await;
     let second = t.delivered("bedrock", "AWS_BEARER_TOKEN_BEDROCK").await.unwrap();
-    t.until("bedrock", "the pod holds the first", |k| because(k, "OverlapActive", "WaitingForConsumers")).await;
+    t.until("bedrock", "the pod holds the first", |k| because(k, "OverlapActive", "WaitingForConsumers"))
+        .await;
     assert!(sandbox.accepts(&first) && sandbox.accepts(&second));
     t.annotate("bedrock", "llmkeys.dev/rotate", Some("again")).await;
     t.until("bedrock", "it waits", |k| because(k, "RotationDue", "OverlapActive")).await;
@@ -302,9 +304,9 @@ async fn what_was_there_before_is_left_alone_and_a_full_user_is_told() {
     let t = tenant(stage().await, "bedrock-full").await;
     let sandbox = t.sandbox();
     let persons = ["one", "two"].map(|tail| t.person_key(tail));
-    let ids = persons.each_ref().map(|value| {
-        sandbox.register_key(value, &t.project, "", OwnerAccess::Active).unwrap()
-    });
+    let ids = persons
+        .each_ref()
+        .map(|value| sandbox.register_key(value, &t.project, "", OwnerAccess::Active).unwrap());
     t.minted("bedrock", json!({})).await;
     let key = t.until("bedrock", "there is no room", |k| because(k, "Stalled", "SlotsTaken")).await;
     let message = find(&key, "Stalled").unwrap().2;

@@ -92,7 +92,9 @@ impl Place {
     /// them.
     fn is_swept(&self) -> bool {
         let capabilities = Capabilities::of(self.id.r#type, true);
-        capabilities.has(Capability::List) && capabilities.has(Capability::Revoke) && !capabilities.is_for_one()
+        capabilities.has(Capability::List)
+            && capabilities.has(Capability::Revoke)
+            && !capabilities.is_for_one()
     }
 }
 

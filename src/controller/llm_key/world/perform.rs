@@ -216,7 +216,7 @@ impl World {
         if self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version) {
             return Err(Undone::Changed);
         }
-        for key in self.live_keys() {
+        for key in self.ours() {
             let kept =
                 read.record.versions.iter().any(|v| {
                     v.provider_key_id.as_deref() == Some(&key.id) && v.state == VersionState::Retained
@@ -278,6 +278,9 @@ impl World {
         else {
             return Ok(());
         };
+        if key.name.is_empty() {
+            return broken(format!("{id} is ended, and another hand has made it"));
+        }
         let explicit = self.ledger.as_ref().is_some_and(|l| {
             l.record.versions.iter().any(|v| {
                 v.provider_key_id.as_deref() == Some(id) && v.basis == Some(RevocationBasis::Explicit)
@@ -439,7 +442,9 @@ impl World {
         let id = Self::id_of(o, version)?;
         let account = record(o)?.version(version).and_then(|v| v.account.clone()).ok_or(Undone::Changed)?;
         let listed = match self.provider.mint {
-            MintKind::ShownOnce | MintKind::Unnamed => self.listed(&account.project).iter().any(|(listed, _)| *listed == id),
+            MintKind::ShownOnce | MintKind::Unnamed => {
+                self.listed(&account.project).iter().any(|(listed, _)| *listed == id)
+            }
             MintKind::CallerChosen | MintKind::CallerNamed => self.live_keys().any(|key| key.id == id),
             MintKind::Slots => self.is_in_slot(o, version)?,
         };

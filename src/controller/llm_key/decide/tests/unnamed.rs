@@ -67,7 +67,12 @@ fn a_lost_answer_leaves_a_key_that_is_told_by_its_absence_before_and_goes() {
     for fault in [Fault::NotDone, Fault::CrashBefore] {
         let mut run = Run::faulty(with(&[]), &[(first, fault)]);
         run.until(&[], HOUR).unwrap();
-        assert_eq!((states(&run.world), run.world.provider.keys.len()), (vec![Current], 1), "{}", run.story());
+        assert_eq!(
+            (states(&run.world), run.world.provider.keys.len()),
+            (vec![Current], 1),
+            "{}",
+            run.story()
+        );
         assert!(places(&run, "revoke_stray").is_empty());
     }
 }
@@ -99,7 +104,10 @@ fn a_full_account_is_told_with_the_ids_of_what_is_there() {
     assert_eq!(states(&run.world), [Current]);
     let (_, reason, message) = told(&run, "RotationDue");
     assert_eq!(reason, "SlotsTaken", "{message}");
-    assert!(message.contains("ACCA2, which the operator did not make") && message.contains("version 1"), "{message}");
+    assert!(
+        message.contains("ACCA2, which the operator did not make") && message.contains("version 1"),
+        "{message}"
+    );
     assert_eq!(told(&run, "Stalled").0, "False");
     let room: fn(&mut World) = |w| w.provider.keys.retain(|key| key.id != "ACCA2");
     run.until(&[(3 * HOUR, room)], 4 * HOUR).unwrap();
@@ -180,6 +188,11 @@ fn an_attempt_that_nobody_wants_any_more_leaves_nothing() {
         w.edit(|key| key.spec.source = serde_json::from_value(super::world::pool(&["a"])).unwrap());
     };
     run.until(&[(1, pooled)], HOUR).unwrap();
-    assert_eq!((states(&run.world), live(&run.world)), (vec![Abandoned, Current], vec!["ACCA1"]), "{}", run.story());
+    assert_eq!(
+        (states(&run.world), live(&run.world)),
+        (vec![Abandoned, Current], vec!["ACCA1"]),
+        "{}",
+        run.story()
+    );
     assert_eq!(run.world.holder, None);
 }
