@@ -190,7 +190,7 @@ impl Actor<'_> {
         Ok(Some(Failure { reason: Reason::MintBudget, message, class: Class::Transient, retry_after }))
     }
 
-    pub(super) async fn list_keys(&self, o: &Observed) -> Result<Learned, NotDone> {
+    pub(super) async fn list_keys(&self) -> Result<Learned, NotDone> {
         let account = self.held.account.as_ref().ok_or(NotDone::Changed)?;
         let listed = self.list(account).await.map_err(|error| {
             let message = format!("the account's keys could not be listed: {error}");

@@ -78,6 +78,8 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     slots("slots-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
     unnamed("unnamed-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
     unnamed("unnamed-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
+    unnamed("unnamed-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
+    unnamed("unnamed-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
     two("two-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0), None, true),
     two("two-created-lost", Beginning::Created, budget(0, 1, 0, 0, 0), None, false),
