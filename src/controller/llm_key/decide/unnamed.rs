@@ -13,7 +13,7 @@
 use super::gate::delta;
 use super::{due, retire};
 use crate::api::Reason;
-use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Work};
+use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, TargetView, Work};
 use crate::ledger::{Before, Record, Version};
 use crate::provider::{MintKind, ProviderKeyId};
 
@@ -87,9 +87,14 @@ fn has(version: &Version, id: &str) -> bool {
 
 /// Of the listed keys, those of attempts whose answers were lost. None as long as it is not on record what was there before.
 ///
-/// A key that status tells of as the delivered one is left alone: the ledger may be older than that. Unless all keys are to go.
+/// The ledger may be an older copy that was put back: what the target may hold, or status tells of as delivered, is left alone as long as that
+/// may be so. Unless all keys are to go.
 pub(crate) fn strays(o: &Observed, record: &Record, project: &str, listed: &[String]) -> Vec<String> {
     let Some(before) = record.before(project) else { return Vec::new() };
+    let unknown_in_use = matches!(o.target, TargetView::Ours { carries: None, .. });
+    if unknown_in_use && !o.key.revoke_all {
+        return Vec::new();
+    }
     let shown = o.key.id_shown.as_ref().filter(|_| !o.key.revoke_all);
     let recorded = |id: &String| record.versions.iter().any(|v| v.state.key_may_work() && has(v, id));
     let known = |id: &String| before.ids.contains(id) || shown == Some(id) || recorded(id);
