@@ -138,6 +138,9 @@ struct RunArgs {
     /// File with the cluster's token that Google exchanges for one of its own (workload identity federation).
     #[arg(long, env = "LLMKEY_GOOGLE_TOKEN_FILE")]
     google_token_file: Option<PathBuf>,
+    /// File with the cluster's token that AWS exchanges for temporary keys (web identity), as EKS mounts it.
+    #[arg(long, env = "AWS_WEB_IDENTITY_TOKEN_FILE")]
+    aws_token_file: Option<PathBuf>,
     /// Address of /metrics, /healthz, /readyz and /log-level.
     #[arg(long, env = "LLMKEY_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
     metrics_listen: SocketAddr,
@@ -214,6 +217,8 @@ pub struct Config {
     pub federated_token_file: Option<PathBuf>,
     /// The cluster's token that Google exchanges for one of its own.
     pub google_token_file: Option<PathBuf>,
+    /// The cluster's token that AWS exchanges for temporary keys.
+    pub aws_token_file: Option<PathBuf>,
     /// Address of the HTTP endpoints.
     pub metrics_listen: SocketAddr,
     /// Whether metrics carry the names of keys.
@@ -282,6 +287,7 @@ impl Config {
             keyring_dir: args.keyring_dir,
             federated_token_file: args.azure_federated_token_file,
             google_token_file: args.google_token_file,
+            aws_token_file: args.aws_token_file,
             metrics_listen: args.metrics_listen,
             per_key_metrics: args.per_key_metrics,
             leader_elect: args.leader_elect,

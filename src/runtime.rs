@@ -223,6 +223,7 @@ async fn lead(
             wall: WallClock::new(move || clock.now()),
             federated_token_file: config.federated_token_file.clone(),
             google_token_file: config.google_token_file.clone(),
+            aws_token_file: config.aws_token_file.clone(),
             ..ProvidersConfig::default()
         }),
         index: Arc::clone(&index),

@@ -35,6 +35,8 @@ pub enum ProviderType {
     LiteLLM,
     /// An account of Azure OpenAI (Cognitive Services).
     AzureOpenAI,
+    /// AWS Bedrock, by its API keys.
+    Bedrock,
     /// Any server that speaks OpenAI's data API, such as vLLM.
     OpenAICompatible,
 }
@@ -56,13 +58,14 @@ impl ProviderType {
             Self::HuggingFace => "HuggingFace",
             Self::LiteLLM => "LiteLLM",
             Self::AzureOpenAI => "AzureOpenAI",
+            Self::Bedrock => "Bedrock",
             Self::OpenAICompatible => "OpenAICompatible",
         }
     }
 
     /// Whether its place is the account itself, so that what is known of one says nothing of another one.
     pub const fn is_one_account(self) -> bool {
-        matches!(self, Self::AzureOpenAI)
+        matches!(self, Self::AzureOpenAI | Self::Bedrock)
     }
 
     /// What a provider calls the part of an account that keys are made in.
@@ -71,6 +74,7 @@ impl ProviderType {
             Self::OpenRouter => "workspace",
             Self::LiteLLM => "team",
             Self::AzureOpenAI => "account",
+            Self::Bedrock => "IAM user",
             _ => "project",
         }
     }
@@ -117,6 +121,10 @@ impl ProviderType {
     validation = Rule::new("self.type != 'AzureOpenAI' || !has(self.adminCredentialRef) || has(self.azureOpenAI)").message("azureOpenAI: an admin credential of Azure needs azureOpenAI, the account whose keys are made anew"),
     validation = Rule::new("!has(self.azureOpenAI) || self.type == 'AzureOpenAI'").message("azureOpenAI: only for type AzureOpenAI"),
     validation = Rule::new("!has(oldSelf.azureOpenAI) || has(self.azureOpenAI) && self.azureOpenAI.subscription == oldSelf.azureOpenAI.subscription && self.azureOpenAI.resourceGroup == oldSelf.azureOpenAI.resourceGroup && self.azureOpenAI.account == oldSelf.azureOpenAI.account").message("azureOpenAI: the account does not change; create another LLMProvider"),
+    validation = Rule::new("self.type != 'Bedrock' || has(self.bedrock) || has(self.baseURL)").message("bedrock: names region, AWS account and user; without it keys are checked only, and baseURL says where"),
+    validation = Rule::new("self.type != 'Bedrock' || !has(self.adminCredentialRef) || has(self.bedrock)").message("bedrock: an admin credential of AWS needs bedrock, the IAM user whose credentials the keys are"),
+    validation = Rule::new("!has(self.bedrock) || self.type == 'Bedrock'").message("bedrock: only for type Bedrock"),
+    validation = Rule::new("!has(oldSelf.bedrock) || has(self.bedrock) && self.bedrock.accountID == oldSelf.bedrock.accountID && self.bedrock.userName == oldSelf.bedrock.userName").message("bedrock: the user does not change; create another LLMProvider"),
     validation = Rule::new("!has(self.google) || self.type == 'Google'").message("google: only for type Google"),
     validation = Rule::new("self.type != 'Google' || !has(self.adminCredentialRef) || has(self.google)").message("google: an admin credential of Google needs google.project and google.serviceAccountEmail, where keys are made and what they are bound to"),
     validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
@@ -155,11 +163,16 @@ pub struct LLMProviderSpec {
     /// Google: where keys are made, and what they are bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub google: Option<GoogleAccount>,
+    /// Bedrock: the IAM user whose service-specific credentials the keys are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bedrock: Option<BedrockAccount>,
     /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
     /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
     /// by a change of the URL. For AzureOpenAI it has `tenantID`, `clientID`, `clientSecret` (left out: workload identity), `host`, the one
     /// of the management API, and `authorityHost`, the one that tokens come from. For Google `credential` is the JSON of a service account's key or of
-    /// workload identity federation, and `host` the API Keys API's. Without it: validation only.
+    /// workload identity federation, and `host` the API Keys API's. For Bedrock it has `accessKeyID`, `secretAccessKey`, perhaps `sessionToken`, and
+    /// `host`, the one of IAM; or, for web identity, `roleARN`, `host` and `stsHost`, the one that temporary keys come from. Without it:
+    /// validation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_credential_ref: Option<SecretName>,
     /// How many keys are made here at most. Default: no limit but the operator's own, five an hour for one LLMKey.
@@ -305,11 +318,47 @@ pub struct GoogleAccount {
     pub api_url: Option<String>,
 }
 
-/// Whose the keys of an account are that was there before.
+/// The IAM user whose service-specific credentials for Bedrock are keys, and that it is the operator's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BedrockAccount {
+    /// Region whose models are called, for example `eu-central-1`: keys are checked there, and workloads are told it as `AWS_REGION`. Regions of
+    /// AWS's commercial partition only.
+    #[schemars(length(min = 9, max = 32), regex(pattern = r"^[a-z]{2}-[a-z]+(-[a-z]+)?-[0-9]{1,2}$"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('cn-') && !self.startsWith('us-gov-') && !self.startsWith('us-iso')").message("must be a region of AWS's commercial partition"))]
+    pub region: String,
+    /// Number of the AWS account, 12 digits: nothing is done with a credential that is another one's. Immutable, like `userName`.
+    #[serde(rename = "accountID")]
+    #[schemars(length(min = 12, max = 12), regex(pattern = r"^[0-9]{12}$"))]
+    pub account_id: String,
+    /// Name of the IAM user that the credentials belong to, without its path. IAM gives it two at most for Bedrock, so one LLMKey has it for itself.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_+=,.@-]+$"))]
+    pub user_name: String,
+    /// `Exclusive`, the only value, and to be written out: from now on credentials for Bedrock that come to this user are the operator's, and one
+    /// that it has not on record is deleted. What is there when the first key is made is left alone.
+    pub ownership: Ownership,
+    /// Days after which a new key ends by itself, whatever becomes of the operator: well more than a key is in use. Nothing is rotated because
+    /// of it. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36600))]
+    pub credential_age_days: Option<i32>,
+    /// URL of IAM. Default: `https://iam.amazonaws.com`.
+    #[serde(default, rename = "iamURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub iam_url: Option<String>,
+    /// URL of STS, for web identity. Default: `https://sts.<region>.amazonaws.com`.
+    #[serde(default, rename = "stsURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub sts_url: Option<String>,
+}
+
+/// Whose the keys of an account, or of a user, are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(description = "Exclusive: both keys are the operator's, and nothing else uses them.")]
+#[schemars(description = "Exclusive: the keys are the operator's, and nothing else uses or makes any.")]
 pub enum Ownership {
-    /// Both keys are the operator's.
+    /// They are the operator's.
     Exclusive,
 }
 

@@ -154,7 +154,7 @@ fn assemble(
         return Err(missing(format!("{place} lacks the label {ADMIN_CREDENTIAL_LABEL}=true; set it")));
     }
     let mut data = found.data.unwrap_or_default();
-    let LLMProviderSpec { azure_open_ai, google, .. } = &provider.spec;
+    let LLMProviderSpec { azure_open_ai, google, bedrock, .. } = &provider.spec;
     let entries = |data: BTreeMap<String, ByteString>| -> BTreeMap<String, SecretBytes> {
         data.into_iter().map(|(name, value)| (name, SecretBytes::new(value.0))).collect()
     };
@@ -164,6 +164,10 @@ fn assemble(
     }
     if let Some(block) = google {
         let account = Account::of_google(endpoint, block, &entries(data));
+        return account.map(Arc::new).map_err(|error| unusable(place, &error));
+    }
+    if let Some(block) = bedrock {
+        let account = Account::of_bedrock(endpoint, block, &entries(data));
         return account.map(Arc::new).map_err(|error| unusable(place, &error));
     }
     let (Some(host), Some(credential)) = (data.remove("host"), data.remove("credential")) else {

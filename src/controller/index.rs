@@ -401,8 +401,8 @@ mod tests {
         assert!(index.refer(&key(2, "another", &json!({}))));
         let users = &index.read().users;
         assert!(!users.contains_key(&name("team-a", "source")));
-        assert_eq!(users[&name("team-a", "another")], ["chat".into()]);
-        assert_eq!(users[&name("team-a", "chat")], ["chat".into()]);
+        assert_eq!(users[&name("team-a", "another")], [Box::<str>::from("chat")]);
+        assert_eq!(users[&name("team-a", "chat")], [Box::<str>::from("chat")]);
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub use lease::{Claim, Found, Lease, Tenancy};
 pub use outside::all_unverified;
 #[cfg(test)]
 pub(crate) use record::tests;
-pub use record::{AccountRef, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Slot, Version};
+pub use record::{
+    AccountRef, Before, FORMAT, KeyFacts, MAX_VERSIONS, OverlapTerms, Record, Released, Slot, Version,
+};
 pub use rewrap::Rewrapped;
 pub use rotation::{
     MAX_ROTATIONS, Method, Outcome, Requester, Retry, Rotation, RotationFailure, ShownKey, Superseded,

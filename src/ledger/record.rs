@@ -147,6 +147,9 @@ pub struct Version {
     /// Where its key is, if the account has a fixed number of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Slot>,
+    /// What its account had before the first key of this ledger, if keys have no names there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
 }
 
 impl Version {
@@ -183,6 +186,7 @@ impl Version {
             promoted_at: None,
             switch: None,
             slot: None,
+            before: None,
         }
     }
 
@@ -234,6 +238,16 @@ pub struct Slot {
     pub before: String,
 }
 
+/// Keys that were at an account before the first one was made for this ledger: they are somebody else's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Before {
+    /// The account, by the place in it that keys are made in.
+    pub project: String,
+    /// Their ids.
+    pub ids: Vec<String>,
+}
+
 /// The account that a key was made at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -244,7 +258,8 @@ pub struct AccountRef {
     pub r#type: ProviderType,
     /// Host of its URL, with the port where it is not 443.
     pub host: String,
-    /// Project at OpenAI and Google, workspace at OpenRouter, team at LiteLLM (`-` for none); at Azure subscription, resource group and account.
+    /// Project at OpenAI and Google, workspace at OpenRouter, team at LiteLLM (`-` for none); at Azure subscription, resource group and account; at Bedrock AWS account
+    /// and IAM user.
     pub project: String,
 }
 
@@ -324,6 +339,11 @@ impl Record {
     /// A version by its number, to be changed.
     pub fn version_mut(&mut self, number: i32) -> Option<&mut Version> {
         self.versions.iter_mut().find(|v| v.version == number)
+    }
+
+    /// What was at an account before the first key of this ledger, as far as it is on record.
+    pub fn before(&self, project: &str) -> Option<&Before> {
+        self.versions.iter().rev().filter_map(|v| v.before.as_ref()).find(|before| before.project == project)
     }
 
     /// The number of the next version.

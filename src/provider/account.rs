@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AzureAccess, Endpoint, GoogleAccess, azure_account};
+use super::{AzureAccess, BedrockAccess, Endpoint, GoogleAccess, azure_account, bedrock_account::Signer};
 use crate::{api::LiteLLMAccount, crypto::SecretBytes};
 
 /// Why an account cannot be used. Quotes no credential.
@@ -25,7 +25,9 @@ pub enum AccountError {
     #[error("the admin credential must be 8 to 512 printable characters without spaces")]
     BadCredential,
     /// A URL of the account is none.
-    #[error("azureOpenAI.resourceManagerURL and authorityURL, and google.apiURL, must be plain https URLs")]
+    #[error(
+        "azureOpenAI.resourceManagerURL and authorityURL, google.apiURL, and bedrock.iamURL and stsURL must be plain https URLs"
+    )]
     BadUrl,
     /// The credential's file is not one of Google's that can be used.
     #[error(
@@ -35,6 +37,9 @@ pub enum AccountError {
     /// The Secret lacks an entry.
     #[error("the admin credential's Secret needs `{0}`")]
     Missing(&'static str),
+    /// The role is none of the AWS account.
+    #[error("the admin credential's `roleARN` must be arn:aws:iam::<bedrock.accountID>:role/<name>")]
+    BadRole,
     /// The project's id is none.
     #[error("the id of the project or workspace must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     BadProject,
@@ -99,6 +104,7 @@ pub struct Account {
     lite_llm: Option<Arc<LiteLLMAccount>>,
     azure: Option<Arc<AzureAccess>>,
     google: Option<Arc<GoogleAccess>>,
+    bedrock: Option<Arc<BedrockAccess>>,
 }
 
 impl Account {
@@ -111,20 +117,32 @@ impl Account {
         if !is_object_id(project) {
             return Err(AccountError::BadProject);
         }
-        let (project, credential) = (project.to_owned(), credential.credential);
-        Ok(Self { endpoint, project, credential, lite_llm: None, azure: None, google: None })
+        Ok(Self::bare(endpoint, project.to_owned(), credential.credential))
+    }
+
+    const fn bare(endpoint: Endpoint, project: String, credential: SecretBytes) -> Self {
+        Self { endpoint, project, credential, lite_llm: None, azure: None, google: None, bedrock: None }
     }
 
     /// An account of Azure's.
     pub(super) fn with_azure(endpoint: Endpoint, project: String, access: AzureAccess) -> Self {
         let credential = access.secret.clone().unwrap_or_else(|| SecretBytes::new(Vec::new()));
-        Self { endpoint, project, credential, lite_llm: None, azure: Some(Arc::new(access)), google: None }
+        Self { azure: Some(Arc::new(access)), ..Self::bare(endpoint, project, credential) }
     }
 
     /// A project of Google Cloud's.
     pub(super) fn with_google(endpoint: Endpoint, project: String, access: GoogleAccess) -> Self {
-        let (credential, google) = (SecretBytes::new(Vec::new()), Some(Arc::new(access)));
-        Self { endpoint, project, credential, lite_llm: None, azure: None, google }
+        let google = Some(Arc::new(access));
+        Self { google, ..Self::bare(endpoint, project, SecretBytes::new(Vec::new())) }
+    }
+
+    /// A user of IAM's.
+    pub(super) fn with_bedrock(endpoint: Endpoint, project: String, access: BedrockAccess) -> Self {
+        let credential = match &access.signer {
+            Signer::Keys(keys) => keys.secret.clone(),
+            Signer::Role(_) => SecretBytes::new(Vec::new()),
+        };
+        Self { bedrock: Some(Arc::new(access)), ..Self::bare(endpoint, project, credential) }
     }
 
     /// The same for one call, with a token in place of the credential.
@@ -140,7 +158,12 @@ impl Account {
 
     /// Another project of the same account.
     pub fn in_project(&self, project: &str) -> Result<Self, AccountError> {
-        let good = if self.azure.is_some() { azure_account::is_path(project) } else { is_object_id(project) };
+        let good = match (&self.azure, &self.bedrock) {
+            (Some(_), _) => azure_account::is_path(project),
+            // The user's own name is the one that is called.
+            (None, Some(_)) => project == self.project,
+            (None, None) => is_object_id(project),
+        };
         if !good {
             return Err(AccountError::BadProject);
         }
@@ -155,7 +178,8 @@ impl Account {
     /// The API that manages it.
     pub(super) fn manager(&self) -> &Endpoint {
         let beside = self.azure().map(|azure| &azure.manager);
-        beside.or_else(|| self.google().map(|google| &google.manager)).unwrap_or(&self.endpoint)
+        let beside = beside.or_else(|| self.google().map(|google| &google.manager));
+        beside.or_else(|| self.bedrock().map(|bedrock| &bedrock.iam)).unwrap_or(&self.endpoint)
     }
 
     /// How an account of Azure's is managed.
@@ -168,6 +192,11 @@ impl Account {
         self.google.as_deref()
     }
 
+    /// How a user of IAM's is managed.
+    pub(super) fn bedrock(&self) -> Option<&BedrockAccess> {
+        self.bedrock.as_deref()
+    }
+
     /// The API it belongs to.
     pub const fn endpoint(&self) -> &Endpoint {
         &self.endpoint
@@ -178,7 +207,7 @@ impl Account {
         self.lite_llm.as_deref()
     }
 
-    /// The project (OpenAI, Google), workspace (OpenRouter), team (LiteLLM) or account (Azure) that keys are made in.
+    /// The project (OpenAI, Google), workspace (OpenRouter), team (LiteLLM), account (Azure) or user (Bedrock) that keys are made in.
     pub fn project(&self) -> &str {
         &self.project
     }
@@ -200,7 +229,7 @@ pub(super) fn is_object_id(text: &str) -> bool {
 ///
 /// `handle` or `handle/key`: the handle is what ends the key when it is deleted. OpenAI: `svc_acct_x/key_y`, a service
 /// account and its only key; in lists the key part is not known. OpenRouter and LiteLLM: the
-/// key's hash. Azure: the slot, and which of its keys. Google: the id that we chose.
+/// key's hash. Azure: the slot, and which of its keys. Google: the id that we chose. Bedrock: the credential's id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProviderKeyId(String);

@@ -51,6 +51,9 @@ pub enum MintKind {
     /// The provider chooses the key and shows it once. A lost answer leaves a stray: it is revoked, and another key is made.
     #[default]
     ShownOnce,
+    /// The same where keys have no names, at an account that one `LLMKey` has for itself. What is there that was not there before the first
+    /// key was asked for, and that no version has, is the stray.
+    Unnamed,
     /// The operator chooses the key and seals it before the call. After a lost answer the same key is made, or found.
     CallerChosen,
     /// The operator chooses the key's id and has it on record before the call; the provider chooses the key, which can be read again as
@@ -89,6 +92,7 @@ impl Capabilities {
             Some(admin) if with_account => {
                 let mint = match admin.minting() {
                     Minting::ShownOnce(_) => MintKind::ShownOnce,
+                    Minting::Unnamed(_) => MintKind::Unnamed,
                     Minting::CallerChosen(_) => MintKind::CallerChosen,
                     Minting::CallerNamed(_) => MintKind::CallerNamed,
                     Minting::Slots(_) => MintKind::Slots,
@@ -145,6 +149,9 @@ mod tests {
         let google = Capabilities::of(ProviderType::Google, true);
         assert_eq!(google.names().collect::<Vec<_>>(), ["List", "Mint", "Revoke", "Validate"]);
         assert!(google.mint_kind() == MintKind::CallerNamed && !google.is_for_one());
+        let user = Capabilities::of(ProviderType::Bedrock, true);
+        assert_eq!(user.names().collect::<Vec<_>>(), ["Disable", "List", "Mint", "Revoke", "Validate"]);
+        assert!(user.mint_kind() == MintKind::Unnamed && user.is_for_one());
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

@@ -52,7 +52,7 @@ impl Providers {
             Minting::CallerNamed(_) => {
                 return self.presence(account, id).await.map(|p| Some(p == Presence::There));
             }
-            Minting::ShownOnce(_) | Minting::Slots(_) => return Ok(None),
+            Minting::ShownOnce(_) | Minting::Unnamed(_) | Minting::Slots(_) => return Ok(None),
         };
         let reply = self.call("look_up", account, |account| calls.look_request(account, id)).await?;
         calls.read_look(id, &reply).map(Some).map_err(|error| scrubbed(error, account))

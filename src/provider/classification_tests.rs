@@ -70,6 +70,7 @@ fn accepted_keys() {
         (Together, r#"{"type":"project_api_key","api_key":{"id":"x"}}"#),
         (HuggingFace, r#"{"type":"user","id":"x","name":"someone","auth":{}}"#),
         (OpenAICompatible, r#"{"object":"list","data":[]}"#),
+        (Bedrock, r#"{"modelSummaries":[]}"#),
     ] {
         assert_eq!(verdict(provider, 200, body), Verdict::Valid, "{provider:?}");
     }
@@ -262,6 +263,8 @@ fn refusing_bodies() -> Vec<String> {
         r#"{"error":{"type":"authentication_error","code":"invalid_api_key"}}"#.to_owned(),
         r#"{"error":"Invalid credentials in Authorization header"}"#.to_owned(),
         r#"{"error":"Unauthorized"}"#.to_owned(),
+        r#"{"Message":"Authentication failed: Please make sure your API Key is valid."}"#.to_owned(),
+        r#"{"Message":"Invalid API Key format: Must start with pre-defined prefix"}"#.to_owned(),
     ]
 }
 

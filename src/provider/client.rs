@@ -44,7 +44,7 @@ pub struct Minted {
 pub struct ListedKey {
     /// Its handle; the key part may be missing.
     pub id: ProviderKeyId,
-    /// The name that it was minted under.
+    /// The name that it was minted under; empty where keys have none.
     pub name: String,
     /// When the provider made it, by the provider's clock.
     pub created_at: Option<DateTime<Utc>>,
@@ -138,11 +138,13 @@ impl Providers {
         admin.read_account(account, &reply).map_err(|error| scrubbed(error, account))
     }
 
-    /// Creates a key under the name. Sent once, never repeated: on [`MintError::UnknownOutcome`] look for the name in the list.
+    /// Creates a key under the name, if keys have names there. Sent once, never repeated: on [`MintError::UnknownOutcome`] look for the name in
+    /// the list, or for what was not in it before.
     pub async fn mint(&self, account: &Account, name: &str) -> Result<Minted, MintError> {
         let unsupported = CallError::local(ErrorClass::BadRequest, "NotSupported");
-        let Minting::ShownOnce(calls) = admin(account).map_err(MintError::NotSent)?.minting() else {
-            return Err(MintError::NotSent(unsupported));
+        let calls = match admin(account).map_err(MintError::NotSent)?.minting() {
+            Minting::ShownOnce(calls) | Minting::Unnamed(calls) => calls,
+            _ => return Err(MintError::NotSent(unsupported)),
         };
         let reply = self.send_mint(account, name, |account| calls.mint_request(account, name)).await?;
         minted_or(account, calls.read_minted(account, name, &reply))
@@ -237,13 +239,16 @@ impl Providers {
     }
 
     /// Sends a request to the account's admin API. Where that takes tokens, `build` is given the account with one in place of its
-    /// credential.
+    /// credential; where it takes signatures, what was built is signed.
     pub(super) async fn manage(
         &self,
         operation: &'static str,
         account: &Account,
         build: impl Fn(&Account) -> Result<Request, Unsendable>,
     ) -> Result<Reply, Lost> {
+        if let Some(access) = account.bedrock() {
+            return self.with_signature(operation, account, access, build).await;
+        }
         if account.google().is_none() {
             return self.send(operation, account.endpoint(), build(account)?).await;
         }

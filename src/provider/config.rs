@@ -30,6 +30,8 @@ pub struct ProvidersConfig {
     pub federated_token_file: Option<PathBuf>,
     /// The cluster's token that Google exchanges for one of its own.
     pub google_token_file: Option<PathBuf>,
+    /// The cluster's token that AWS exchanges for temporary keys.
+    pub aws_token_file: Option<PathBuf>,
 }
 
 /// Called with the class of an answer: `2xx` to `5xx`, or why there was none.
@@ -131,6 +133,7 @@ impl Default for ProvidersConfig {
             wall: WallClock::default(),
             federated_token_file: None,
             google_token_file: None,
+            aws_token_file: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-use super::{address::AddressPolicy, azure_account};
+use super::{address::AddressPolicy, azure_account, bedrock_account};
 use crate::api::{Addresses, LLMProviderSpec, ProviderType};
 
 /// The public API of a provider type; none for a type that has no public one.
@@ -21,8 +21,11 @@ pub const fn default_base_url(provider: ProviderType) -> Option<&'static str> {
         ProviderType::DeepSeek => Some("https://api.deepseek.com"),
         ProviderType::Together => Some("https://api.together.ai"),
         ProviderType::HuggingFace => Some("https://huggingface.co"),
-        // Each account of Azure has a host of its own.
-        ProviderType::LiteLLM | ProviderType::AzureOpenAI | ProviderType::OpenAICompatible => None,
+        // Each account of Azure, and each region of Bedrock, has a host of its own.
+        ProviderType::LiteLLM
+        | ProviderType::AzureOpenAI
+        | ProviderType::Bedrock
+        | ProviderType::OpenAICompatible => None,
     }
 }
 
@@ -56,6 +59,7 @@ pub struct Endpoint {
     base_url: Url,
     ca_bundle: Option<String>,
     addresses: Addresses,
+    region: Option<String>,
 }
 
 impl Endpoint {
@@ -65,17 +69,25 @@ impl Endpoint {
     /// [`EndpointError::NoBaseUrl`] for a type without one.
     pub fn public(provider: ProviderType) -> Result<Self, EndpointError> {
         let url = default_base_url(provider).ok_or(EndpointError::NoBaseUrl)?;
-        Ok(Self { provider, base_url: parse(url)?, ca_bundle: None, addresses: Addresses::PublicOnly })
+        Ok(Self {
+            provider,
+            base_url: parse(url)?,
+            ca_bundle: None,
+            addresses: Addresses::PublicOnly,
+            region: None,
+        })
     }
 
     /// The endpoint that an `LLMProvider` describes.
     pub fn from_spec(spec: &LLMProviderSpec) -> Result<Self, EndpointError> {
         let of_account = || spec.azure_open_ai.as_ref().map(|block| azure_account::data_url(&block.account));
+        let of_region = || spec.bedrock.as_ref().map(|block| bedrock_account::data_url(&block.region));
         let url = match &spec.base_url {
             Some(url) => url.clone(),
             None => default_base_url(spec.r#type)
                 .map(str::to_owned)
                 .or_else(of_account)
+                .or_else(of_region)
                 .ok_or(EndpointError::NoBaseUrl)?,
         };
         Ok(Self {
@@ -83,6 +95,7 @@ impl Endpoint {
             base_url: parse(&url)?,
             ca_bundle: spec.ca_bundle.clone(),
             addresses: spec.addresses,
+            region: spec.bedrock.as_ref().map(|block| block.region.clone()),
         })
     }
 
@@ -94,6 +107,11 @@ impl Endpoint {
     /// The provider's type.
     pub const fn provider(&self) -> ProviderType {
         self.provider
+    }
+
+    /// The region that it is for; Bedrock only.
+    pub fn region(&self) -> Option<&str> {
+        self.region.as_deref()
     }
 
     /// The URL, without a slash at its end.
@@ -150,6 +168,7 @@ impl Endpoint {
             base_url: Url::parse(url).unwrap(),
             ca_bundle: None,
             addresses: Addresses::AllowPrivate,
+            region: None,
         }
     }
 }
@@ -194,6 +213,7 @@ mod tests {
             lite_llm: None,
             azure_open_ai: None,
             google: None,
+            bedrock: None,
             admin_credential_ref: None,
             limits: None,
             allowed_namespaces: vec![],

@@ -104,7 +104,7 @@ impl Reply {
     /// The provider's own id of the request, if it is harmless text.
     pub(super) fn request_id(&self) -> Option<String> {
         let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-        ["x-request-id", "request-id", "x-ms-request-id", "apim-request-id"]
+        ["x-request-id", "request-id", "x-ms-request-id", "apim-request-id", "x-amzn-requestid"]
             .into_iter()
             .filter_map(|name| self.headers.get(name)?.to_str().ok())
             .find(|id| (1..=128).contains(&id.len()) && id.bytes().all(harmless))

@@ -7,9 +7,14 @@ mod account;
 mod address;
 mod admin_reply;
 mod anthropic;
+mod aws_reply;
+mod aws_session;
 mod azure;
 mod azure_account;
 mod azure_admin;
+mod bedrock;
+mod bedrock_account;
+mod bedrock_admin;
 mod capability;
 mod chosen;
 mod classification;
@@ -53,6 +58,7 @@ use serde_json::{Map, Value};
 
 pub use account::{Account, AccountError, AdminCredential, BadKeyId, ProviderKeyId};
 pub use azure_account::{AUTHORITY, AzureAccess, RESOURCE_MANAGER, azure_path};
+pub use bedrock_account::{BedrockAccess, IAM, bedrock_user};
 pub use capability::{Capabilities, Capability, MintKind};
 pub use chosen::choose;
 pub use client::{LastUsed, ListedKey, Listing, Minted, Providers, Revocation, Validation};
@@ -176,6 +182,7 @@ trait Admin: Sync {
 /// How a provider makes keys.
 enum Minting {
     ShownOnce(&'static dyn ShownOnce),
+    Unnamed(&'static dyn ShownOnce),
     CallerChosen(&'static dyn CallerChosen),
     CallerNamed(&'static dyn CallerNamed),
     Slots(&'static dyn Slots),
@@ -200,7 +207,8 @@ trait Slots: Sync {
     fn read_renewed(&self, reply: &Reply) -> Result<(), MintError>;
 }
 
-/// The provider chooses the key and shows it in the one answer: lost, it is a stray.
+/// The provider chooses the key and shows it in the one answer: lost, it is a stray. Where keys have no names, the one that was asked for is
+/// left out.
 trait ShownOnce: Sync {
     fn mint_request(&self, account: &Account, name: &str) -> Result<Request, Unsendable>;
     fn read_minted(&self, account: &Account, name: &str, reply: &Reply) -> Result<Minted, MintError>;
@@ -283,11 +291,12 @@ fn dialect(provider: ProviderType) -> &'static dyn Dialect {
         ProviderType::HuggingFace => &huggingface::HuggingFace,
         ProviderType::LiteLLM => &litellm::LiteLLM,
         ProviderType::AzureOpenAI => &azure::Azure,
+        ProviderType::Bedrock => &bedrock::Bedrock,
         ProviderType::OpenAICompatible => &openai_compatible::ANY,
     }
 }
 
-const ALL: [ProviderType; 14] = [
+const ALL: [ProviderType; 15] = [
     ProviderType::OpenAI,
     ProviderType::Anthropic,
     ProviderType::Google,
@@ -301,5 +310,6 @@ const ALL: [ProviderType; 14] = [
     ProviderType::HuggingFace,
     ProviderType::LiteLLM,
     ProviderType::AzureOpenAI,
+    ProviderType::Bedrock,
     ProviderType::OpenAICompatible,
 ];

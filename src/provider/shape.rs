@@ -56,6 +56,8 @@ const fn prefixes(provider: ProviderType) -> (Option<&'static str>, Option<&'sta
         | ProviderType::Cohere
         | ProviderType::Together
         | ProviderType::AzureOpenAI
+        // Long-term keys and short-term ones begin differently, and AWS documents neither.
+        | ProviderType::Bedrock
         | ProviderType::OpenAICompatible => (None, None),
     }
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::crypto::SecretBytes;
 
 /// A token that is good for less is not used any more.
-const TOKEN_MARGIN: Duration = Duration::from_secs(120);
+pub(super) const TOKEN_MARGIN: Duration = Duration::from_secs(120);
 
 /// Longest token of the cluster that is read from its file.
 const TOKEN_CAP: usize = 16 * 1024;
@@ -119,7 +119,7 @@ impl Providers {
 }
 
 /// The cluster's token, read anew each time: the kubelet replaces it.
-async fn federated(file: Option<&Path>) -> Result<SecretBytes, CallError> {
+pub(super) async fn federated(file: Option<&Path>) -> Result<SecretBytes, CallError> {
     let missing = |code| CallError::local(ErrorClass::CredentialInvalid, code);
     let file = file.ok_or_else(|| missing("NoFederatedToken"))?;
     let bytes = tokio::fs::read(file).await.map_err(|_| missing("UnreadableFederatedToken"))?;

@@ -17,14 +17,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
-    azure,
+    azure, bedrock,
     call::{Call, Outcome, Subject},
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
     google, litellm,
     log::{CallerMark, Effect, Log, LogEntry},
     openrouter,
-    operation::Dialect,
+    operation::{Dialect, Operation},
     wire::{self, ApiError},
     world::World,
 };
@@ -116,7 +116,7 @@ impl Backend {
             Credential::Missing => "",
             Credential::Bearer(presented) => presented.value.as_str(),
         };
-        let substitute = substitute(fault.answer, call.operation.dialect(), presented);
+        let substitute = substitute(fault.answer, call.operation, presented);
         let status = substitute.as_ref().map(Response::status);
         let genuine = if fault.takes_effect() {
             self.commit(&call, &credential, subject, Some((&fault, status)))
@@ -215,17 +215,18 @@ impl Backend {
 }
 
 /// The answer that a fault puts in place of the genuine one.
-fn substitute(answer: Answer, dialect: Dialect, presented: &str) -> Option<Response> {
+fn substitute(answer: Answer, operation: Operation, presented: &str) -> Option<Response> {
     if let Answer::Html { status } = answer {
         let status = wire::status_of(status);
         return Some(with_type(status, "text/html", Bytes::from(wire::html_page(status))));
     }
-    let error = match dialect {
+    let error = match operation.dialect() {
         Dialect::OpenAI => ApiError::of_fault(answer, presented),
         Dialect::OpenRouter => openrouter::of_fault(answer),
         Dialect::LiteLLM => litellm::of_fault(answer),
         Dialect::Azure => azure::of_fault(answer),
         Dialect::Google => google::of_fault(answer),
+        Dialect::Bedrock => bedrock::of_fault(answer, operation),
     };
     error.map(|error| error_response(&error))
 }
@@ -267,8 +268,11 @@ pub(super) fn error_response(error: &ApiError) -> Response {
     response
 }
 
-/// A JSON response.
+/// A JSON response; a text is a document of XML.
 pub(super) fn json(status: StatusCode, body: &Value) -> Response {
+    if let Value::String(document) = body {
+        return with_type(status, "text/xml", Bytes::from(document.clone()));
+    }
     json_bytes(status, Bytes::from(body.to_string()))
 }
 

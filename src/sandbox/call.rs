@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     azure::{RenewSlot, TokenForm},
+    bedrock::AwsForm,
     credential::Credential,
     google::{ApiKeyPage, CreateApiKey},
     google_office::GrantForm,
@@ -125,6 +126,8 @@ pub(super) enum Input {
     ApiKeyPage(ApiKeyPage),
     /// Google: a key to make.
     CreateApiKey(CreateApiKey),
+    /// AWS: a form of the Query protocol.
+    AwsForm(AwsForm),
 }
 
 /// What a call is about, known before it takes effect.
@@ -194,6 +197,9 @@ impl World {
         if call.operation.dialect() == Dialect::Google {
             return Self::google_subject(call);
         }
+        if call.operation.dialect() == Dialect::Bedrock {
+            return Self::bedrock_subject(call);
+        }
         let known = self.project_index_of(call).and_then(|index| self.projects().get(index));
         let name = match &call.input {
             Ok(Input::Account(body)) => Some(body.name.clone()),
@@ -225,12 +231,13 @@ impl World {
         if call.operation.dialect() == Dialect::Google {
             return self.execute_google(call, credential, now);
         }
+        if call.operation.dialect() == Dialect::Bedrock {
+            return self.execute_bedrock(call, credential, now);
+        }
         let Credential::Bearer(presented) = credential else {
             return match call.operation.dialect() {
                 Dialect::LiteLLM => litellm::no_key().into(),
-                Dialect::OpenAI | Dialect::OpenRouter | Dialect::Azure | Dialect::Google => {
-                    ApiError::missing_credential().into()
-                }
+                _ => ApiError::missing_credential().into(),
             };
         };
         let verdict = self.judge(presented, now);
@@ -246,9 +253,7 @@ impl World {
             {
                 Verdict::Unknown
             }
-            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM | Dialect::Azure | Dialect::Google) => {
-                Verdict::Unknown
-            }
+            Verdict::Admin(dialect) if dialect != Dialect::OpenAI => Verdict::Unknown,
             verdict => verdict,
         };
         if call.operation.is_data_call() {

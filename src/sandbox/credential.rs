@@ -3,7 +3,7 @@
 //! The sandbox remembers a key only by its SHA-256 digest, as a provider does: a value is shown once, in the
 //! answer that creates it.
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -146,6 +146,14 @@ impl Mint {
     pub(super) fn google_key(&mut self) -> Zeroizing<String> {
         let text = self.text();
         Zeroizing::new(format!("AQ.{}", text.get(..50).unwrap_or_default()))
+    }
+
+    /// A key with the shape of Bedrock's long-term ones: `ABSK` and Base64.
+    pub(super) fn bedrock_key(&mut self) -> Zeroizing<String> {
+        let text = self.text();
+        let whole =
+            Zeroizing::new(format!("BedrockAPIKey-{}:{}", text.get(..12).unwrap_or_default(), text.as_str()));
+        Zeroizing::new(format!("ABSK{}", BASE64.encode(whole.as_bytes())))
     }
 
     /// A key with the shape of OpenAI's: `prefix`, 74 characters, the marker `T3BlbkFJ`, 74 characters.

@@ -1,12 +1,15 @@
-//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter, a LiteLLM proxy, Azure and Google, with switchable faults.
+//! The sandbox provider: the admin and data APIs for keys of OpenAI, OpenRouter, a LiteLLM proxy, Azure, Google and
+//! AWS Bedrock, with switchable faults.
 //!
 //! It exists for tests, the demo and the benchmark, and is never part of the operator's image. Clients talk to
 //! it with their ordinary client over TLS; tests switch faults and read the truth through [`Sandbox`] in
 //! the same process, or through the control API under `/sandbox/` from another one.
 //! `docs/sandbox-provider.md` is its manual.
 
+mod aws;
 mod azure;
 mod backend;
+mod bedrock;
 mod call;
 mod control;
 mod credential;
@@ -47,6 +50,7 @@ use tower_service::Service as _;
 use zeroize::Zeroizing;
 
 pub use self::{
+    aws::Aws,
     azure::Azure,
     backend::Clock,
     fault::{Answer, Fault, FaultReport, FaultRule, Phase},
@@ -133,6 +137,7 @@ pub struct Sandbox {
     management_key: Zeroizing<String>,
     master_key: Zeroizing<String>,
     azure_secret: Zeroizing<String>,
+    aws_secret: Zeroizing<String>,
     control_token: Zeroizing<String>,
     project: String,
     tasks: Vec<JoinHandle<()>>,
@@ -151,13 +156,13 @@ impl Sandbox {
         let mut mint = Mint::new(*seed);
         let (admin_key, control_token) = (mint.key("sk-admin-"), mint.key("sandbox-control-"));
         let (management_key, master_key) = (mint.router_key(), mint.proxy_key());
-        let azure_secret = mint.azure_key();
+        let (azure_secret, aws_secret) = (mint.azure_key(), mint.proxy_key());
         let file = match &options.log_file {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
         let (ca_pem, tls) = server(&options.names, options.http2)?;
-        let world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret);
+        let world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret, &aws_secret);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
         let project = handle.create_project(&options.project_name);
@@ -185,6 +190,7 @@ impl Sandbox {
             management_key,
             master_key,
             azure_secret,
+            aws_secret,
             control_token,
             project,
             tasks,

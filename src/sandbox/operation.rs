@@ -101,6 +101,20 @@ pub enum Operation {
     UndeleteApiKey,
     /// Google: `GET /v1beta/models`, the data call that validates a key.
     ListGeminiModels,
+    /// IAM: `GetUser`
+    GetUser,
+    /// IAM: `CreateServiceSpecificCredential`
+    CreateCredential,
+    /// IAM: `ListServiceSpecificCredentials`
+    ListCredentials,
+    /// IAM: `UpdateServiceSpecificCredential`
+    UpdateCredential,
+    /// IAM: `DeleteServiceSpecificCredential`
+    DeleteCredential,
+    /// STS: `AssumeRoleWithWebIdentity`
+    TakeRole,
+    /// Bedrock: `GET /foundation-models`, the data call that validates a key.
+    ListFoundationModels,
 }
 
 /// Whose API is spoken.
@@ -116,6 +130,8 @@ pub(super) enum Dialect {
     Azure,
     /// Google's: projects and keys, whose ids their makers choose.
     Google,
+    /// AWS's: users and their credentials for Bedrock.
+    Bedrock,
 }
 
 impl Operation {
@@ -169,6 +185,13 @@ impl Operation {
             Self::DeleteApiKey => "DELETE keys/id",
             Self::UndeleteApiKey => "POST keys/id:undelete",
             Self::ListGeminiModels => "GET v1beta/models",
+            Self::GetUser => "GetUser",
+            Self::CreateCredential => "CreateServiceSpecificCredential",
+            Self::ListCredentials => "ListServiceSpecificCredentials",
+            Self::UpdateCredential => "UpdateServiceSpecificCredential",
+            Self::DeleteCredential => "DeleteServiceSpecificCredential",
+            Self::TakeRole => "AssumeRoleWithWebIdentity",
+            Self::ListFoundationModels => "GET foundation-models",
         }
     }
 
@@ -185,6 +208,7 @@ impl Operation {
                 | Self::CompleteProxy
                 | Self::ListDeployedModels
                 | Self::ListGeminiModels
+                | Self::ListFoundationModels
         )
     }
 
@@ -222,6 +246,13 @@ impl Operation {
             | Self::DeleteApiKey
             | Self::UndeleteApiKey
             | Self::ListGeminiModels => Dialect::Google,
+            Self::GetUser
+            | Self::CreateCredential
+            | Self::ListCredentials
+            | Self::UpdateCredential
+            | Self::DeleteCredential
+            | Self::TakeRole
+            | Self::ListFoundationModels => Dialect::Bedrock,
             _ => Dialect::OpenAI,
         }
     }

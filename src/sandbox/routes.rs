@@ -15,6 +15,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{
     azure,
     backend::{Backend, error_response},
+    bedrock,
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
     google_routes, litellm_routes, openrouter,
@@ -53,6 +54,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .merge(litellm_routes::api())
         .merge(azure::api())
         .merge(google_routes::api())
+        .merge(bedrock::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

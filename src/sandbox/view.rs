@@ -103,7 +103,8 @@ pub struct AccountRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProjectRecord {
-    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM; of an account at Azure, or a project at Google, its name.
+    /// `proj_…`; of a workspace at OpenRouter, a UUID; `team_…` of a team at LiteLLM; of an account at Azure, or a project at Google, its name; of an IAM user, its name in lower
+    /// case.
     pub id: String,
     /// Its name.
     pub name: String,
@@ -152,6 +153,15 @@ impl Handle {
 
     pub(super) fn expire_azure_tokens(&self) {
         self.backend.state().world.directory.expire();
+    }
+
+    pub(super) fn create_iam_user(&self, name: &str) -> String {
+        let now = self.backend.now();
+        self.backend.state().world.add_iam_user(name, now)
+    }
+
+    pub(super) fn expire_aws_sessions(&self) {
+        self.backend.state().world.keyholders.expire();
     }
 
     pub(super) fn create_google_project(&self, name: &str) -> String {

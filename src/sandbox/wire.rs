@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    credential,
+    bedrock, credential,
     fault::Answer,
     operation::Dialect,
     world::{Account, Key, Owner, Project},
@@ -72,6 +72,16 @@ impl ApiError {
     pub(super) fn no_grant(kind: &'static str, what: &str) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, kind, what);
         Self { dialect: Dialect::Google, param: Some(String::new()), ..error }
+    }
+
+    /// A refusal in the form of AWS's Query protocol.
+    pub(super) fn iam(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { dialect: Dialect::Bedrock, ..Self::new(status, "Sender", message) }.code(code)
+    }
+
+    /// A refusal in Bedrock's own form.
+    pub(super) fn bedrock(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { dialect: Dialect::Bedrock, ..Self::new(status, "", message) }
     }
 
     /// A refusal in LiteLLM's form.
@@ -203,7 +213,7 @@ impl ApiError {
         Some(error)
     }
 
-    /// The documented body.
+    /// The documented body; a text is a document of XML.
     pub(super) fn body(&self) -> Value {
         if self.dialect == Dialect::OpenRouter {
             return json!({"error": {"code": self.status.as_u16(), "message": self.message}});
@@ -229,6 +239,14 @@ impl ApiError {
             let code = self.status.as_u16();
             let (message, status) = (&self.message, self.kind);
             return json!({"error": {"code": code, "message": message, "status": status, "details": details}});
+        }
+        if self.dialect == Dialect::Bedrock {
+            let Some(code) = self.code else { return json!({"Message": self.message}) };
+            let message = bedrock::escaped(&self.message);
+            return Value::String(format!(
+                r#"<ErrorResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><Error><Type>{}</Type><Code>{code}</Code><Message>{message}</Message></Error><RequestId>sandbox</RequestId></ErrorResponse>"#,
+                self.kind
+            ));
         }
         if self.dialect == Dialect::LiteLLM {
             // Python's None as text, and the status as text.

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_encoding::HEXLOWER;
 
 use super::{
+    aws::Keyholders,
     azure::{Directory, Slot},
     credential::{self, Digest, Mint, Presented},
     google::ApiKey,
@@ -36,7 +37,7 @@ pub(super) struct Deletion {
     pub(super) listed_until: DateTime<Utc>,
 }
 
-/// A project of the organization or at Google, a workspace at OpenRouter, a team at LiteLLM, or an account at Azure.
+/// A project of the organization or at Google, a workspace at OpenRouter, a team at LiteLLM, an account at Azure, or an IAM user.
 pub(super) struct Project {
     pub(super) id: String,
     pub(super) dialect: Dialect,
@@ -182,6 +183,7 @@ pub(super) struct World {
     master: Digest,
     pub(super) directory: Directory,
     pub(super) office: Office,
+    pub(super) keyholders: Keyholders,
     projects: Vec<Project>,
     by_id: HashMap<String, usize>,
     by_digest: HashMap<Digest, KeyPlace>,
@@ -199,6 +201,7 @@ impl World {
         management_key: &str,
         master_key: &str,
         azure_secret: &str,
+        aws_secret: &str,
     ) -> Self {
         Self {
             mint,
@@ -207,6 +210,7 @@ impl World {
             master: credential::digest(master_key),
             directory: Directory::new(azure_secret),
             office: Office::default(),
+            keyholders: Keyholders::new(aws_secret),
             projects: Vec::new(),
             by_id: HashMap::new(),
             by_digest: HashMap::new(),
@@ -403,6 +407,7 @@ impl World {
             Dialect::OpenAI | Dialect::Azure => self.mint.id("key_"),
             Dialect::OpenRouter | Dialect::LiteLLM => HEXLOWER.encode(&digest),
             Dialect::Google => new.name.clone(),
+            Dialect::Bedrock => self.mint.id("ACCA").to_ascii_uppercase(),
         };
         let ordinal = self.next_ordinal();
         let place = KeyPlace { project, ordinal };

@@ -16,7 +16,7 @@ use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, is, stage, state, wait};
-use super::{azure, google, litellm, openrouter};
+use super::{azure, bedrock, google, litellm, openrouter};
 
 const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
 
@@ -104,6 +104,8 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                 let host = t.sandbox().addr().to_string();
                 object["stringData"] = if object["stringData"]["tenantID"].is_string() {
                     azure::entries(t.sandbox())
+                } else if object["stringData"]["accessKeyID"].is_string() {
+                    bedrock::entries(t.sandbox())
                 } else if name == "google" {
                     google::entries(t.sandbox())
                 } else {
@@ -128,6 +130,10 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                     "AzureOpenAI" => {
                         spec["azureOpenAI"] = azure::block(t.sandbox(), &t.project);
                         (t.sandbox().azure_url(), "/azureOpenAI/account")
+                    }
+                    "Bedrock" => {
+                        spec["bedrock"] = bedrock::block(t.sandbox(), &t.project);
+                        (t.sandbox().bedrock_url(), "/bedrock/userName")
                     }
                     "Google" => {
                         spec["google"] = google::block(t.sandbox(), &t.project);
@@ -383,5 +389,15 @@ async fn a_key_is_made_at_google() {
     let value = t.delivered("gemini", "GEMINI_API_KEY").await.unwrap();
     assert!(t.sandbox().accepts(&value));
     assert_eq!(t.delivered("gemini", "GOOGLE_API_KEY").await, Some(value));
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_made_for_an_iam_user() {
+    let t = bedrock::tenant(stage().await, "bedrock-example").await;
+    ready(&t, "20-bedrock.yaml").await;
+    let value = t.delivered("bedrock", "AWS_BEARER_TOKEN_BEDROCK").await.unwrap();
+    assert!(t.sandbox().accepts(&value));
+    assert!(t.delivered("bedrock", "AWS_REGION").await.is_some());
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
 }

@@ -13,6 +13,7 @@ mod bad_input;
 mod bad_ledger;
 mod bad_source;
 mod bad_target;
+mod bedrock;
 mod break_glass;
 mod canary;
 mod cel;

@@ -115,6 +115,7 @@ impl Actor<'_> {
             Effect::ReturnLease => self.return_lease(o).await,
             Effect::Choose => self.choose(o),
             Effect::ReadSlots => self.read_slots(o).await,
+            Effect::ListKeys => self.list_keys().await,
             Effect::LookUp { version } => self.look_up(o, *version).await,
             Effect::Mint { version } => self.mint(o, *version).await,
             Effect::FindStrays { project, below } => self.find_strays(o, project, *below).await,

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::decide::unnamed_strays;
 use super::model::{
     Chosen, Effect, Env, Failing, LedgerView, Minted, Observed, SlotView, SourceView, Subject, TargetView,
 };
@@ -10,7 +11,7 @@ use crate::domain::backoff::{self, Class, Failures};
 use crate::domain::evidence::Look;
 use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::{Origin, VersionState};
-use crate::ledger::{Ledger, Tenancy};
+use crate::ledger::{AccountRef, Ledger, Tenancy};
 
 /// Refused keys that are remembered: twice as many as a pool has members.
 const MAX_REFUSED: usize = 64;
@@ -30,6 +31,8 @@ pub enum Learned {
     Chosen(Chosen),
     /// What the account's slots hold.
     Slots(Vec<SlotView>),
+    /// Ids of the account's keys.
+    Listed(Vec<String>),
     /// Whether the account has the chosen key.
     LookedUp(bool),
     /// The key's id is a deleted key's.
@@ -127,6 +130,7 @@ impl Observed {
             }
             Learned::Chosen(chosen) => self.pass.chosen = Some(chosen),
             Learned::Slots(slots) => self.pass.slots = Some(slots),
+            Learned::Listed(ids) => self.pass.listed = Some(ids),
             Learned::LookedUp(there) => self.learn_look(effect, there),
             Learned::Spent => self.pass.spent = self.attempt(),
             Learned::Minted(minted) => self.learn_minted(minted),
@@ -316,7 +320,12 @@ impl Observed {
             self.pass.fenced = Some(record.attempt);
             self.pass.strays.clear();
             self.pass.searched.clear();
-            if earlier.is_none_or(|v| v.account.is_none()) {
+            let clean = |account: &AccountRef| {
+                let listed = self.pass.listed.as_deref().unwrap_or_default();
+                unnamed_strays(self, record, &account.project, listed).is_empty()
+            };
+            let clean = version.account.as_ref().is_none_or(clean);
+            if earlier.is_none_or(|v| v.account.is_none()) && clean {
                 self.pass.searched.extend(version.account.as_ref().map(|a| a.project.clone()));
                 self.pass.absent = Some(record.attempt);
             }
@@ -333,6 +342,7 @@ impl Observed {
         }
         self.pass.chosen = None;
         self.pass.slots = None;
+        self.pass.listed = None;
         self.pass.found_none = false;
         self.pass.confirmed.clear();
         self.pass.revoke_answered.clear();

@@ -377,6 +377,8 @@ pub struct Pass {
     pub chosen: Option<Chosen>,
     /// What the account's slots hold, read for the next intent.
     pub slots: Option<Vec<SlotView>>,
+    /// Ids of the account's keys, where they have no names, listed for the next attempt.
+    pub listed: Option<Vec<String>>,
     /// The mint attempt whose chosen key the provider does not have.
     pub absent: Option<u32>,
     /// The mint attempt whose key has an id that a deleted key has.
@@ -411,6 +413,7 @@ impl Pass {
     pub fn forget_holders(&mut self) {
         self.chosen = None;
         self.slots = None;
+        self.listed = None;
         self.members.clear();
         self.shared.clear();
         self.checked_after_l4.clear();

@@ -60,6 +60,8 @@ pub enum Effect {
     Choose,
     /// Read what the account's slots hold.
     ReadSlots,
+    /// List the account's keys, where they have no names, before the next one is made.
+    ListKeys,
     /// Ask the account for the key that an intent has sealed, or whether its slot's key was made anew.
     LookUp {
         /// The version.
@@ -172,6 +174,7 @@ impl Effect {
             Self::ReturnLease => "return_lease",
             Self::Choose => "choose",
             Self::ReadSlots => "read_slots",
+            Self::ListKeys => "list_keys",
             Self::LookUp { .. } => "look_up",
             Self::Mint { .. } => "mint",
             Self::FindStrays { .. } => "find_strays",

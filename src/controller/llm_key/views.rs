@@ -76,7 +76,7 @@ impl Texts {
 /// The texts of an LLMKey at an endpoint.
 pub fn texts(key: &LLMKey, endpoint: Option<&Endpoint>) -> Texts {
     let data = if key.spec.target.data.is_empty() {
-        endpoint.map(|e| default_data(e.provider(), e.is_public_default())).unwrap_or_default()
+        endpoint.map(|e| default_data(e.provider(), e.is_public_default(), e.region())).unwrap_or_default()
     } else {
         key.spec.target.data.clone()
     };

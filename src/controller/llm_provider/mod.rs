@@ -146,6 +146,9 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                         ProviderType::AzureOpenAI => {
                             "set azureOpenAI to the subscription, the resource group and the name of an account that the credential reaches"
                         }
+                        ProviderType::Bedrock => {
+                            "set bedrock to the name of a user, and to the AWS account that it is in and the credential belongs to"
+                        }
                         ProviderType::Google => {
                             "set google.project to the id of a project that the credential reaches"
                         }

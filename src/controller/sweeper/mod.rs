@@ -88,10 +88,13 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether its keys can be listed and revoked.
+    /// Whether its keys can be listed and revoked, and are told apart by names. At an account that one LLMKey has for itself, that one looks after
+    /// them.
     fn is_swept(&self) -> bool {
         let capabilities = Capabilities::of(self.id.r#type, true);
-        capabilities.has(Capability::List) && capabilities.has(Capability::Revoke)
+        capabilities.has(Capability::List)
+            && capabilities.has(Capability::Revoke)
+            && !capabilities.is_for_one()
     }
 }
 

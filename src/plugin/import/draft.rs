@@ -175,7 +175,7 @@ pub fn of_variables(
 }
 
 fn by_variable(variable: &str) -> Option<PublicProvider> {
-    PUBLIC.into_iter().find(|provider| default_data((*provider).into(), true).contains_key(variable))
+    PUBLIC.into_iter().find(|provider| default_data((*provider).into(), true, None).contains_key(variable))
 }
 
 fn llm_key(name: &str, source: &str, entry: &str, wishes: &Wishes) -> Result<LLMKey, String> {
@@ -187,7 +187,7 @@ fn llm_key(name: &str, source: &str, entry: &str, wishes: &Wishes) -> Result<LLM
         (Some(name), _) => spec["providerRef"] = json!({"name": name}),
         (None, Some(provider)) => {
             spec["provider"] = json!(provider);
-            if default_data(provider.into(), true).keys().eq([entry]) {
+            if default_data(provider.into(), true, None).keys().eq([entry]) {
                 spec["target"] = json!({});
             }
         }
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn every_public_provider_can_be_told_by_a_variable() {
         for provider in PUBLIC {
-            let variables = default_data(provider.into(), true);
+            let variables = default_data(provider.into(), true, None);
             assert!(variables.keys().all(|variable| by_variable(variable) == Some(provider)), "{provider:?}");
         }
     }

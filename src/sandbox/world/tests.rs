@@ -3,8 +3,14 @@ use super::*;
 const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 fn world() -> (World, usize) {
-    let mut world =
-        World::new(Mint::new([1; 32]), "sk-admin-test", "sk-or-v1-test", "sk-master", "azure-secret");
+    let mut world = World::new(
+        Mint::new([1; 32]),
+        "sk-admin-test",
+        "sk-or-v1-test",
+        "sk-master",
+        "azure-secret",
+        "aws-secret",
+    );
     world.add_project("test", START);
     (world, 0)
 }

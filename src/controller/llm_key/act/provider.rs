@@ -5,7 +5,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use super::{Actor, NotDone, failure, record};
 use crate::api::{Reason, rfc3339};
-use crate::controller::llm_key::decide::strays;
+use crate::controller::llm_key::decide::{strays, unnamed_strays};
 use crate::controller::llm_key::fold::{Failure, Learned};
 use crate::controller::llm_key::model::{Chosen, Minted, Observed, Subject};
 use crate::controller::llm_key::observe::facts;
@@ -190,6 +190,15 @@ impl Actor<'_> {
         Ok(Some(Failure { reason: Reason::MintBudget, message, class: Class::Transient, retry_after }))
     }
 
+    pub(super) async fn list_keys(&self) -> Result<Learned, NotDone> {
+        let account = self.held.account.as_ref().ok_or(NotDone::Changed)?;
+        let listed = self.list(account).await.map_err(|error| {
+            let message = format!("the account's keys could not be listed: {error}");
+            NotDone::Failed(call_failure(Reason::MintFailed, message, &error))
+        })?;
+        Ok(Learned::Listed(listed.into_iter().map(|key| key.id.as_str().to_owned()).collect()))
+    }
+
     pub(super) async fn find_strays(
         &mut self,
         o: &Observed,
@@ -202,8 +211,13 @@ impl Actor<'_> {
             let message = format!("the account's keys could not be listed: {error}");
             NotDone::Failed(call_failure(reason, message, &error))
         })?;
+        let record = record(o)?;
+        if record.before(project).is_some() {
+            let ids: Vec<String> = listed.into_iter().map(|key| key.id.as_str().to_owned()).collect();
+            return Ok(Learned::Strays(unnamed_strays(o, record, project, &ids)));
+        }
         let listed = listed.into_iter().map(|key| (key.id, key.name));
-        Ok(Learned::Strays(strays(record(o)?, listed, below, o.key.revoke_all)))
+        Ok(Learned::Strays(strays(record, listed, below, o.key.revoke_all)))
     }
 
     pub(super) async fn revoke_stray(

@@ -2,7 +2,7 @@
 
 use super::gate::{Gate, delta, gate};
 use super::rotate::over_budget;
-use super::{chosen, lease, pin, retention, retire, spare};
+use super::{chosen, lease, pin, retention, retire, spare, unnamed};
 use super::{due, mint_name, successor};
 use crate::api::Reason;
 use crate::controller::llm_key::model::{
@@ -88,12 +88,17 @@ pub(super) fn mint(o: &Observed, record: &Record, version: &Version, env: &Env, 
     progressing(record, plan);
     if let Some(lease) = lease::missing(o) {
         plan.effects.push(lease);
+    } else if !fenced && unnamed::is_full(o, record, env, plan) {
+        // Listed first, or told.
     } else if !fenced && !known && chosen::is_missing(o) {
         plan.effects.push(Effect::Choose);
     } else if !fenced {
         // An earlier attempt may have made a key whose bytes are lost. Fence it first, so that a late writer
         // cannot make it live between our reading and our revoking.
-        let next = refenced(record, version.version, account, chosen::Fresh::of(o), env);
+        let mut next = refenced(record, version.version, account, chosen::Fresh::of(o), env);
+        if let Some(version) = next.version_mut(version.version) {
+            version.before = unnamed::before(o, record).or(version.before.take());
+        }
         plan.effects.push(Effect::SwapLedger(Box::new(next)));
     } else if let Some(of) = &version.account
         && (!known || chosen::is_absent(o, record, version, plan))

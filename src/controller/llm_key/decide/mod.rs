@@ -27,6 +27,7 @@ pub mod switch;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod unnamed;
 mod upcoming;
 mod usage;
 
@@ -34,6 +35,7 @@ pub(crate) use history::note;
 pub(crate) use release::{give_up, grace};
 pub(crate) use strays::strays;
 pub use turn::standing;
+pub(crate) use unnamed::strays as unnamed_strays;
 pub use upcoming::upcoming;
 
 use crate::api::{ConditionStatus, ConditionType, Reason};

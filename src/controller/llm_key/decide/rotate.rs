@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::flight::over_good;
 use super::gate::{Gate, delta, gate};
-use super::{chosen, due, lease, mint_name, slots, spare, successor, turn, usage};
+use super::{chosen, due, lease, mint_name, slots, spare, successor, turn, unnamed, usage};
 use crate::api::{Reason, RotationMode, ValidationMode};
 use crate::controller::llm_key::model::{
     Effect, Env, KeyView, Observed, Plan, SourceView, Subject, TargetView,
@@ -26,7 +26,9 @@ pub(super) fn before_intent(o: &Observed, record: &Record, env: &Env, plan: &mut
     let first = lease::missing(o).or_else(|| choice.then_some(Effect::Choose));
     let waits = first.is_some();
     plan.effects.extend(first);
-    waits || slots::before_intent(o, record, env, plan)
+    waits
+        || slots::before_intent(o, record, env, plan)
+        || spare::usable(o, record).is_none() && unnamed::before_intent(o, record, env, plan)
 }
 
 /// L1 of a minted version: its name is on record before the provider hears of it. A rotation takes the spare, if there is one.
@@ -49,6 +51,7 @@ pub(super) fn intent(o: &Observed, record: &Record, reason: RotationReason, env:
         ..Version::begun(number, VersionState::Intent, Origin::Minted, reason, env.now)
     };
     chosen::put(&mut version, chosen::Fresh::of(o));
+    version.before = unnamed::before(o, record);
     version.slot = slots::next(o, record);
     if version.slot.is_none() && slots::is_so(o) {
         return None;

@@ -23,6 +23,7 @@ mod spare;
 mod switch;
 mod triggers;
 mod turn;
+mod unnamed;
 mod usage;
 
 use super::super::world::{self, perform};

@@ -14,7 +14,7 @@ use crate::controller::llm_key::made::{Chosen, Minted, SlotView};
 use crate::controller::llm_key::model::{Effect, LedgerView, Memory, Observed, Pass};
 use crate::controller::llm_key::world::{INSTALL, ProviderKey, Request, World, facts};
 use crate::domain::names::{AttemptId, MintName};
-use crate::ledger::{KeyFacts, Record, Slot, Version};
+use crate::ledger::{Before, KeyFacts, Record, Slot, Version};
 
 /// Attempts that can be numbered anew at most.
 const MOST: u32 = 24;
@@ -271,6 +271,7 @@ impl Reader<'_> {
                 promoted_at: _,
                 switch: _,
                 slot,
+                before,
             } = version;
             self.texts(mint_name);
             self.texts(provider_key_id);
@@ -285,6 +286,9 @@ impl Reader<'_> {
             }
             if let Some(Slot { name: _, before }) = slot {
                 self.text(before);
+            }
+            if let Some(Before { project: _, ids }) = before {
+                self.texts(ids);
             }
         }
     }
@@ -330,6 +334,7 @@ impl Reader<'_> {
                 | Effect::ReturnLease
                 | Effect::Choose
                 | Effect::ReadSlots
+                | Effect::ListKeys
                 | Effect::LookUp { .. }
                 | Effect::Mint { .. }
                 | Effect::Validate(_)
@@ -356,7 +361,7 @@ impl Reader<'_> {
 
     fn observed(&mut self, o: &mut Observed) {
         let Observed {
-            key: _,
+            key,
             policy: _,
             provider: _,
             former: _,
@@ -370,6 +375,7 @@ impl Reader<'_> {
             turn: _,
             usage: _,
         } = o;
+        self.texts(key.id_shown.iter_mut());
         if let LedgerView::Present(ledger) = ledger {
             self.record(&mut ledger.record);
         }
@@ -382,6 +388,7 @@ impl Reader<'_> {
             minted,
             chosen,
             slots,
+            listed,
             absent,
             refused,
             spent,
@@ -400,6 +407,7 @@ impl Reader<'_> {
             self.attempt(attempt);
         }
         self.texts(strays.iter_mut().map(|(_, id)| id));
+        self.texts(listed.iter_mut().flatten());
         if let Some(Minted { attempt, id, facts }) = minted {
             self.attempt(attempt);
             self.text(id);

@@ -106,6 +106,7 @@ impl Shift {
             promoted_at,
             switch: _,
             slot: _,
+            before: _,
             target: _,
         } = version;
         // The deadline of a new key, the overlap, and the time that a released ledger is kept: nothing else is counted.

@@ -76,6 +76,10 @@ pub const CONFIGURATIONS: &[Configuration] = &[
     named("named-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     slots("slots-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
     slots("slots-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
+    unnamed("unnamed-created-1-crash-1-lost-1-twice", Beginning::Created, budget(1, 1, 1, 0, 0), true),
+    unnamed("unnamed-rotating-1-crash-1-lost-1-edit", Beginning::Rotating, budget(1, 1, 0, 0, 1), true),
+    unnamed("unnamed-created-one-of-each", Beginning::Created, budget(1, 1, 1, 1, 1), false),
+    unnamed("unnamed-rotating-one-of-each", Beginning::Rotating, budget(1, 1, 1, 1, 1), false),
     two("two-created-undisturbed", Beginning::Created, budget(0, 0, 0, 0, 0), None, true),
     two("two-created-crash", Beginning::Created, budget(1, 0, 0, 0, 0), None, true),
     two("two-created-lost", Beginning::Created, budget(0, 1, 0, 0, 0), None, false),
@@ -138,6 +142,11 @@ const fn named(name: &'static str, beginning: Beginning, budget: Budget, quick: 
     Configuration { mint: MintKind::CallerNamed, ..one(name, beginning, budget, quick) }
 }
 
+/// One replica, at an account that the LLMKey has for itself and whose keys have no names.
+const fn unnamed(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
+    Configuration { mint: MintKind::Unnamed, ..one(name, beginning, budget, quick) }
+}
+
 /// One replica, at an account with two slots, which the LLMKey has for itself.
 const fn slots(name: &'static str, beginning: Beginning, budget: Budget, quick: bool) -> Configuration {
     Configuration { mint: MintKind::Slots, ..one(name, beginning, budget, quick) }
@@ -192,6 +201,7 @@ impl Configuration {
             MintKind::CallerChosen => ", keys chosen here",
             MintKind::CallerNamed => ", ids chosen here",
             MintKind::Slots => ", keys in two slots",
+            MintKind::Unnamed => ", keys without names",
         };
         let prompt = if self.held_up == 0 { "; the clock stands still in a reconcile" } else { "" };
         format!(

@@ -79,9 +79,11 @@ impl Rules {
         base.policy.consumers = false;
         base.policy.spares = spares;
         base.provider.mint = mint;
-        if mint == MintKind::Slots {
-            base = base.in_two_slots();
-        }
+        base = match mint {
+            MintKind::Slots => base.in_two_slots(),
+            MintKind::Unnamed => base.without_names(),
+            _ => base,
+        };
         base.provider.list_lag = seconds(LIST_LAG);
         base.provider.lingering = seconds(LINGERING);
         base.concurrent = true;

@@ -31,7 +31,8 @@ fn begin(configuration: &Configuration, left: Budget) -> (Machine, State) {
 #[test]
 fn one_replica_keeps_every_property_under_any_single_fault() {
     let chosen = |c: &Configuration| {
-        ["chosen-", "named-"].iter().any(|kind| c.name.starts_with(kind)) && c.name.ends_with("one-of-each")
+        ["chosen-", "named-", "unnamed-"].iter().any(|kind| c.name.starts_with(kind))
+            && c.name.ends_with("one-of-each")
     };
     for configuration in CONFIGURATIONS.iter().filter(|c| c.name.ends_with("-all") || chosen(c)) {
         let configuration = &Configuration { held_up: HELD_UP, ..*configuration };

@@ -8,6 +8,7 @@ use crate::domain::evidence::{PodUse, Reads};
 use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
 use crate::domain::names::{MintName, lineage_code};
 use crate::ledger::{Record, Version};
+use crate::provider::MintKind;
 
 impl World {
     /// Legal moves only; L4 once, and on evidence.
@@ -169,13 +170,13 @@ impl World {
     pub fn judge(&self) -> Result<(), String> {
         // What a deleted ledger left behind was judged when it went.
         let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return Ok(()) };
-        for key in self.live_keys() {
+        for key in self.ours() {
             let by_id = record.versions.iter().any(|v| v.provider_key_id.as_deref() == Some(&key.id));
             if !by_id && !self.named(key) {
                 return Err(format!("I2: {} ({}) is not in the ledger", key.id, key.name));
             }
         }
-        let live = self.live_keys().count();
+        let live = self.ours().count();
         let spares = usize::try_from(self.policy.spares).unwrap_or_default();
         if live > 3 + spares + self.history.faults {
             return Err(format!("I3: {live} keys live after {} faults", self.history.faults));
@@ -183,9 +184,12 @@ impl World {
         Ok(())
     }
 
-    /// The key is one that a search by name would find.
+    /// The key is one that a search would find: by its name, or since it was not there before.
     pub fn named(&self, key: &ProviderKey) -> bool {
         let Some(record) = self.ledger.as_ref().map(|l| &l.record) else { return false };
+        if self.provider.mint == MintKind::Unnamed {
+            return record.before(&key.project).is_some_and(|before| !before.ids.contains(&key.id));
+        }
         key.name.parse::<MintName>().is_ok_and(|name| {
             name.lineage == lineage_code(&record.lineage) && name.attempt_number() <= record.attempt
         })
@@ -194,7 +198,7 @@ impl World {
     /// Live keys that no version of the ledger points to.
     pub fn unaccounted(&self) -> Vec<String> {
         let versions = self.ledger.as_ref().map(|l| l.record.versions.clone()).unwrap_or_default();
-        self.live_keys()
+        self.ours()
             .filter(|k| {
                 !versions
                     .iter()

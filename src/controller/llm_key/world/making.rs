@@ -35,6 +35,17 @@ impl World {
         world
     }
 
+    /// The same at an account that the LLMKey has for itself, where keys have no names and two are possible.
+    pub fn unnamed() -> Self {
+        Self::minting().without_names()
+    }
+
+    pub fn without_names(mut self) -> Self {
+        self.provider.for_one = true;
+        self.provider.mint = MintKind::Unnamed;
+        self
+    }
+
     pub fn mint(&mut self, o: &Observed, held: &mut Held, version: i32) -> Result<Learned, Undone> {
         let record = record(o)?;
         let name = record.version(version).and_then(|v| v.mint_name.clone()).ok_or(Undone::Changed)?;
@@ -49,7 +60,8 @@ impl World {
         if self.provider.full {
             return Err(failed(Reason::MintFailed));
         }
-        if self.provider.refuses.contains(&self.project) {
+        let full = self.provider.mint == MintKind::Unnamed && self.live_keys().count() >= 2;
+        if full || self.provider.refuses.contains(&self.project) {
             let Undone::Failed(failure) = failed(Reason::MintFailed) else { return Err(Undone::Changed) };
             return Ok(Learned::MintRefused(failure));
         }

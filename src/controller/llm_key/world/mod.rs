@@ -411,6 +411,11 @@ impl World {
         self.provider.keys.iter().filter(|k| k.revoked.is_none())
     }
 
+    /// The same without those that another hand has made: these have no name here.
+    pub fn ours(&self) -> impl Iterator<Item = &ProviderKey> {
+        self.live_keys().filter(|k| !k.name.is_empty())
+    }
+
     /// What the provider says of a key.
     pub fn verdict(&self, bytes: &str) -> Verdict {
         if let Some(answer) = self.provider.answers {

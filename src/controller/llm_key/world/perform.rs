@@ -2,7 +2,7 @@
 
 use super::{Held, Target, World, delta, facts};
 use crate::api::{FINALIZER, LLMKey, Reason};
-use crate::controller::llm_key::decide::strays;
+use crate::controller::llm_key::decide::{strays, unnamed_strays};
 use crate::controller::llm_key::fold::{Failure, Learned};
 use crate::controller::llm_key::model::{Effect, LedgerView, Observed, RestartOrder, SourceView, Subject};
 use crate::crypto::Envelope;
@@ -44,6 +44,7 @@ pub fn at_provider(effect: &Effect) -> bool {
         effect,
         Effect::Mint { .. }
             | Effect::ReadSlots
+            | Effect::ListKeys
             | Effect::LookUp { .. }
             | Effect::FindStrays { .. }
             | Effect::RevokeStray { .. }
@@ -86,6 +87,9 @@ impl World {
             Effect::ReturnLease => Ok(self.return_lease()),
             Effect::Choose => Ok(self.choose(o, held)),
             Effect::ReadSlots => Ok(self.read_slots()),
+            Effect::ListKeys => {
+                Ok(Learned::Listed(self.listed(&self.project).into_iter().map(|(id, _)| id).collect()))
+            }
             Effect::LookUp { version } if self.in_slots() => self.look_into_slot(o, held, *version),
             Effect::LookUp { version } if self.provider.mint == MintKind::CallerNamed => {
                 self.look_for_named(o, held, *version)
@@ -212,7 +216,7 @@ impl World {
         if self.ledger.as_ref().map(|l| &l.resource_version) != Some(&read.resource_version) {
             return Err(Undone::Changed);
         }
-        for key in self.live_keys() {
+        for key in self.ours() {
             let kept =
                 read.record.versions.iter().any(|v| {
                     v.provider_key_id.as_deref() == Some(&key.id) && v.state == VersionState::Retained
@@ -240,6 +244,10 @@ impl World {
 
     fn find_strays(&self, o: &Observed, project: &str, below: u32) -> Result<Learned, Undone> {
         self.account().ok_or_else(|| failed(Reason::AdminCredentialMissing))?;
+        if self.provider.mint == MintKind::Unnamed {
+            let ids: Vec<String> = self.listed(project).into_iter().map(|(id, _)| id).collect();
+            return Ok(Learned::Strays(unnamed_strays(o, record(o)?, project, &ids)));
+        }
         let listed =
             self.listed(project).into_iter().map(|(id, name)| (ProviderKeyId::parse(&id).unwrap(), name));
         Ok(Learned::Strays(strays(record(o)?, listed, below, o.key.revoke_all)))
@@ -270,6 +278,9 @@ impl World {
         else {
             return Ok(());
         };
+        if key.name.is_empty() {
+            return broken(format!("{id} is ended, and another hand has made it"));
+        }
         let explicit = self.ledger.as_ref().is_some_and(|l| {
             l.record.versions.iter().any(|v| {
                 v.provider_key_id.as_deref() == Some(id) && v.basis == Some(RevocationBasis::Explicit)
@@ -431,7 +442,9 @@ impl World {
         let id = Self::id_of(o, version)?;
         let account = record(o)?.version(version).and_then(|v| v.account.clone()).ok_or(Undone::Changed)?;
         let listed = match self.provider.mint {
-            MintKind::ShownOnce => self.listed(&account.project).iter().any(|(listed, _)| *listed == id),
+            MintKind::ShownOnce | MintKind::Unnamed => {
+                self.listed(&account.project).iter().any(|(listed, _)| *listed == id)
+            }
             MintKind::CallerChosen | MintKind::CallerNamed => self.live_keys().any(|key| key.id == id),
             MintKind::Slots => self.is_in_slot(o, version)?,
         };

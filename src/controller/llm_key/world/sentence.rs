@@ -15,6 +15,7 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::TakeLease => "take the account".into(),
         Effect::ReturnLease => "give the account back".into(),
         Effect::Choose => "choose a key".into(),
+        Effect::ListKeys => "list the keys".into(),
         Effect::ReadSlots => "read the slots".into(),
         Effect::LookUp { version } => format!("is the key of version {version} there?"),
         Effect::Mint { version } => format!("mint version {version}"),

@@ -51,7 +51,9 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
             Visible { key: name.and_then(named), ..plain("provider:mint") }
         }
         // Of a confirmation, what is asked first.
-        Effect::FindStrays { .. } | Effect::ConfirmRevoked { .. } => plain("provider:list"),
+        Effect::ListKeys | Effect::FindStrays { .. } | Effect::ConfirmRevoked { .. } => {
+            plain("provider:list")
+        }
         Effect::RevokeStray { id, .. } => Visible { key: of_id(place, id), ..plain("provider:revoke") },
         Effect::Revoke { version } => {
             let version = record(&work.o)?.version(*version)?;

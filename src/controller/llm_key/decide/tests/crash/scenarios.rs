@@ -106,6 +106,19 @@ pub const SCENARIOS: &[Scenario] = &[
         events: &[(600, |w| w.rotate("now"))],
         end: 8 * HOUR,
     },
+    Scenario { name: "create, unnamed", world: World::unnamed, events: &[], end: 6 * HOUR },
+    Scenario {
+        name: "rotate, unnamed",
+        world: World::unnamed,
+        events: &[(600, |w| w.rotate("now"))],
+        end: 8 * HOUR,
+    },
+    Scenario {
+        name: "rotate and delete, unnamed",
+        world: World::unnamed,
+        events: &[(600, |w| w.rotate("now")), (700, World::delete)],
+        end: 9 * HOUR,
+    },
     Scenario { name: "create, named", world: World::naming, events: &[], end: 6 * HOUR },
     Scenario {
         name: "rotate, named",
