@@ -25,7 +25,9 @@ pub enum AccountError {
     #[error("the admin credential must be 8 to 512 printable characters without spaces")]
     BadCredential,
     /// A URL of the account is none.
-    #[error("azureOpenAI.resourceManagerURL and authorityURL, and google.apiURL, must be plain https URLs")]
+    #[error(
+        "azureOpenAI.resourceManagerURL and authorityURL, google.apiURL, xAI.managementURL and mistral.adminURL must be plain https URLs"
+    )]
     BadUrl,
     /// The credential's file is not one of Google's that can be used.
     #[error(
@@ -99,12 +101,34 @@ pub struct Account {
     lite_llm: Option<Arc<LiteLLMAccount>>,
     azure: Option<Arc<AzureAccess>>,
     google: Option<Arc<GoogleAccess>>,
+    manager: Option<Arc<Endpoint>>,
+    user: Option<String>,
 }
 
 impl Account {
     /// Joins the three, if the credential is bound to exactly the host and port of the endpoint.
     pub fn new(endpoint: Endpoint, project: &str, credential: AdminCredential) -> Result<Self, AccountError> {
-        let called = endpoint.authority();
+        Self::managed(endpoint, None, project, credential)
+    }
+
+    /// The same where another API than the endpoint's manages it: the credential is bound to that one's host.
+    pub fn managed_at(
+        endpoint: Endpoint,
+        manager: &str,
+        project: &str,
+        credential: AdminCredential,
+    ) -> Result<Self, AccountError> {
+        let manager = endpoint.beside(manager).map_err(|_| AccountError::BadUrl)?;
+        Self::managed(endpoint, Some(manager), project, credential)
+    }
+
+    fn managed(
+        endpoint: Endpoint,
+        manager: Option<Endpoint>,
+        project: &str,
+        credential: AdminCredential,
+    ) -> Result<Self, AccountError> {
+        let called = manager.as_ref().unwrap_or(&endpoint).authority();
         if credential.authority != called {
             return Err(AccountError::HostMismatch { bound: credential.authority, called });
         }
@@ -112,19 +136,41 @@ impl Account {
             return Err(AccountError::BadProject);
         }
         let (project, credential) = (project.to_owned(), credential.credential);
-        Ok(Self { endpoint, project, credential, lite_llm: None, azure: None, google: None })
+        let manager = manager.map(Arc::new);
+        Ok(Self {
+            endpoint,
+            project,
+            credential,
+            lite_llm: None,
+            azure: None,
+            google: None,
+            manager,
+            user: None,
+        })
+    }
+
+    /// The same with the user that keys are made for.
+    #[must_use]
+    pub fn for_user(self, user: Option<&str>) -> Self {
+        Self { user: user.map(str::to_owned), ..self }
+    }
+
+    /// The user that keys are made for; Mistral only.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     /// An account of Azure's.
     pub(super) fn with_azure(endpoint: Endpoint, project: String, access: AzureAccess) -> Self {
         let credential = access.secret.clone().unwrap_or_else(|| SecretBytes::new(Vec::new()));
-        Self { endpoint, project, credential, lite_llm: None, azure: Some(Arc::new(access)), google: None }
+        let azure = Some(Arc::new(access));
+        Self { endpoint, project, credential, lite_llm: None, azure, google: None, manager: None, user: None }
     }
 
     /// A project of Google Cloud's.
     pub(super) fn with_google(endpoint: Endpoint, project: String, access: GoogleAccess) -> Self {
         let (credential, google) = (SecretBytes::new(Vec::new()), Some(Arc::new(access)));
-        Self { endpoint, project, credential, lite_llm: None, azure: None, google }
+        Self { endpoint, project, credential, lite_llm: None, azure: None, google, manager: None, user: None }
     }
 
     /// The same for one call, with a token in place of the credential.
@@ -155,7 +201,8 @@ impl Account {
     /// The API that manages it.
     pub(super) fn manager(&self) -> &Endpoint {
         let beside = self.azure().map(|azure| &azure.manager);
-        beside.or_else(|| self.google().map(|google| &google.manager)).unwrap_or(&self.endpoint)
+        let beside = beside.or_else(|| self.google().map(|google| &google.manager));
+        beside.or(self.manager.as_deref()).unwrap_or(&self.endpoint)
     }
 
     /// How an account of Azure's is managed.
@@ -178,7 +225,7 @@ impl Account {
         self.lite_llm.as_deref()
     }
 
-    /// The project (OpenAI, Google), workspace (OpenRouter), team (LiteLLM) or account (Azure) that keys are made in.
+    /// The project (OpenAI, Google), workspace (Anthropic, Mistral, OpenRouter), team (LiteLLM, xAI) or account (Azure) that keys are in.
     pub fn project(&self) -> &str {
         &self.project
     }

@@ -6,7 +6,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
+    anthropic_admin::AnthropicAdmin,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
 };
@@ -41,5 +42,9 @@ impl Dialect for Anthropic {
             (403, "permission_error") => Some(Finding::not_the_key("Forbidden")),
             _ => None,
         }
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&AnthropicAdmin)
     }
 }

@@ -5,9 +5,10 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    mistral_admin::MistralAdmin,
 };
 use crate::crypto::SecretBytes;
 
@@ -29,5 +30,9 @@ impl Dialect for Mistral {
             }
             _ => None,
         }
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&MistralAdmin)
     }
 }

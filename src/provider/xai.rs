@@ -6,9 +6,10 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
+    xai_admin::XaiAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
@@ -39,5 +40,9 @@ impl Dialect for Xai {
             401 | 403 => Some(Finding::not_the_key("Forbidden")),
             _ => None,
         }
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&XaiAdmin)
     }
 }

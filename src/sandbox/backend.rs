@@ -17,16 +17,17 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
-    azure,
+    anthropic, azure,
     call::{Call, Outcome, Subject},
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
     google, litellm,
     log::{CallerMark, Effect, Log, LogEntry},
-    openrouter,
+    mistral, openrouter,
     operation::Dialect,
     wire::{self, ApiError},
     world::World,
+    xai,
 };
 
 /// Where the sandbox reads the time.
@@ -226,6 +227,9 @@ fn substitute(answer: Answer, dialect: Dialect, presented: &str) -> Option<Respo
         Dialect::LiteLLM => litellm::of_fault(answer),
         Dialect::Azure => azure::of_fault(answer),
         Dialect::Google => google::of_fault(answer),
+        Dialect::Anthropic => anthropic::of_fault(answer),
+        Dialect::Xai => xai::of_fault(answer, presented),
+        Dialect::Mistral => mistral::of_fault(answer),
     };
     error.map(|error| error_response(&error))
 }

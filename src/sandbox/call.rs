@@ -119,6 +119,10 @@ pub(super) enum Input {
     TokenForm(TokenForm),
     /// Azure: the slot that is made anew.
     RenewSlot(RenewSlot),
+    /// Anthropic, xAI, Mistral: a body.
+    Json(Value),
+    /// Anthropic, xAI, Mistral: a query's pairs.
+    Pairs(Vec<(String, String)>),
     /// Google: who asks for a token.
     Grant(GrantForm),
     /// Google: a list's query.
@@ -182,6 +186,9 @@ impl World {
                 object: key.map(|key| key.id.clone()),
             };
         }
+        if let Some(subject) = self.keyed_subject(call) {
+            return subject;
+        }
         if call.operation.dialect() == Dialect::OpenRouter {
             return self.router_subject(call);
         }
@@ -225,12 +232,13 @@ impl World {
         if call.operation.dialect() == Dialect::Google {
             return self.execute_google(call, credential, now);
         }
+        if let Some(outcome) = self.execute_keyed(call, credential, now) {
+            return outcome;
+        }
         let Credential::Bearer(presented) = credential else {
             return match call.operation.dialect() {
                 Dialect::LiteLLM => litellm::no_key().into(),
-                Dialect::OpenAI | Dialect::OpenRouter | Dialect::Azure | Dialect::Google => {
-                    ApiError::missing_credential().into()
-                }
+                _ => ApiError::missing_credential().into(),
             };
         };
         let verdict = self.judge(presented, now);
@@ -246,9 +254,7 @@ impl World {
             {
                 Verdict::Unknown
             }
-            Verdict::Admin(Dialect::OpenRouter | Dialect::LiteLLM | Dialect::Azure | Dialect::Google) => {
-                Verdict::Unknown
-            }
+            Verdict::Admin(dialect) if dialect != Dialect::OpenAI => Verdict::Unknown,
             verdict => verdict,
         };
         if call.operation.is_data_call() {

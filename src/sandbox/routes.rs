@@ -17,7 +17,7 @@ use super::{
     backend::{Backend, error_response},
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
-    google_routes, litellm_routes, openrouter,
+    google_routes, keyed, litellm_routes, openrouter,
     operation::Operation,
     usage::UsageQuery,
     wire::ApiError,
@@ -53,6 +53,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .merge(litellm_routes::api())
         .merge(azure::api())
         .merge(google_routes::api())
+        .merge(keyed::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

@@ -8,10 +8,12 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    credential,
+    anthropic, credential,
     fault::Answer,
+    mistral,
     operation::Dialect,
     world::{Account, Key, Owner, Project},
+    xai,
 };
 
 /// A refusal with OpenAI's documented body `{"error": {message, type, param, code}}`, or OpenRouter's
@@ -72,6 +74,16 @@ impl ApiError {
     pub(super) fn no_grant(kind: &'static str, what: &str) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, kind, what);
         Self { dialect: Dialect::Google, param: Some(String::new()), ..error }
+    }
+
+    /// A refusal in the form of Anthropic's, xAI's or Mistral's API.
+    pub(super) fn keyed(
+        dialect: Dialect,
+        status: StatusCode,
+        kind: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { dialect, ..Self::new(status, kind, message) }
     }
 
     /// A refusal in LiteLLM's form.
@@ -205,6 +217,12 @@ impl ApiError {
 
     /// The documented body.
     pub(super) fn body(&self) -> Value {
+        match self.dialect {
+            Dialect::Anthropic => return anthropic::error_body(self),
+            Dialect::Xai => return xai::error_body(self),
+            Dialect::Mistral => return mistral::error_body(self),
+            _ => {}
+        }
         if self.dialect == Dialect::OpenRouter {
             return json!({"error": {"code": self.status.as_u16(), "message": self.message}});
         }

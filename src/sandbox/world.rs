@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_encoding::HEXLOWER;
 
 use super::{
+    anthropic::hint,
     azure::{Directory, Slot},
     credential::{self, Digest, Mint, Presented},
     google::ApiKey,
@@ -150,7 +151,7 @@ struct Pattern {
 
 /// What the provider thinks of a presented token.
 pub(super) enum Verdict {
-    /// The admin key of OpenAI's dialect, the management key of OpenRouter's, or the master key of LiteLLM's.
+    /// The credential that manages keys at the dialect's API.
     Admin(Dialect),
     /// A key that is accepted.
     Key(KeyPlace),
@@ -180,6 +181,8 @@ pub(super) struct World {
     admin: Digest,
     management: Digest,
     master: Digest,
+    /// Who else may manage keys, and at whose API.
+    officers: HashMap<Digest, Dialect>,
     pub(super) directory: Directory,
     pub(super) office: Office,
     projects: Vec<Project>,
@@ -205,6 +208,7 @@ impl World {
             admin: credential::digest(admin_key),
             management: credential::digest(management_key),
             master: credential::digest(master_key),
+            officers: HashMap::new(),
             directory: Directory::new(azure_secret),
             office: Office::default(),
             projects: Vec::new(),
@@ -280,6 +284,17 @@ impl World {
         self.add(id, Dialect::OpenRouter, name, now)
     }
 
+    /// Lets whoever has the key manage keys at an API.
+    pub(super) fn appoint(&mut self, dialect: Dialect, key: &str) {
+        self.officers.insert(credential::digest(key), dialect);
+    }
+
+    /// Makes a workspace of Anthropic's or Mistral's, or a team of xAI's, and returns its id.
+    pub(super) fn add_place(&mut self, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
+        let id = if dialect == Dialect::Anthropic { self.mint.id("wrkspc_") } else { self.mint.uuid() };
+        self.add(id, dialect, name, now)
+    }
+
     /// Makes a team and returns its id; with the first one, the place of keys without a team.
     pub(super) fn add_team(&mut self, name: &str, now: DateTime<Utc>) -> String {
         if self.project_index(NO_TEAM).is_none() {
@@ -334,6 +349,9 @@ impl World {
         }
         if presented.digest == self.master {
             return Verdict::Admin(Dialect::LiteLLM);
+        }
+        if let Some(dialect) = self.officers.get(&presented.digest) {
+            return Verdict::Admin(*dialect);
         }
         if let Some(place) = self.by_digest.get(&presented.digest) {
             let archived =
@@ -403,7 +421,10 @@ impl World {
             Dialect::OpenAI | Dialect::Azure => self.mint.id("key_"),
             Dialect::OpenRouter | Dialect::LiteLLM => HEXLOWER.encode(&digest),
             Dialect::Google => new.name.clone(),
+            Dialect::Anthropic => self.mint.id("apikey_"),
+            Dialect::Xai | Dialect::Mistral => self.mint.uuid(),
         };
+        let hinted = self.speaks(project, Dialect::Anthropic);
         let ordinal = self.next_ordinal();
         let place = KeyPlace { project, ordinal };
         let project = self.projects.get_mut(project)?;
@@ -414,7 +435,7 @@ impl World {
                 id,
                 name: new.name,
                 digest,
-                redacted: credential::redacted(new.value),
+                redacted: if hinted { hint(new.value) } else { credential::redacted(new.value) },
                 last_four: credential::last_four(new.value),
                 owner: new.owner,
                 access: new.access,

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod alerts;
+mod anthropic;
 mod architecture;
 mod audit;
 mod azure;
@@ -44,6 +45,7 @@ mod load;
 mod log;
 mod malformed;
 mod matrix;
+mod mistral;
 mod mutants;
 mod openrouter;
 mod pin;
@@ -62,6 +64,7 @@ mod stage;
 mod sweeper;
 mod usage;
 mod workload;
+mod xai;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
 #[test]

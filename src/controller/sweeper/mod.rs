@@ -88,10 +88,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether its keys can be listed and revoked.
+    /// Whether keys of ours can be there, and be listed and revoked.
     fn is_swept(&self) -> bool {
         let capabilities = Capabilities::of(self.id.r#type, true);
-        capabilities.has(Capability::List) && capabilities.has(Capability::Revoke)
+        [Capability::Mint, Capability::List, Capability::Revoke].into_iter().all(|c| capabilities.has(c))
     }
 }
 

@@ -21,7 +21,7 @@ use super::index::{Name, name};
 use super::sweeper::{Place, places};
 use crate::api::{LLMKey, VersionStatus, from_k8s, parse_rfc3339};
 use crate::domain::health::last_slot;
-use crate::domain::lifecycle::{Origin, VersionState};
+use crate::domain::lifecycle::VersionState;
 use crate::domain::names::slot_offset;
 use crate::domain::timings::Timings;
 use crate::ledger::AccountId;
@@ -159,7 +159,7 @@ fn counted<'a>(
     let versions = key.status.iter().flat_map(|status| &status.versions);
     versions.filter(move |version| {
         let revoked = version.revoked_at.as_deref().and_then(parse_rfc3339);
-        version.origin == Origin::Minted.as_str()
+        version.provider_key_id.is_some()
             && version.state != VersionState::Abandoned.as_str()
             && revoked.is_none_or(|at| at > settled)
     })

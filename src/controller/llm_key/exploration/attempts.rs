@@ -343,6 +343,7 @@ impl Reader<'_> {
                 | Effect::ConfirmRevoked { .. }
                 | Effect::NoteReminder { .. }
                 | Effect::Switch { .. }
+                | Effect::Match { .. }
                 | Effect::ReadMembers { .. } => {}
             }
         }
@@ -395,6 +396,7 @@ impl Reader<'_> {
             deleted_target: _,
             switched: _,
             members: _,
+            matched: _,
         } = pass;
         for attempt in [fenced, absent, refused, spent].into_iter().flatten() {
             self.attempt(attempt);
@@ -429,6 +431,7 @@ impl Reader<'_> {
             refused: _,
             spare,
             pinned,
+            unmatched: _,
         } = memory;
         for health in [health, candidate, spare, pinned].into_iter().flatten() {
             self.text(&mut health.fingerprint);

@@ -174,7 +174,11 @@ impl Shift {
             refused,
             spare,
             pinned,
+            unmatched,
         } = memory;
+        if let Some(unmatched) = unmatched {
+            self.time(&mut unmatched.at);
+        }
         for asked in refused.values_mut() {
             self.time(asked);
         }
