@@ -11,12 +11,13 @@ use axum::{
 };
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::{
-    anthropic,
+    Sandbox, anthropic,
     backend::Backend,
     call::{Call, Input, Outcome, Subject},
-    credential::Credential,
+    credential::{Credential, Mint, digest},
     mistral,
     operation::{Dialect, Operation},
     routes::{BodyInput, Shared},
@@ -24,6 +25,62 @@ use super::{
     world::{Key, KeyPlace, Verdict, World},
     xai,
 };
+
+/// The credentials that manage keys at these APIs.
+pub(super) struct Officers {
+    console: Zeroizing<String>,
+    team: Zeroizing<String>,
+    workspace: Zeroizing<String>,
+}
+
+impl Officers {
+    /// New ones.
+    pub(super) fn new(mint: &mut Mint) -> Self {
+        Self {
+            console: mint.key("sk-ant-admin01-"),
+            team: mint.key("xai-token-"),
+            workspace: mint.workspace_key(),
+        }
+    }
+}
+
+impl Sandbox {
+    /// Anthropic's Admin API key.
+    pub fn console_key(&self) -> &str {
+        &self.officers.console
+    }
+
+    /// xAI's management key.
+    pub fn team_manager(&self) -> &str {
+        &self.officers.team
+    }
+
+    /// Mistral's Admin API key.
+    pub fn workspace_admin(&self) -> &str {
+        &self.officers.workspace
+    }
+
+    /// Base URL of one of the APIs of Anthropic (`anthropic`), xAI (`xai/data/v1`, `xai/management`) or Mistral (`mistral/data`,
+    /// `mistral/admin`).
+    pub fn url_of(&self, path: &str) -> String {
+        format!("https://{}/{path}", self.address)
+    }
+
+    /// Makes a workspace at Anthropic and returns its id; wherever a project is asked for, it is one.
+    pub fn create_console_workspace(&self, name: &str) -> String {
+        self.handle.create_place(Dialect::Anthropic, name)
+    }
+
+    /// Makes a team at xAI and returns its id; wherever a project is asked for, it is one.
+    pub fn create_xai_team(&self, name: &str) -> String {
+        self.handle.create_place(Dialect::Xai, name)
+    }
+
+    /// Makes a workspace at Mistral and returns its id; wherever a project is asked for, it is one.
+    pub fn create_mistral_workspace(&self, name: &str) -> String {
+        self.handle.create_place(Dialect::Mistral, name)
+    }
+}
 
 /// Who calls one of these APIs.
 pub(super) enum Caller {
@@ -137,6 +194,19 @@ impl Call {
 }
 
 impl World {
+    /// Lets them manage keys, each at its API.
+    pub(super) fn appoint(&mut self, officers: &Officers) {
+        let Officers { console, team, workspace } = officers;
+        let of = [(console, Dialect::Anthropic), (team, Dialect::Xai), (workspace, Dialect::Mistral)];
+        self.officers.extend(of.map(|(key, dialect)| (digest(key), dialect)));
+    }
+
+    /// Makes a workspace of Anthropic's or Mistral's, or a team of xAI's, and returns its id.
+    pub(super) fn add_place(&mut self, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
+        let id = if dialect == Dialect::Anthropic { self.mint.id("wrkspc_") } else { self.mint.uuid() };
+        self.add(id, dialect, name, now)
+    }
+
     /// What a call of one of these APIs that manages keys is about; none if it is another API's.
     pub(super) fn keyed_subject(&self, call: &Call) -> Option<Subject> {
         let field = match call.operation.dialect() {

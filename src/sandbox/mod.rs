@@ -66,7 +66,6 @@ use self::{
     backend::{Backend, ReplyDropped},
     credential::{Mint, digest},
     log::Log,
-    operation::Dialect,
     view::Handle,
     world::World,
 };
@@ -138,9 +137,7 @@ pub struct Sandbox {
     management_key: Zeroizing<String>,
     master_key: Zeroizing<String>,
     azure_secret: Zeroizing<String>,
-    console_key: Zeroizing<String>,
-    team_manager: Zeroizing<String>,
-    workspace_admin: Zeroizing<String>,
+    officers: keyed::Officers,
     control_token: Zeroizing<String>,
     project: String,
     tasks: Vec<JoinHandle<()>>,
@@ -160,17 +157,14 @@ impl Sandbox {
         let (admin_key, control_token) = (mint.key("sk-admin-"), mint.key("sandbox-control-"));
         let (management_key, master_key) = (mint.router_key(), mint.proxy_key());
         let azure_secret = mint.azure_key();
-        let console_key = mint.key("sk-ant-admin01-");
-        let (team_manager, workspace_admin) = (mint.key("xai-token-"), mint.workspace_key());
+        let officers = keyed::Officers::new(&mut mint);
         let file = match &options.log_file {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
         let (ca_pem, tls) = server(&options.names, options.http2)?;
         let mut world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret);
-        world.appoint(Dialect::Anthropic, &console_key);
-        world.appoint(Dialect::Xai, &team_manager);
-        world.appoint(Dialect::Mistral, &workspace_admin);
+        world.appoint(&officers);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
         let project = handle.create_project(&options.project_name);
@@ -198,9 +192,7 @@ impl Sandbox {
             management_key,
             master_key,
             azure_secret,
-            console_key,
-            team_manager,
-            workspace_admin,
+            officers,
             control_token,
             project,
             tasks,
@@ -295,42 +287,6 @@ impl Sandbox {
     /// The JSON of workload identity federation at Google; whether a service account is acted as.
     pub fn google_federation_file(impersonates: bool) -> String {
         google_office::federation_file(impersonates)
-    }
-
-    /// Anthropic's Admin API key.
-    pub fn console_key(&self) -> &str {
-        &self.console_key
-    }
-
-    /// xAI's management key.
-    pub fn team_manager(&self) -> &str {
-        &self.team_manager
-    }
-
-    /// Mistral's Admin API key.
-    pub fn workspace_admin(&self) -> &str {
-        &self.workspace_admin
-    }
-
-    /// Base URL of one of the APIs of Anthropic (`anthropic`), xAI (`xai/data/v1`, `xai/management`) or Mistral (`mistral/data`,
-    /// `mistral/admin`).
-    pub fn url_of(&self, path: &str) -> String {
-        format!("https://{}/{path}", self.address)
-    }
-
-    /// Makes a workspace at Anthropic and returns its id; wherever a project is asked for, it is one.
-    pub fn create_console_workspace(&self, name: &str) -> String {
-        self.handle.create_place(Dialect::Anthropic, name)
-    }
-
-    /// Makes a team at xAI and returns its id; wherever a project is asked for, it is one.
-    pub fn create_xai_team(&self, name: &str) -> String {
-        self.handle.create_place(Dialect::Xai, name)
-    }
-
-    /// Makes a workspace at Mistral and returns its id; wherever a project is asked for, it is one.
-    pub fn create_mistral_workspace(&self, name: &str) -> String {
-        self.handle.create_place(Dialect::Mistral, name)
     }
 
     /// The control API's bearer token.

@@ -182,7 +182,7 @@ pub(super) struct World {
     management: Digest,
     master: Digest,
     /// Who else may manage keys, and at whose API.
-    officers: HashMap<Digest, Dialect>,
+    pub(super) officers: HashMap<Digest, Dialect>,
     pub(super) directory: Directory,
     pub(super) office: Office,
     projects: Vec<Project>,
@@ -282,17 +282,6 @@ impl World {
     pub(super) fn add_workspace(&mut self, name: &str, now: DateTime<Utc>) -> String {
         let id = self.mint.uuid();
         self.add(id, Dialect::OpenRouter, name, now)
-    }
-
-    /// Lets whoever has the key manage keys at an API.
-    pub(super) fn appoint(&mut self, dialect: Dialect, key: &str) {
-        self.officers.insert(credential::digest(key), dialect);
-    }
-
-    /// Makes a workspace of Anthropic's or Mistral's, or a team of xAI's, and returns its id.
-    pub(super) fn add_place(&mut self, dialect: Dialect, name: &str, now: DateTime<Utc>) -> String {
-        let id = if dialect == Dialect::Anthropic { self.mint.id("wrkspc_") } else { self.mint.uuid() };
-        self.add(id, dialect, name, now)
     }
 
     /// Makes a team and returns its id; with the first one, the place of keys without a team.
