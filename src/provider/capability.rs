@@ -158,6 +158,13 @@ mod tests {
         let google = Capabilities::of(ProviderType::Google, true);
         assert_eq!(google.names().collect::<Vec<_>>(), ["List", "Mint", "Revoke", "Validate"]);
         assert!(google.mint_kind() == MintKind::CallerNamed && !google.is_for_one());
+        let told = Capabilities::of(ProviderType::Anthropic, true);
+        assert_eq!(
+            told.names().collect::<Vec<_>>(),
+            ["Disable", "List", "Match", "Revoke", "Usage", "Validate"]
+        );
+        let xai: Vec<_> = Capabilities::of(ProviderType::XAI, true).names().collect();
+        assert_eq!(xai, ["Disable", "List", "Mint", "Revoke", "Validate"]);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

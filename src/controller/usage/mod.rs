@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_were_supplied_given_up_or_revoked_long_ago_are_not_asked_about() {
+    fn keys_without_an_id_given_up_or_revoked_long_ago_are_not_asked_about() {
         let version = |n: i32, state: &str, origin: &str, revoked: Option<&str>| {
             json!({
-                "version": n, "state": state, "origin": origin, "reason": "Initial", "providerKeyID": format!("id-{n}"),
-                "revokedAt": revoked,
+                "version": n, "state": state, "origin": origin, "reason": "Initial", "revokedAt": revoked,
+                "providerKeyID": (n > 0).then(|| format!("id-{n}")),
             })
         };
         let key: LLMKey = serde_json::from_value(json!({
@@ -209,11 +209,12 @@ mod tests {
                 version(3, "Revoked", "Minted", Some("2027-01-01T00:00:00Z")),
                 version(2, "Abandoned", "Minted", None),
                 version(1, "Retained", "Supplied", None),
+                version(0, "Retained", "Supplied", None),
             ]},
         }))
         .unwrap();
         let now = parse_rfc3339("2027-01-03T12:00:00Z").unwrap();
         let found: Vec<i32> = counted(&key, now, &Timings::default()).map(|v| v.version).collect();
-        assert_eq!(found, [6, 5, 4]);
+        assert_eq!(found, [6, 5, 4, 1]);
     }
 }
