@@ -278,6 +278,10 @@ reasons! {
     SwitchingOn,
     /// The provider did not switch a key off or on.
     SwitchFailed,
+    /// Which key of the account a supplied one is, is not known.
+    NotMatched,
+    /// The provider's API documents no way to end a key, and nobody has consented to making some all the same.
+    UnrecoverableMint,
     /// The provider did not make a key.
     MintFailed,
     /// The account has no project of that name.

@@ -86,7 +86,7 @@ pub struct LLMKeySpec {
     pub validation: Validation,
     /// `Active` (default), `Disabled` or `Revoked`. Revoked: revoke all keys of this resource at the provider now, without overlap, then
     /// take the target Secret away. Going back to Active makes a new key. For minted keys: a supplied one is revoked by who made it.
-    /// Disabled: switch all keys off at the provider (OpenRouter, LiteLLM), until it is Active again. Elsewhere `Stalled` says so, and all goes
+    /// Disabled: switch all keys off at the provider (OpenRouter, LiteLLM, xAI; supplied ones at Anthropic), until it is Active again. Elsewhere `Stalled` says so, and all goes
     /// on as with Active.
     #[serde(default)]
     pub desired_state: DesiredState,
@@ -188,7 +188,7 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
     /// The key is created at the provider's admin API: one service account for each version at OpenAI, one key at Google,
-    /// OpenRouter and LiteLLM.
+    /// OpenRouter, LiteLLM, xAI and, by consent, Mistral.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint: Option<Mint>,
     /// Two fixed slots of an account, whose keys are made anew in turn (AzureOpenAI). One LLMKey has the account for itself.

@@ -71,8 +71,8 @@ impl ProviderType {
     /// What a provider calls the part of an account that keys are made in.
     pub const fn place(self) -> &'static str {
         match self {
-            Self::OpenRouter => "workspace",
-            Self::LiteLLM => "team",
+            Self::Anthropic | Self::Mistral | Self::OpenRouter => "workspace",
+            Self::LiteLLM | Self::XAI => "team",
             Self::AzureOpenAI => "account",
             Self::Bedrock => "IAM user",
             _ => "project",
@@ -127,6 +127,12 @@ impl ProviderType {
     validation = Rule::new("!has(oldSelf.bedrock) || has(self.bedrock) && self.bedrock.accountID == oldSelf.bedrock.accountID && self.bedrock.userName == oldSelf.bedrock.userName").message("bedrock: the user does not change; create another LLMProvider"),
     validation = Rule::new("!has(self.google) || self.type == 'Google'").message("google: only for type Google"),
     validation = Rule::new("self.type != 'Google' || !has(self.adminCredentialRef) || has(self.google)").message("google: an admin credential of Google needs google.project and google.serviceAccountEmail, where keys are made and what they are bound to"),
+    validation = Rule::new("!has(self.anthropic) || self.type == 'Anthropic'").message("anthropic: only for type Anthropic"),
+    validation = Rule::new("self.type != 'Anthropic' || !has(self.adminCredentialRef) || has(self.anthropic)").message("anthropic: an Admin API key of Anthropic needs anthropic.workspace, the workspace that keys are in"),
+    validation = Rule::new("!has(self.xAI) || self.type == 'XAI'").message("xAI: only for type XAI"),
+    validation = Rule::new("self.type != 'XAI' || !has(self.adminCredentialRef) || has(self.xAI)").message("xAI: a management key of xAI needs xAI.team, the team that keys are made in"),
+    validation = Rule::new("!has(self.mistral) || self.type == 'Mistral'").message("mistral: only for type Mistral"),
+    validation = Rule::new("self.type != 'Mistral' || !has(self.adminCredentialRef) || has(self.mistral)").message("mistral: an Admin API key of Mistral needs mistral.workspace, the workspace that keys are made in"),
     validation = Rule::new("!has(self.openAI) || self.type == 'OpenAI'").message("openAI: only for type OpenAI"),
     validation = Rule::new("!has(self.openRouter) || self.type == 'OpenRouter'").message("openRouter: only for type OpenRouter"),
     validation = Rule::new("self.type != 'OpenAI' || !has(self.adminCredentialRef) || has(self.openAI)").message("openAI: an admin credential of OpenAI needs openAI.project, the project that keys are made in"),
@@ -163,13 +169,22 @@ pub struct LLMProviderSpec {
     /// Google: where keys are made, and what they are bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub google: Option<GoogleAccount>,
+    /// Anthropic: where keys are, and whether older ones are ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anthropic: Option<AnthropicAccount>,
+    /// xAI: where keys are made.
+    #[serde(default, rename = "xAI", skip_serializing_if = "Option::is_none")]
+    pub x_ai: Option<XAIAccount>,
+    /// Mistral: where keys are made, and whether they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mistral: Option<MistralAccount>,
     /// Bedrock: the IAM user whose service-specific credentials the keys are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bedrock: Option<BedrockAccount>,
     /// The Secret with the admin credential, in the operator's namespace, labelled `llmkeys.dev/admin-credential=true`.
     /// Its data has `credential` and `host`; `host` must equal the URL's host, so that the credential cannot be sent elsewhere
     /// by a change of the URL. For AzureOpenAI it has `tenantID`, `clientID`, `clientSecret` (left out: workload identity), `host`, the one
-    /// of the management API, and `authorityHost`, the one that tokens come from. For Google `credential` is the JSON of a service account's key or of
+    /// of the management API, and `authorityHost`, the one that tokens come from. For XAI and Mistral `host` is that of the management or Admin API. For Google `credential` is the JSON of a service account's key or of
     /// workload identity federation, and `host` the API Keys API's. For Bedrock it has `accessKeyID`, `secretAccessKey`, perhaps `sessionToken`, and
     /// `host`, the one of IAM; or, for web identity, `roleARN`, `host` and `stsHost`, the one that temporary keys come from. Without it:
     /// validation only.
@@ -354,6 +369,57 @@ pub struct BedrockAccount {
     pub sts_url: Option<String>,
 }
 
+/// Where supplied keys are at Anthropic. Its API makes none: they are made by a person, and told by their hints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AnthropicAccount {
+    /// Id of the workspace that keys are in, for example `wrkspc_01JwQvzr7rXLA5AGx3HKfFUJ`; `default` for the default workspace.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_-]+$"))]
+    pub workspace: String,
+    /// Whether a supplied key that a newer one has replaced is ended at Anthropic, on the evidence that a made key needs: it is switched
+    /// off, and once it is refused it is archived, which nobody can take back. Only a key that is told by its hint alone is ended. Default:
+    /// false; whoever made it ends it.
+    #[serde(default)]
+    pub end_supplied_keys: bool,
+}
+
+/// Where keys are made at xAI.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct XAIAccount {
+    /// Id of the team that keys are made in. They may use all its models and endpoints.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9._-]*[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    pub team: String,
+    /// URL of xAI's management API; `host` of the admin credential must be its host. Default: `https://management-api.x.ai`.
+    #[serde(default, rename = "managementURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub management_url: Option<String>,
+}
+
+/// Where keys are made at Mistral, and whether they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MistralAccount {
+    /// Id (UUID) of the workspace that keys are made in.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9-]+$"))]
+    pub workspace: String,
+    /// Id of the user that keys are made for. Default: none is named.
+    #[serde(default, rename = "userID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9-]+$"))]
+    pub user_id: Option<String>,
+    /// URL of Mistral's Admin API; `host` of the admin credential must be its host. Mistral's documentation has it at more than one
+    /// place. Default: `https://api.mistral.ai/v1/admin`.
+    #[serde(default, rename = "adminURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() == 'https' && url(self).getHost() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')").message("must be an https URL with a host and without user, query and fragment"))]
+    pub admin_url: Option<String>,
+    /// Whether keys are made, though Mistral documents no call that ends one: if the undocumented one does not work, an older key, or one
+    /// whose answer was lost, is told of until a person deletes it. Default: false; supply keys instead.
+    #[serde(default)]
+    pub allow_unrecoverable_mint: bool,
+}
+
 /// Whose the keys of an account, or of a user, are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(description = "Exclusive: the keys are the operator's, and nothing else uses or makes any.")]
@@ -405,7 +471,7 @@ pub struct LLMProviderStatus {
     #[serde(default, rename = "baseURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub base_url: Option<String>,
-    /// What this account can do here, sorted: Disable, LastUsed, List, Mint, Revoke, Usage, Validate.
+    /// What this account can do here, sorted: Disable, LastUsed, List, Match, Mint, Revoke, Usage, Validate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub capabilities: Vec<String>,

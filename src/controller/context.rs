@@ -22,7 +22,9 @@ use crate::kube_ext::clock::Clock;
 use crate::kube_ext::events::Events;
 use crate::kube_ext::lease::LeaderGuard;
 use crate::ledger;
-use crate::provider::{Account, AccountError, AdminCredential, Endpoint, NO_TEAM, Providers};
+use crate::provider::{
+    Account, AccountError, AdminCredential, Endpoint, MISTRAL_ADMIN, NO_TEAM, Providers, XAI_MANAGEMENT,
+};
 use crate::telemetry::metrics::Metrics;
 
 /// The install's identity: made once, never changed.
@@ -184,9 +186,13 @@ fn assemble(
             ),
         )
     })?;
-    let account = Account::new(endpoint.clone(), project, credential);
+    let user = provider.spec.mistral.as_ref().and_then(|block| block.user_id.as_deref());
+    let account = match manager_of(&provider.spec) {
+        Some(manager) => Account::managed_at(endpoint.clone(), manager, project, credential),
+        None => Account::new(endpoint.clone(), project, credential),
+    };
     account
-        .map(|account| Arc::new(account.with_lite_llm(provider.spec.lite_llm.as_ref())))
+        .map(|account| Arc::new(account.for_user(user).with_lite_llm(provider.spec.lite_llm.as_ref())))
         .map_err(|error| unusable(place, &error))
 }
 
@@ -208,6 +214,22 @@ fn place_of(spec: &LLMProviderSpec) -> Option<&str> {
         ProviderType::OpenRouter => spec.open_router.as_ref().map(|account| account.workspace.as_str()),
         ProviderType::LiteLLM => {
             Some(spec.lite_llm.as_ref().and_then(|account| account.team_id.as_deref()).unwrap_or(NO_TEAM))
+        }
+        ProviderType::Anthropic => spec.anthropic.as_ref().map(|account| account.workspace.as_str()),
+        ProviderType::XAI => spec.x_ai.as_ref().map(|account| account.team.as_str()),
+        ProviderType::Mistral => spec.mistral.as_ref().map(|account| account.workspace.as_str()),
+        _ => None,
+    }
+}
+
+/// URL of the API that manages the account; none where it is the endpoint itself.
+fn manager_of(spec: &LLMProviderSpec) -> Option<&str> {
+    match spec.r#type {
+        ProviderType::XAI => Some(
+            spec.x_ai.as_ref().and_then(|block| block.management_url.as_deref()).unwrap_or(XAI_MANAGEMENT),
+        ),
+        ProviderType::Mistral => {
+            Some(spec.mistral.as_ref().and_then(|block| block.admin_url.as_deref()).unwrap_or(MISTRAL_ADMIN))
         }
         _ => None,
     }

@@ -27,11 +27,13 @@ pub enum Extent {
 }
 
 impl Record {
-    /// Versions whose keys can be switched: made by the operator, known by an id, and neither gone nor going.
+    /// Versions whose keys can be switched: known by an id, and neither gone nor going. A supplied key that was superseded is left to
+    /// its owner, unless it was switched here.
     pub fn switchable(&self) -> impl Iterator<Item = &Version> {
         self.versions.iter().filter(|v| {
             let going = matches!(v.state, VersionState::Intent | VersionState::Retiring);
-            v.origin == Origin::Minted && v.state.key_may_work() && !going && v.provider_key_id.is_some()
+            let ours = v.origin == Origin::Minted || v.state.protects_key() || v.switch.is_some();
+            ours && v.state.key_may_work() && !going && v.provider_key_id.is_some()
         })
     }
 

@@ -26,7 +26,7 @@ pub enum AccountError {
     BadCredential,
     /// A URL of the account is none.
     #[error(
-        "azureOpenAI.resourceManagerURL and authorityURL, google.apiURL, and bedrock.iamURL and stsURL must be plain https URLs"
+        "azureOpenAI.resourceManagerURL and authorityURL, bedrock.iamURL and stsURL, google.apiURL, xAI.managementURL and mistral.adminURL must be plain https URLs"
     )]
     BadUrl,
     /// The credential's file is not one of Google's that can be used.
@@ -105,23 +105,67 @@ pub struct Account {
     azure: Option<Arc<AzureAccess>>,
     google: Option<Arc<GoogleAccess>>,
     bedrock: Option<Arc<BedrockAccess>>,
+    manager: Option<Arc<Endpoint>>,
+    user: Option<String>,
 }
 
 impl Account {
     /// Joins the three, if the credential is bound to exactly the host and port of the endpoint.
     pub fn new(endpoint: Endpoint, project: &str, credential: AdminCredential) -> Result<Self, AccountError> {
-        let called = endpoint.authority();
+        Self::managed(endpoint, None, project, credential)
+    }
+
+    /// The same where another API than the endpoint's manages it: the credential is bound to that one's host.
+    pub fn managed_at(
+        endpoint: Endpoint,
+        manager: &str,
+        project: &str,
+        credential: AdminCredential,
+    ) -> Result<Self, AccountError> {
+        let manager = endpoint.beside(manager).map_err(|_| AccountError::BadUrl)?;
+        Self::managed(endpoint, Some(manager), project, credential)
+    }
+
+    fn managed(
+        endpoint: Endpoint,
+        manager: Option<Endpoint>,
+        project: &str,
+        credential: AdminCredential,
+    ) -> Result<Self, AccountError> {
+        let called = manager.as_ref().unwrap_or(&endpoint).authority();
         if credential.authority != called {
             return Err(AccountError::HostMismatch { bound: credential.authority, called });
         }
         if !is_object_id(project) {
             return Err(AccountError::BadProject);
         }
-        Ok(Self::bare(endpoint, project.to_owned(), credential.credential))
+        let bare = Self::bare(endpoint, project.to_owned(), credential.credential);
+        Ok(Self { manager: manager.map(Arc::new), ..bare })
     }
 
     const fn bare(endpoint: Endpoint, project: String, credential: SecretBytes) -> Self {
-        Self { endpoint, project, credential, lite_llm: None, azure: None, google: None, bedrock: None }
+        Self {
+            endpoint,
+            project,
+            credential,
+            lite_llm: None,
+            azure: None,
+            google: None,
+            bedrock: None,
+            manager: None,
+            user: None,
+        }
+    }
+
+    /// The same with the user that keys are made for.
+    #[must_use]
+    pub fn for_user(self, user: Option<&str>) -> Self {
+        Self { user: user.map(str::to_owned), ..self }
+    }
+
+    /// The user that keys are made for; Mistral only.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 
     /// An account of Azure's.
@@ -179,7 +223,8 @@ impl Account {
     pub(super) fn manager(&self) -> &Endpoint {
         let beside = self.azure().map(|azure| &azure.manager);
         let beside = beside.or_else(|| self.google().map(|google| &google.manager));
-        beside.or_else(|| self.bedrock().map(|bedrock| &bedrock.iam)).unwrap_or(&self.endpoint)
+        let beside = beside.or_else(|| self.bedrock().map(|bedrock| &bedrock.iam));
+        beside.or(self.manager.as_deref()).unwrap_or(&self.endpoint)
     }
 
     /// How an account of Azure's is managed.
@@ -207,7 +252,7 @@ impl Account {
         self.lite_llm.as_deref()
     }
 
-    /// The project (OpenAI, Google), workspace (OpenRouter), team (LiteLLM), account (Azure) or user (Bedrock) that keys are made in.
+    /// The project (OpenAI, Google), workspace (Anthropic, Mistral, OpenRouter), team (LiteLLM, xAI), account (Azure) or user (Bedrock) that keys are in.
     pub fn project(&self) -> &str {
         &self.project
     }

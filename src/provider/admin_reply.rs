@@ -1,6 +1,19 @@
 //! What the replies of admin APIs mean where providers agree.
 
+use chrono::{DateTime, Utc};
+
 use super::{CallError, ErrorClass, MintError, exchange::Reply};
+
+/// A time in the form of RFC 3339; none if it is none.
+pub(super) fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
+    text.and_then(|text| DateTime::parse_from_rfc3339(text).ok()).map(|time| time.with_timezone(&Utc))
+}
+
+/// Offset of the next page of a list, and the key that must be on it.
+pub(super) fn cursor(after: &str) -> Option<(usize, &str)> {
+    let (offset, anchor) = after.split_once(':')?;
+    Some((offset.parse().ok()?, anchor))
+}
 
 /// What a reply other than 2xx means. `own`: its body is the provider's own error object, not a proxy's answer.
 pub(super) fn failure(reply: &Reply, own: bool, unauthorized: (ErrorClass, &'static str)) -> CallError {

@@ -6,7 +6,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
+    anthropic_admin::AnthropicAdmin,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
     facts::{
@@ -65,5 +66,9 @@ impl Dialect for Anthropic {
 
     fn facts(&self) -> &'static [Fact] {
         FACTS
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&AnthropicAdmin)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Minting;
-use crate::api::ProviderType;
+use crate::api::{LLMProviderSpec, ProviderType};
 
 /// One thing that can be done at a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +12,8 @@ pub enum Capability {
     LastUsed,
     /// List the keys of the account.
     List,
+    /// Tell which key of the account a supplied one is.
+    Match,
     /// Create a key.
     Mint,
     /// End a key.
@@ -30,6 +32,7 @@ impl Capability {
         match self {
             Self::LastUsed => "LastUsed",
             Self::List => "List",
+            Self::Match => "Match",
             Self::Mint => "Mint",
             Self::Revoke => "Revoke",
             Self::Usage => "Usage",
@@ -91,7 +94,7 @@ impl Capabilities {
         match super::dialect(provider).admin() {
             Some(admin) if with_account => {
                 let mint = match admin.minting() {
-                    Minting::ShownOnce(_) => MintKind::ShownOnce,
+                    Minting::Never | Minting::ShownOnce(_) => MintKind::ShownOnce,
                     Minting::Unnamed(_) => MintKind::Unnamed,
                     Minting::CallerChosen(_) => MintKind::CallerChosen,
                     Minting::CallerNamed(_) => MintKind::CallerNamed,
@@ -101,6 +104,16 @@ impl Capabilities {
             }
             _ => Self::VALIDATION,
         }
+    }
+
+    /// The same for what an `LLMProvider` says: whoever has not consented to what cannot be undone makes no keys there.
+    pub fn of_spec(spec: &LLMProviderSpec, with_account: bool) -> Self {
+        let all = Self::of(spec.r#type, with_account);
+        let consents = spec.mistral.as_ref().is_some_and(|block| block.allow_unrecoverable_mint);
+        if spec.r#type == ProviderType::Mistral && with_account && !consents {
+            return Self { has: &[Capability::List, Capability::Validate], ..all };
+        }
+        all
     }
 
     /// Whether the set holds it.
@@ -152,6 +165,13 @@ mod tests {
         let user = Capabilities::of(ProviderType::Bedrock, true);
         assert_eq!(user.names().collect::<Vec<_>>(), ["Disable", "List", "Mint", "Revoke", "Validate"]);
         assert!(user.mint_kind() == MintKind::Unnamed && user.is_for_one());
+        let told = Capabilities::of(ProviderType::Anthropic, true);
+        assert_eq!(
+            told.names().collect::<Vec<_>>(),
+            ["Disable", "List", "Match", "Revoke", "Usage", "Validate"]
+        );
+        let xai: Vec<_> = Capabilities::of(ProviderType::XAI, true).names().collect();
+        assert_eq!(xai, ["Disable", "List", "Mint", "Revoke", "Validate"]);
         let bare: Vec<_> = Capabilities::of(ProviderType::OpenAI, false).names().collect();
         assert_eq!(bare, ["Validate"]);
         for provider in [ProviderType::Anthropic, ProviderType::Groq, ProviderType::OpenAICompatible] {

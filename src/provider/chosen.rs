@@ -52,7 +52,9 @@ impl Providers {
             Minting::CallerNamed(_) => {
                 return self.presence(account, id).await.map(|p| Some(p == Presence::There));
             }
-            Minting::ShownOnce(_) | Minting::Unnamed(_) | Minting::Slots(_) => return Ok(None),
+            Minting::Never | Minting::ShownOnce(_) | Minting::Unnamed(_) | Minting::Slots(_) => {
+                return self.works(account, id).await;
+            }
         };
         let reply = self.call("look_up", account, |account| calls.look_request(account, id)).await?;
         calls.read_look(id, &reply).map(Some).map_err(|error| scrubbed(error, account))

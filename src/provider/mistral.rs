@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
     facts::{
@@ -15,6 +15,7 @@ use super::{
             Usage, Validate,
         },
     },
+    mistral_admin::MistralAdmin,
 };
 use crate::crypto::SecretBytes;
 
@@ -52,5 +53,9 @@ impl Dialect for Mistral {
 
     fn facts(&self) -> &'static [Fact] {
         FACTS
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&MistralAdmin)
     }
 }

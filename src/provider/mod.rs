@@ -7,6 +7,8 @@ mod account;
 mod address;
 mod admin_reply;
 mod anthropic;
+mod anthropic_admin;
+mod anthropic_usage;
 mod aws_reply;
 mod aws_session;
 mod azure;
@@ -36,7 +38,9 @@ mod http;
 mod huggingface;
 mod litellm;
 mod litellm_admin;
+mod matching;
 mod mistral;
+mod mistral_admin;
 mod named;
 mod openai;
 mod openai_admin;
@@ -51,6 +55,7 @@ mod tokens;
 mod usage;
 mod variables;
 mod xai;
+mod xai_admin;
 
 use std::time::Duration;
 
@@ -68,11 +73,14 @@ pub use error::{CallError, ErrorClass, MintError};
 pub use facts::{support_sources, with_support_matrix};
 pub use google_account::{API_KEYS, GoogleAccess};
 pub use litellm_admin::NO_TEAM;
+pub use matching::NoMatch;
+pub use mistral_admin::MISTRAL_ADMIN;
 pub use named::Named;
 pub use shape::{ShapeError, check_shape};
 pub use slots::{SlotKey, slot_key_id, slot_of};
 pub use usage::UsageQuestion;
 pub use variables::default_data;
+pub use xai_admin::XAI_MANAGEMENT;
 
 use self::{
     classification::Finding,
@@ -173,6 +181,26 @@ trait Admin: Sync {
         None
     }
 
+    /// Where it tells of a supplied key which of its keys that is.
+    fn matching(&self) -> Option<&'static dyn Matching> {
+        None
+    }
+
+    /// Where a key that was told to be ended is only switched off until its refusal is confirmed.
+    fn closing(&self) -> Option<&'static dyn Closing> {
+        None
+    }
+
+    /// Where it tells how far a new key has spread.
+    fn spread(&self) -> Option<&'static dyn Spread> {
+        None
+    }
+
+    /// Whether nothing documents how keys are ended, so that the list alone is believed.
+    fn revocation_is_unverified(&self) -> bool {
+        false
+    }
+
     /// Where it reports what keys have used.
     fn usage(&self) -> Option<&'static dyn UsageReports> {
         None
@@ -181,6 +209,8 @@ trait Admin: Sync {
 
 /// How a provider makes keys.
 enum Minting {
+    /// Not at all.
+    Never,
     ShownOnce(&'static dyn ShownOnce),
     Unnamed(&'static dyn ShownOnce),
     CallerChosen(&'static dyn CallerChosen),
@@ -268,6 +298,35 @@ trait Switch: Sync {
     fn switch_request(&self, account: &Account, id: &ProviderKeyId, on: bool) -> Result<Request, Unsendable>;
     /// `on`: what was asked for.
     fn read_switched(&self, id: &ProviderKeyId, on: bool, reply: &Reply) -> Result<(), CallError>;
+}
+
+/// Keys of which a part is shown, by which a supplied one is recognised.
+trait Matching: Sync {
+    fn hints_request(&self, account: &Account, after: Option<&str>) -> Result<Request, Unsendable>;
+    /// The keys on the page that `key` may be, and where the next page starts, if there is one.
+    fn read_hints(
+        &self,
+        account: &Account,
+        key: &SecretBytes,
+        reply: &Reply,
+    ) -> Result<(Vec<ProviderKeyId>, Option<String>), CallError>;
+}
+
+/// Keys that are ended in two steps: [`Admin::revoke_request`] switches one off, and what is here ends it for good. Safe to repeat.
+trait Closing: Sync {
+    fn look_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    /// Whether the key is there and works.
+    fn read_look(&self, id: &ProviderKeyId, reply: &Reply) -> Result<bool, CallError>;
+    fn close_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    /// Also of a look: that the key is ended for good, or not there.
+    fn read_closed(&self, id: &ProviderKeyId, reply: &Reply) -> Result<(), CallError>;
+}
+
+/// A provider's word on how far a new key has spread.
+trait Spread: Sync {
+    fn spread_request(&self, account: &Account, id: &ProviderKeyId) -> Result<Request, Unsendable>;
+    /// Whether every part of the provider has the key; none if the answer is not understood.
+    fn read_spread(&self, reply: &Reply) -> Option<bool>;
 }
 
 /// A provider's word on the last use of a key.

@@ -85,7 +85,7 @@ impl UsageReports for OpenAIAdmin {
             Report::Completions => &["organization", "usage", "completions"],
             Report::Embeddings => &["organization", "usage", "embeddings"],
             Report::Costs => &["organization", "costs"],
-            Report::Keys => return Err(Unsendable),
+            Report::Keys | Report::Messages => return Err(Unsendable),
         };
         let (start, limit) = (at.question.first_day().timestamp().to_string(), at.days.to_string());
         let mut query = vec![

@@ -5,7 +5,6 @@
 //! `openapi.yaml` (`/keys`, `/workspaces/{id}`); that a page holds 100 keys is said in its guide; here it need only hold
 //! more than one.
 
-use chrono::{DateTime, Utc};
 use reqwest::{Method, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Account, Admin, CallError, Capabilities, Capability, ErrorClass, ListedKey, MintError, Minted, Minting,
     Page, ProviderKeyId, Revocation, ShownOnce, Switch,
-    admin_reply::{self, failed_mint},
+    admin_reply::{self, cursor, failed_mint, time},
     exchange::{Reply, Request, Unsendable, text},
     shape::check_shape,
     usage::{At, Measure, Report, Sums, UsageReports},
@@ -274,16 +273,6 @@ impl ShownOnce for OpenRouterAdmin {
 
 fn key_url(account: &Account, id: &ProviderKeyId) -> Url {
     account.endpoint().url(&["keys", id.handle()], &[])
-}
-
-/// Offset of the next page, and the key that must be on it.
-fn cursor(after: &str) -> Option<(usize, &str)> {
-    let (offset, anchor) = after.split_once(':')?;
-    Some((offset.parse().ok()?, anchor))
-}
-
-fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
-    text.and_then(|text| DateTime::parse_from_rfc3339(text).ok()).map(|time| time.with_timezone(&Utc))
 }
 
 fn micros(dollars: Option<f64>) -> Option<i64> {

@@ -56,6 +56,8 @@ pub(super) enum Report {
     Embeddings,
     /// OpenAI: costs.
     Costs,
+    /// Anthropic: tokens of messages.
+    Messages,
     /// The list of keys, whose rows tell it.
     Keys,
 }

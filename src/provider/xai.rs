@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Dialect, Endpoint,
+    Admin, Dialect, Endpoint,
     classification::Finding,
     exchange::{Request, Unsendable, text},
     facts::{
@@ -16,6 +16,7 @@ use super::{
             Usage, Validate,
         },
     },
+    xai_admin::XaiAdmin,
 };
 use crate::{crypto::SecretBytes, domain::health::Verdict};
 
@@ -62,5 +63,9 @@ impl Dialect for Xai {
 
     fn facts(&self) -> &'static [Fact] {
         FACTS
+    }
+
+    fn admin(&self) -> Option<&'static dyn Admin> {
+        Some(&XaiAdmin)
     }
 }

@@ -17,16 +17,17 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
-    azure, bedrock,
+    anthropic, azure, bedrock,
     call::{Call, Outcome, Subject},
     credential::{Credential, fingerprint, last_four},
     fault::{Answer, Fault, FaultTable},
     google, litellm,
     log::{CallerMark, Effect, Log, LogEntry},
-    openrouter,
+    mistral, openrouter,
     operation::{Dialect, Operation},
     wire::{self, ApiError},
     world::World,
+    xai,
 };
 
 /// Where the sandbox reads the time.
@@ -227,6 +228,9 @@ fn substitute(answer: Answer, operation: Operation, presented: &str) -> Option<R
         Dialect::Azure => azure::of_fault(answer),
         Dialect::Google => google::of_fault(answer),
         Dialect::Bedrock => bedrock::of_fault(answer, operation),
+        Dialect::Anthropic => anthropic::of_fault(answer),
+        Dialect::Xai => xai::of_fault(answer, presented),
+        Dialect::Mistral => mistral::of_fault(answer),
     };
     error.map(|error| error_response(&error))
 }

@@ -120,6 +120,10 @@ pub(super) enum Input {
     TokenForm(TokenForm),
     /// Azure: the slot that is made anew.
     RenewSlot(RenewSlot),
+    /// Anthropic, xAI, Mistral: a body.
+    Json(Value),
+    /// Anthropic, xAI, Mistral: a query's pairs.
+    Pairs(Vec<(String, String)>),
     /// Google: who asks for a token.
     Grant(GrantForm),
     /// Google: a list's query.
@@ -185,6 +189,9 @@ impl World {
                 object: key.map(|key| key.id.clone()),
             };
         }
+        if let Some(subject) = self.keyed_subject(call) {
+            return subject;
+        }
         if call.operation.dialect() == Dialect::OpenRouter {
             return self.router_subject(call);
         }
@@ -233,6 +240,9 @@ impl World {
         }
         if call.operation.dialect() == Dialect::Bedrock {
             return self.execute_bedrock(call, credential, now);
+        }
+        if let Some(outcome) = self.execute_keyed(call, credential, now) {
+            return outcome;
         }
         let Credential::Bearer(presented) = credential else {
             return match call.operation.dialect() {

@@ -135,6 +135,19 @@ impl Mint {
         Zeroizing::new(format!("sk-{}", HEXLOWER.encode(&self.block())))
     }
 
+    /// A key with the shape of xAI's: `xai-` and 80 characters.
+    pub(super) fn team_key(&mut self) -> Zeroizing<String> {
+        let mut hex = HEXLOWER.encode(&self.block());
+        hex.push_str(&HEXLOWER.encode(&self.block()));
+        hex.truncate(80);
+        Zeroizing::new(format!("xai-{hex}"))
+    }
+
+    /// A key with the shape of Mistral's: 32 characters.
+    pub(super) fn workspace_key(&mut self) -> Zeroizing<String> {
+        self.azure_key()
+    }
+
     /// A key with the shape of Azure's: 32 hexadecimal digits.
     pub(super) fn azure_key(&mut self) -> Zeroizing<String> {
         let mut key = HEXLOWER.encode(&self.block());

@@ -6,6 +6,7 @@
 //! the same process, or through the control API under `/sandbox/` from another one.
 //! `docs/sandbox-provider.md` is its manual.
 
+mod anthropic;
 mod aws;
 mod azure;
 mod backend;
@@ -17,10 +18,12 @@ mod fault;
 mod google;
 mod google_office;
 mod google_routes;
+mod keyed;
 mod listener;
 mod litellm;
 mod litellm_routes;
 mod log;
+mod mistral;
 mod openrouter;
 mod operation;
 mod page;
@@ -31,6 +34,7 @@ mod usage;
 mod view;
 mod wire;
 mod world;
+mod xai;
 
 use std::{
     collections::BTreeMap,
@@ -138,6 +142,7 @@ pub struct Sandbox {
     master_key: Zeroizing<String>,
     azure_secret: Zeroizing<String>,
     aws_secret: Zeroizing<String>,
+    officers: keyed::Officers,
     control_token: Zeroizing<String>,
     project: String,
     tasks: Vec<JoinHandle<()>>,
@@ -157,12 +162,14 @@ impl Sandbox {
         let (admin_key, control_token) = (mint.key("sk-admin-"), mint.key("sandbox-control-"));
         let (management_key, master_key) = (mint.router_key(), mint.proxy_key());
         let (azure_secret, aws_secret) = (mint.azure_key(), mint.proxy_key());
+        let officers = keyed::Officers::new(&mut mint);
         let file = match &options.log_file {
             Some(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
             None => None,
         };
         let (ca_pem, tls) = server(&options.names, options.http2)?;
-        let world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret, &aws_secret);
+        let mut world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret, &aws_secret);
+        world.appoint(&officers);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });
         let project = handle.create_project(&options.project_name);
@@ -191,6 +198,7 @@ impl Sandbox {
             master_key,
             azure_secret,
             aws_secret,
+            officers,
             control_token,
             project,
             tasks,

@@ -115,6 +115,36 @@ pub enum Operation {
     TakeRole,
     /// Bedrock: `GET /foundation-models`, the data call that validates a key.
     ListFoundationModels,
+    /// Anthropic: `GET /v1/organizations/api_keys`
+    ListConsoleKeys,
+    /// Anthropic: `GET /v1/organizations/api_keys/{key}`
+    GetConsoleKey,
+    /// Anthropic: `POST /v1/organizations/api_keys/{key}`
+    UpdateConsoleKey,
+    /// Anthropic: `GET /v1/organizations/usage_report/messages`
+    GetMessagesUsage,
+    /// Anthropic: `GET /v1/models`, the data call that validates a key.
+    ListClaudeModels,
+    /// xAI: `POST /auth/teams/{team}/api-keys`
+    CreateTeamKey,
+    /// xAI: `GET /auth/teams/{team}/api-keys`
+    ListTeamKeys,
+    /// xAI: `PUT /auth/api-keys/{key}`
+    UpdateTeamKey,
+    /// xAI: `DELETE /auth/api-keys/{key}`
+    DeleteTeamKey,
+    /// xAI: `GET /auth/api-keys/{key}/propagation`
+    GetPropagation,
+    /// xAI: `GET /v1/api-key`, the data call that validates a key.
+    CheckTeamKey,
+    /// Mistral: `POST …/api-keys`
+    CreateWorkspaceKey,
+    /// Mistral: `GET …/api-keys`
+    ListWorkspaceKeys,
+    /// Mistral: `DELETE …/api-keys/{key}`, which is not documented.
+    DeleteWorkspaceKey,
+    /// Mistral: `GET /v1/whoami`, the data call that validates a key.
+    WhoAmI,
 }
 
 /// Whose API is spoken.
@@ -132,6 +162,12 @@ pub(super) enum Dialect {
     Google,
     /// AWS's: users and their credentials for Bedrock.
     Bedrock,
+    /// Anthropic's: workspaces, and keys that people make.
+    Anthropic,
+    /// xAI's: teams and keys.
+    Xai,
+    /// Mistral's: workspaces and keys.
+    Mistral,
 }
 
 impl Operation {
@@ -192,6 +228,21 @@ impl Operation {
             Self::DeleteCredential => "DeleteServiceSpecificCredential",
             Self::TakeRole => "AssumeRoleWithWebIdentity",
             Self::ListFoundationModels => "GET foundation-models",
+            Self::ListConsoleKeys => "GET organizations/api_keys",
+            Self::GetConsoleKey => "GET organizations/api_keys/id",
+            Self::UpdateConsoleKey => "POST organizations/api_keys/id",
+            Self::GetMessagesUsage => "GET usage_report/messages",
+            Self::ListClaudeModels => "GET models of Claude",
+            Self::CreateTeamKey => "POST team/api-keys",
+            Self::ListTeamKeys => "GET team/api-keys",
+            Self::UpdateTeamKey => "PUT api-keys/id",
+            Self::DeleteTeamKey => "DELETE api-keys/id",
+            Self::GetPropagation => "GET api-keys/id/propagation",
+            Self::CheckTeamKey => "GET api-key",
+            Self::CreateWorkspaceKey => "POST admin/api-keys",
+            Self::ListWorkspaceKeys => "GET admin/api-keys",
+            Self::DeleteWorkspaceKey => "DELETE admin/api-keys/id",
+            Self::WhoAmI => "GET whoami",
         }
     }
 
@@ -209,6 +260,9 @@ impl Operation {
                 | Self::ListDeployedModels
                 | Self::ListGeminiModels
                 | Self::ListFoundationModels
+                | Self::ListClaudeModels
+                | Self::CheckTeamKey
+                | Self::WhoAmI
         )
     }
 
@@ -253,6 +307,20 @@ impl Operation {
             | Self::DeleteCredential
             | Self::TakeRole
             | Self::ListFoundationModels => Dialect::Bedrock,
+            Self::ListConsoleKeys
+            | Self::GetConsoleKey
+            | Self::UpdateConsoleKey
+            | Self::GetMessagesUsage
+            | Self::ListClaudeModels => Dialect::Anthropic,
+            Self::CreateTeamKey
+            | Self::ListTeamKeys
+            | Self::UpdateTeamKey
+            | Self::DeleteTeamKey
+            | Self::GetPropagation
+            | Self::CheckTeamKey => Dialect::Xai,
+            Self::CreateWorkspaceKey | Self::ListWorkspaceKeys | Self::DeleteWorkspaceKey | Self::WhoAmI => {
+                Dialect::Mistral
+            }
             _ => Dialect::OpenAI,
         }
     }

@@ -18,7 +18,7 @@ use super::{
     bedrock,
     call::{Call, Input, KeyFilter, PageQuery},
     credential::Credential,
-    google_routes, litellm_routes, openrouter,
+    google_routes, keyed, litellm_routes, openrouter,
     operation::Operation,
     usage::UsageQuery,
     wire::ApiError,
@@ -55,6 +55,7 @@ pub(super) fn api() -> Router<Arc<Backend>> {
         .merge(azure::api())
         .merge(google_routes::api())
         .merge(bedrock::api())
+        .merge(keyed::api())
         .fallback(unknown_url)
         .method_not_allowed_fallback(unknown_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

@@ -20,6 +20,10 @@ pub struct Settings {
     pub operation_lag_millis: u32,
     /// How long a new key is missing where it is asked for by its id, in milliseconds; LiteLLM and Google only.
     pub lookup_lag_millis: u32,
+    /// How long a new key is told of as missing in a part of the provider, in milliseconds; xAI only.
+    pub propagation_lag_millis: u32,
+    /// Whether there is no call that deletes a key; Mistral only.
+    pub deletion_is_missing: bool,
     /// Whether a deleted key is still told of where it is asked for by its id, as deleted; LiteLLM only.
     pub deleted_keys_shown: bool,
     /// Whether keys whose value the caller chose are refused; LiteLLM only.
@@ -40,6 +44,8 @@ impl Default for Settings {
             max_page_size: 100,
             operation_lag_millis: 0,
             lookup_lag_millis: 0,
+            propagation_lag_millis: 0,
+            deletion_is_missing: false,
             deleted_keys_shown: false,
             custom_keys_refused: false,
             usage_without_requests: false,

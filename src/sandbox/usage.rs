@@ -81,6 +81,12 @@ impl Uses {
         dollars(self.0.range(first..).map(|(_, day)| day.cost_micros).sum())
     }
 
+    /// Tokens either way that models which answer took on a day; none if there were none.
+    pub(super) fn tokens_on(&self, day: NaiveDate) -> Option<(u64, u64)> {
+        let counts = self.0.get(&day).map(|day| day.completions).filter(|counts| counts.requests > 0)?;
+        Some((counts.input_tokens, counts.output_tokens))
+    }
+
     /// Dollars in all.
     pub(super) fn cost(&self) -> f64 {
         self.cost_since(NaiveDate::MIN)

@@ -11,6 +11,7 @@ use super::{
     credential::{Presented, digest, fingerprint},
     fault::{FaultReport, FaultRule},
     log::LogEntry,
+    operation::Dialect,
     settings::{OwnerAccess, Settings},
     usage::KeyUse,
     world::{Key, NewKey, Owner, Project, Verdict},
@@ -135,6 +136,11 @@ impl Handle {
     pub(super) fn create_team(&self, name: &str) -> String {
         let now = self.backend.now();
         self.backend.state().world.add_team(name, now)
+    }
+
+    pub(super) fn create_place(&self, dialect: Dialect, name: &str) -> String {
+        let now = self.backend.now();
+        self.backend.state().world.add_place(dialect, name, now)
     }
 
     pub(super) fn create_azure_account(&self, name: &str) -> String {

@@ -8,10 +8,12 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    bedrock, credential,
+    anthropic, bedrock, credential,
     fault::Answer,
+    mistral,
     operation::Dialect,
     world::{Account, Key, Owner, Project},
+    xai,
 };
 
 /// A refusal with OpenAI's documented body `{"error": {message, type, param, code}}`, or OpenRouter's
@@ -82,6 +84,16 @@ impl ApiError {
     /// A refusal in Bedrock's own form.
     pub(super) fn bedrock(status: StatusCode, message: impl Into<String>) -> Self {
         Self { dialect: Dialect::Bedrock, ..Self::new(status, "", message) }
+    }
+
+    /// A refusal in the form of Anthropic's, xAI's or Mistral's API.
+    pub(super) fn keyed(
+        dialect: Dialect,
+        status: StatusCode,
+        kind: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { dialect, ..Self::new(status, kind, message) }
     }
 
     /// A refusal in LiteLLM's form.
@@ -215,6 +227,12 @@ impl ApiError {
 
     /// The documented body; a text is a document of XML.
     pub(super) fn body(&self) -> Value {
+        match self.dialect {
+            Dialect::Anthropic => return anthropic::error_body(self),
+            Dialect::Xai => return xai::error_body(self),
+            Dialect::Mistral => return mistral::error_body(self),
+            _ => {}
+        }
         if self.dialect == Dialect::OpenRouter {
             return json!({"error": {"code": self.status.as_u16(), "message": self.message}});
         }

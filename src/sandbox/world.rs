@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use data_encoding::HEXLOWER;
 
 use super::{
+    anthropic::hint,
     aws::Keyholders,
     azure::{Directory, Slot},
     credential::{self, Digest, Mint, Presented},
@@ -151,7 +152,7 @@ struct Pattern {
 
 /// What the provider thinks of a presented token.
 pub(super) enum Verdict {
-    /// The admin key of OpenAI's dialect, the management key of OpenRouter's, or the master key of LiteLLM's.
+    /// The credential that manages keys at the dialect's API.
     Admin(Dialect),
     /// A key that is accepted.
     Key(KeyPlace),
@@ -181,6 +182,8 @@ pub(super) struct World {
     admin: Digest,
     management: Digest,
     master: Digest,
+    /// Who else may manage keys, and at whose API.
+    pub(super) officers: HashMap<Digest, Dialect>,
     pub(super) directory: Directory,
     pub(super) office: Office,
     pub(super) keyholders: Keyholders,
@@ -208,6 +211,7 @@ impl World {
             admin: credential::digest(admin_key),
             management: credential::digest(management_key),
             master: credential::digest(master_key),
+            officers: HashMap::new(),
             directory: Directory::new(azure_secret),
             office: Office::default(),
             keyholders: Keyholders::new(aws_secret),
@@ -339,6 +343,9 @@ impl World {
         if presented.digest == self.master {
             return Verdict::Admin(Dialect::LiteLLM);
         }
+        if let Some(dialect) = self.officers.get(&presented.digest) {
+            return Verdict::Admin(*dialect);
+        }
         if let Some(place) = self.by_digest.get(&presented.digest) {
             let archived =
                 self.projects.get(place.project).is_none_or(|project| project.archived_at.is_some());
@@ -408,7 +415,10 @@ impl World {
             Dialect::OpenRouter | Dialect::LiteLLM => HEXLOWER.encode(&digest),
             Dialect::Google => new.name.clone(),
             Dialect::Bedrock => self.mint.id("ACCA").to_ascii_uppercase(),
+            Dialect::Anthropic => self.mint.id("apikey_"),
+            Dialect::Xai | Dialect::Mistral => self.mint.uuid(),
         };
+        let hinted = self.speaks(project, Dialect::Anthropic);
         let ordinal = self.next_ordinal();
         let place = KeyPlace { project, ordinal };
         let project = self.projects.get_mut(project)?;
@@ -419,7 +429,7 @@ impl World {
                 id,
                 name: new.name,
                 digest,
-                redacted: credential::redacted(new.value),
+                redacted: if hinted { hint(new.value) } else { credential::redacted(new.value) },
                 last_four: credential::last_four(new.value),
                 owner: new.owner,
                 access: new.access,

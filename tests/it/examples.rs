@@ -16,7 +16,7 @@ use llmkey_operator::testbed::{source_dir, tools};
 use serde_json::{Value, json};
 
 use super::stage::{Tenant, because, is, stage, state, wait};
-use super::{azure, bedrock, google, litellm, openrouter};
+use super::{anthropic, azure, bedrock, google, litellm, mistral, openrouter, xai};
 
 const PLACEHOLDERS: [&str; 2] = ["REPLACE-ME", "REPLACE_ME"];
 
@@ -117,7 +117,12 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                 let values = object["stringData"].as_object_mut().unwrap();
                 let alone = values.len() == 1;
                 for (entry, value) in values {
-                    *value = json!(t.person_key(if alone { &name } else { entry }));
+                    let of = if alone { &name } else { entry };
+                    *value = if value.as_str().unwrap().starts_with("sk-ant-") {
+                        json!(anthropic::person_key(t, of).0)
+                    } else {
+                        json!(t.person_key(of))
+                    };
                 }
             }
             "LLMProvider" => {
@@ -138,6 +143,15 @@ async fn play(t: &Tenant, file: &str) -> Vec<String> {
                     "Google" => {
                         spec["google"] = google::block(t.sandbox(), &t.project);
                         (t.sandbox().gemini_url(), "/google/project")
+                    }
+                    "Anthropic" => (t.sandbox().url_of("anthropic"), "/anthropic/workspace"),
+                    "XAI" => {
+                        spec["xAI"]["managementURL"] = json!(t.sandbox().url_of("xai/management"));
+                        (t.sandbox().url_of("xai/data/v1"), "/xAI/team")
+                    }
+                    "Mistral" => {
+                        spec["mistral"]["adminURL"] = json!(t.sandbox().url_of("mistral/admin"));
+                        (t.sandbox().url_of("mistral/data"), "/mistral/workspace")
                     }
                     _ => (t.sandbox().base_url(), "/openAI/project"),
                 };
@@ -399,5 +413,34 @@ async fn a_key_is_made_for_an_iam_user() {
     let value = t.delivered("bedrock", "AWS_BEARER_TOKEN_BEDROCK").await.unwrap();
     assert!(t.sandbox().accepts(&value));
     assert!(t.delivered("bedrock", "AWS_REGION").await.is_some());
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_of_anthropic_is_matched() {
+    let t = anthropic::tenant("anthropic-example", true).await;
+    ready(&t, "21-anthropic-admin.yaml").await;
+    let id = t.sandbox().live_keys(&t.project)[0].id.clone();
+    let told = |key: &LLMKey| key.status.as_ref().unwrap().versions[0].provider_key_id.as_ref() == Some(&id);
+    t.until("claude-managed", "its id", told).await;
+    let value = t.delivered("claude-managed", "ANTHROPIC_API_KEY").await.unwrap();
+    assert!(t.sandbox().accepts(&value));
+}
+
+#[tokio::test]
+async fn a_key_is_made_at_xai() {
+    let t = xai::tenant("xai-example").await;
+    ready(&t, "22-xai.yaml").await;
+    let value = t.delivered("grok", "XAI_API_KEY").await.unwrap();
+    assert!(value.starts_with("xai-") && t.sandbox().accepts(&value));
+    assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_made_at_mistral_with_consent() {
+    let t = mistral::tenant("mistral-example", true).await;
+    ready(&t, "23-mistral.yaml").await;
+    let value = t.delivered("mistral-small", "MISTRAL_API_KEY").await.unwrap();
+    assert!(t.sandbox().accepts(&value));
     assert_eq!(t.sandbox().live_keys(&t.project).len(), 1);
 }

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod alerts;
+mod anthropic;
 mod architecture;
 mod audit;
 mod azure;
@@ -46,6 +47,7 @@ mod load;
 mod log;
 mod malformed;
 mod matrix;
+mod mistral;
 mod monitoring;
 mod mutants;
 mod openrouter;
@@ -68,6 +70,7 @@ mod support_bundle;
 mod sweeper;
 mod usage;
 mod workload;
+mod xai;
 
 /// A file without its `mod` line, lost in a merge, would be silently untested.
 #[test]

@@ -6,6 +6,7 @@ mod pool;
 mod provider;
 mod silence;
 mod slots;
+mod supplied;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,6 +129,7 @@ impl Actor<'_> {
             Effect::LookAtConsumers { since } => Ok(self.look_at_consumers(o, *since).await),
             Effect::Restart(order) => self.restart(o, order).await,
             Effect::Switch { version, on } => self.switch(o, *version, *on).await,
+            Effect::Match { version } => self.match_key(o, *version).await,
             Effect::Revoke { version } => self.revoke(o, *version).await,
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version).await,
             Effect::ReadMembers { members } => self.read_members(o, members).await,

@@ -2,9 +2,9 @@
 
 use kube::ResourceExt;
 
-use crate::api::{LLMKey, LLMProvider, Reason};
+use crate::api::{LLMKey, LLMProvider, ProviderType, Reason};
 use crate::controller::context::Ctx;
-use crate::provider::{Capabilities, MintKind};
+use crate::provider::{Capabilities, Capability, MintKind};
 
 /// Why no key is made for an LLMKey that has none yet: others of its namespace have as many as the LLMProvider allows, or were
 /// there first.
@@ -42,6 +42,9 @@ pub(super) fn misfit(
 ) -> Option<(Reason, String)> {
     let slots = capabilities.mint_kind() == MintKind::Slots;
     let source = &key.spec.source;
+    if source.mint.is_some() && !capabilities.has(Capability::Mint) && capabilities.has(Capability::List) {
+        return Some(no_minting(provider));
+    }
     let (written, right, why) = match (source.mint.is_some(), source.slots.is_some(), slots) {
         (true, _, true) => {
             ("mint", "slots", "an account of it has two fixed slots, whose keys are made anew in turn")
@@ -54,4 +57,21 @@ pub(super) fn misfit(
         provider.spec.r#type.as_str()
     );
     Some((Reason::NotSupported, message))
+}
+
+/// Why an account that can be called makes no keys.
+fn no_minting(provider: &LLMProvider) -> (Reason, String) {
+    if provider.spec.r#type == ProviderType::Mistral {
+        let message = format!(
+            "Mistral documents no call that ends a key, so none is made: supply keys (source.secretRef, or source.pool for several); or set \
+             mistral.allowUnrecoverableMint of LLMProvider {} and delete by hand what cannot be ended",
+            provider.name_any()
+        );
+        return (Reason::UnrecoverableMint, message);
+    }
+    let message = format!(
+        "{}'s API makes no keys: supply them (source.secretRef, or source.pool for several)",
+        provider.spec.r#type.as_str()
+    );
+    (Reason::NotSupported, message)
 }

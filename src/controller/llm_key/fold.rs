@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::decide::unnamed_strays;
 use super::model::{
     Chosen, Effect, Env, Failing, LedgerView, Minted, Observed, SlotView, SourceView, Subject, TargetView,
+    Unmatched,
 };
 use crate::api::Reason;
 use crate::domain::backoff::{self, Class, Failures};
@@ -12,6 +13,7 @@ use crate::domain::evidence::Look;
 use crate::domain::health::{Health, Verdict};
 use crate::domain::lifecycle::{Origin, VersionState};
 use crate::ledger::{AccountRef, Ledger, Tenancy};
+use crate::provider::NoMatch;
 
 /// Refused keys that are remembered: twice as many as a pool has members.
 const MAX_REFUSED: usize = 64;
@@ -86,6 +88,15 @@ pub enum Learned {
     },
     /// The version's key is off or on, as it should be.
     Switched(i32),
+    /// Which key of its account the version's supplied one is.
+    Matched {
+        /// The version.
+        version: i32,
+        /// Its fingerprint as status shows it.
+        fingerprint: String,
+        /// The key's id, or why it is not known.
+        found: Result<String, NoMatch>,
+    },
     /// The provider answered the revocation.
     RevokeAnswered(i32),
     /// Whether the version's key is gone and refused.
@@ -199,6 +210,10 @@ impl Observed {
                 }
             }
             Learned::Switched(version) => self.learn_switched(version),
+            Learned::Matched { version, fingerprint, found } => match found {
+                Ok(id) => self.pass.matched = Some((version, id)),
+                Err(why) => self.memory.unmatched = Some(Unmatched { fingerprint, at: env.now, why }),
+            },
             Learned::RevokeAnswered(version) => {
                 self.pass.revoke_answered.insert(version);
             }

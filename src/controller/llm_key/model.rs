@@ -17,7 +17,7 @@ use crate::domain::timings::Timings;
 use crate::domain::turns::Turn;
 use crate::domain::usage::{Reading, Thresholds};
 use crate::ledger::{AccountRef, KeyFacts, Ledger, Record, Requester, Summary, Tenancy, Version};
-use crate::provider::MintKind;
+use crate::provider::{MintKind, NoMatch};
 
 /// What a decision may use besides the observation: the time and the ids, all given.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -204,6 +204,7 @@ pub struct PolicyView {
 }
 
 /// The provider or account.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent ability or consent")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProviderView {
     /// As status shows it.
@@ -220,6 +221,10 @@ pub struct ProviderView {
     pub reports_usage: bool,
     /// It can switch a key off.
     pub can_disable: bool,
+    /// It tells which of its keys a supplied one is.
+    pub matches: bool,
+    /// The `LLMProvider` consents that older supplied keys are ended like made ones.
+    pub ends_supplied: bool,
     /// How it makes keys.
     pub mint: MintKind,
     /// Whether one LLMKey has the account for itself, and whether it is this one.
@@ -317,6 +322,19 @@ pub struct Memory {
     pub pinned: Option<Health>,
     /// When a person last asked that the delivered key be checked at once.
     pub check_asked: Option<DateTime<Utc>>,
+    /// The supplied key whose id was last asked for in vain.
+    pub unmatched: Option<Unmatched>,
+}
+
+/// A supplied key whose id is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unmatched {
+    /// Its fingerprint as status shows it.
+    pub fingerprint: String,
+    /// When that was found.
+    pub at: DateTime<Utc>,
+    /// Why.
+    pub why: NoMatch,
 }
 
 impl Memory {
@@ -405,6 +423,8 @@ pub struct Pass {
     pub switched: BTreeSet<i32>,
     /// Members of the pool that were read in this reconcile, by name.
     pub members: BTreeMap<String, SourceView>,
+    /// The version whose key was found at its account, and the key's id.
+    pub matched: Option<(i32, String)>,
 }
 
 impl Pass {

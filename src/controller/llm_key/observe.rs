@@ -71,6 +71,7 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     if remember.edits != edits {
         // Somebody did something about it: what failed is tried again at once.
         remember.memory.failing.clear();
+        remember.memory.unmatched = None;
         remember.edits.clone_from(&edits);
     }
     resume_health(key, &mut remember.memory, ctx.clock.now());
@@ -101,9 +102,14 @@ pub async fn observe(ctx: &Ctx, key: &LLMKey, depth: Depth) -> Result<Seeing, ku
     Ok(seeing)
 }
 
+/// Whether the provider reports what this `LLMKey`'s keys have used: those that it knows by their ids.
+pub(super) const fn tells_usage(o: &Observed) -> bool {
+    (o.key.minted || o.provider.matches) && o.provider.reports_usage
+}
+
 /// What was read of the keys that status and ledger name, as long as the account can be called.
 fn usage(ctx: &Ctx, key: &LLMKey, o: &Observed) -> Option<Reading> {
-    let account = o.provider.account.as_ref().filter(|_| o.key.minted && o.provider.reports_usage)?;
+    let account = o.provider.account.as_ref().filter(|_| tells_usage(o))?;
     let reading = ctx.usage.of(&AccountId::of(account))?;
     let shown = key.status.iter().flat_map(|status| &status.versions);
     let shown = shown.filter_map(|version| version.provider_key_id.as_ref());

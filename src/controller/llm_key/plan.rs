@@ -112,6 +112,11 @@ pub enum Effect {
     },
     /// Restart a workload by its template's annotation.
     Restart(Box<RestartOrder>),
+    /// Ask the account which of its keys the version's supplied one is.
+    Match {
+        /// The version.
+        version: i32,
+    },
     /// Revoke the version's key.
     Revoke {
         /// The version.
@@ -187,6 +192,7 @@ impl Effect {
             Self::LookAtConsumers { .. } => "look_at_consumers",
             Self::Restart(_) => "restart",
             Self::Switch { .. } => "switch",
+            Self::Match { .. } => "match",
             Self::Revoke { .. } => "revoke",
             Self::ConfirmRevoked { .. } => "confirm_revoked",
             Self::NoteReminder { .. } => "note_reminder",

@@ -298,6 +298,8 @@ pub const fn bare(shown: String) -> ProviderView {
         reports_last_use: false,
         reports_usage: false,
         can_disable: false,
+        matches: false,
+        ends_supplied: false,
         mint: MintKind::ShownOnce,
         tenancy: Tenancy::Shared,
     }
@@ -367,7 +369,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
         return unusable(shown, Reason::AddressRefused, format!("LLMProvider {name}: {PRIVATE_ADDRESS}"));
     }
     let account = ctx.account(provider, &endpoint).await?;
-    let capabilities = Capabilities::of(provider.spec.r#type, account.is_ok());
+    let capabilities = Capabilities::of_spec(&provider.spec, account.is_ok());
     let account_ref = account.as_ref().ok().map(|account| AccountRef {
         provider: name.clone(),
         r#type: provider.spec.r#type,
@@ -396,6 +398,8 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
             reports_last_use: capabilities.has(Capability::LastUsed),
             reports_usage: capabilities.has(Capability::Usage),
             can_disable: capabilities.has(Capability::Disable),
+            matches: capabilities.has(Capability::Match),
+            ends_supplied: provider.spec.anthropic.as_ref().is_some_and(|block| block.end_supplied_keys),
             mint: capabilities.mint_kind(),
             tenancy,
         },

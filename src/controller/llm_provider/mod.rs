@@ -152,6 +152,15 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                         ProviderType::Google => {
                             "set google.project to the id of a project that the credential reaches"
                         }
+                        ProviderType::Anthropic => {
+                            "set anthropic.workspace to the id of a workspace of the Admin API key's organization"
+                        }
+                        ProviderType::XAI => {
+                            "set xAI.team to the id of the team that the management key is for"
+                        }
+                        ProviderType::Mistral => {
+                            "set mistral.adminURL to where Mistral's Admin API is for your organization"
+                        }
                         ProviderType::LiteLLM => "set liteLLM.teamID to the id of a team of the proxy",
                         _ => "set openAI.project to a project of the admin credential's organization",
                     };
@@ -197,7 +206,7 @@ async fn frozen(
 }
 
 fn capabilities(provider: &LLMProvider, with_account: bool) -> Vec<String> {
-    Capabilities::of(provider.spec.r#type, with_account).names().map(str::to_owned).collect()
+    Capabilities::of_spec(&provider.spec, with_account).names().map(str::to_owned).collect()
 }
 
 /// A provider has no effects: its decision is its status.

@@ -169,6 +169,8 @@ mod tests {
             reports_last_use: false,
             reports_usage: false,
             can_disable: false,
+            matches: false,
+            ends_supplied: false,
             mint: MintKind::ShownOnce,
             tenancy: Tenancy::Shared,
         };

@@ -88,13 +88,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether its keys can be listed and revoked, and are told apart by names. At an account that one LLMKey has for itself, that one looks after
-    /// them.
+    /// Whether keys of ours can be there, be listed and revoked, and are told apart by names. At an account that one LLMKey has for itself,
+    /// that one looks after them.
     fn is_swept(&self) -> bool {
         let capabilities = Capabilities::of(self.id.r#type, true);
-        capabilities.has(Capability::List)
-            && capabilities.has(Capability::Revoke)
-            && !capabilities.is_for_one()
+        let swept = [Capability::Mint, Capability::List, Capability::Revoke];
+        swept.into_iter().all(|c| capabilities.has(c)) && !capabilities.is_for_one()
     }
 }
 

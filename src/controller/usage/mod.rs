@@ -21,7 +21,7 @@ use super::index::{Name, name};
 use super::sweeper::{Place, places};
 use crate::api::{LLMKey, VersionStatus, from_k8s, parse_rfc3339};
 use crate::domain::health::last_slot;
-use crate::domain::lifecycle::{Origin, VersionState};
+use crate::domain::lifecycle::VersionState;
 use crate::domain::names::slot_offset;
 use crate::domain::timings::Timings;
 use crate::ledger::AccountId;
@@ -159,7 +159,7 @@ fn counted<'a>(
     let versions = key.status.iter().flat_map(|status| &status.versions);
     versions.filter(move |version| {
         let revoked = version.revoked_at.as_deref().and_then(parse_rfc3339);
-        version.origin == Origin::Minted.as_str()
+        version.provider_key_id.is_some()
             && version.state != VersionState::Abandoned.as_str()
             && revoked.is_none_or(|at| at > settled)
     })
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_were_supplied_given_up_or_revoked_long_ago_are_not_asked_about() {
+    fn keys_without_an_id_given_up_or_revoked_long_ago_are_not_asked_about() {
         let version = |n: i32, state: &str, origin: &str, revoked: Option<&str>| {
             json!({
-                "version": n, "state": state, "origin": origin, "reason": "Initial", "providerKeyID": format!("id-{n}"),
-                "revokedAt": revoked,
+                "version": n, "state": state, "origin": origin, "reason": "Initial", "revokedAt": revoked,
+                "providerKeyID": (n > 0).then(|| format!("id-{n}")),
             })
         };
         let key: LLMKey = serde_json::from_value(json!({
@@ -209,11 +209,12 @@ mod tests {
                 version(3, "Revoked", "Minted", Some("2027-01-01T00:00:00Z")),
                 version(2, "Abandoned", "Minted", None),
                 version(1, "Retained", "Supplied", None),
+                version(0, "Retained", "Supplied", None),
             ]},
         }))
         .unwrap();
         let now = parse_rfc3339("2027-01-03T12:00:00Z").unwrap();
         let found: Vec<i32> = counted(&key, now, &Timings::default()).map(|v| v.version).collect();
-        assert_eq!(found, [6, 5, 4]);
+        assert_eq!(found, [6, 5, 4, 1]);
     }
 }

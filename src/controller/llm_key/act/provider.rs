@@ -263,7 +263,10 @@ impl Actor<'_> {
                 "the sealed key does not open; restore the keyring that it was sealed with".to_owned();
             return Err(NotDone::Failed(failure(Reason::KeyringMissing, message, Class::User)));
         };
-        let verdict = self.ask(&endpoint, &key).await.verdict;
+        let mut verdict = self.ask(&endpoint, &key).await.verdict;
+        if verdict.accepts() && self.is_spreading(o, subject).await {
+            verdict = Verdict::Unknown;
+        }
         let fingerprint = self.ctx.install.key.status_fingerprint(&o.key.namespace, &key);
         Ok(Learned::Answer { subject, fingerprint, verdict })
     }
@@ -396,6 +399,7 @@ impl Actor<'_> {
             None => true,
         };
         if gone {
+            self.close(o, &account, version).await?;
             let basis = record(o)?.version(version).and_then(|v| v.basis).map_or("none", |b| b.as_str());
             self.ctx.metrics.revoked(basis, Completion::Succeeded);
         }

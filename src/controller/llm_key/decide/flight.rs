@@ -281,16 +281,16 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
     };
     let since = pin::published(record.version(number), since, env.now);
     pin::close_older(&mut next, number);
-    let older: Vec<(i32, Origin)> = next
+    let older: Vec<(i32, bool)> = next
         .versions
         .iter()
         .filter(|v| {
             v.version != number && matches!(v.state, VersionState::Current | VersionState::Publishing)
         })
-        .map(|v| (v.version, v.origin))
+        .map(|v| (v.version, is_to_end(o, v)))
         .collect();
-    for (old, origin) in older {
-        let state = if origin == Origin::Minted { VersionState::Overlap } else { VersionState::Retained };
+    for (old, ends) in older {
+        let state = if ends { VersionState::Overlap } else { VersionState::Retained };
         if next.advance(old, state)
             && let Some(version) = next.version_mut(old)
         {
@@ -306,6 +306,7 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
             });
         }
     }
+    reclaimed(&mut next, number);
     if next.advance(number, VersionState::Current)
         && let Some(version) = next.version_mut(number)
     {
@@ -320,11 +321,41 @@ fn current(o: &Observed, record: &Record, number: i32, env: &Env) -> Record {
     next
 }
 
+/// Whether the version's key is ended at the provider once it is superseded: one that was made here, or a supplied one whose id is known,
+/// where the `LLMProvider` consents.
+fn is_to_end(o: &Observed, version: &Version) -> bool {
+    let consented = o.provider.ends_supplied
+        && version.provider_key_id.is_some()
+        && version.within_reach(o.provider.account.as_ref());
+    version.origin == Origin::Minted || consented
+}
+
+/// A supplied value came back while it was in overlap: the newer version answers for it.
+fn reclaimed(next: &mut Record, number: i32) {
+    let Some(facts) =
+        next.version(number).filter(|v| v.origin == Origin::Supplied).and_then(|v| v.key.clone())
+    else {
+        return;
+    };
+    let before = |v: &&Version| {
+        v.version != number
+            && v.origin == Origin::Supplied
+            && v.state == VersionState::Overlap
+            && v.has_key(&facts.fingerprint)
+    };
+    let older: Vec<i32> = next.versions.iter().filter(before).map(|v| v.version).collect();
+    for old in older {
+        let _closed = next.advance(old, VersionState::Republished);
+    }
+}
+
 fn announce(o: &Observed, record: &Record, version: &Version, plan: &mut Plan) {
     let first = record.versions.iter().all(|v| v.published_at.is_none());
     let (reason, what) = if first { (Reason::Published, "published") } else { (Reason::Rotated, "rotated") };
     let older = record.current().filter(|v| v.version != version.version && v.origin == Origin::Supplied);
-    let older = older.filter(|_| version.member.is_some()).map_or_else(String::new, |old| {
+    let older =
+        older.filter(|old| !is_to_end(o, old) && (version.member.is_some() || o.provider.ends_supplied));
+    let older = older.map_or_else(String::new, |old| {
         let delete = super::pool::delete(old);
         format!("; {delete} at the provider when nothing uses it any more")
     });

@@ -12,6 +12,7 @@ mod flight;
 mod gate;
 mod history;
 pub(crate) mod lease;
+mod matching;
 mod overlap;
 pub mod pin;
 pub mod pool;
@@ -148,7 +149,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
     if let Some(published) = record.delivered().map(|v| v.published_at.unwrap_or(v.created_at)) {
         plan.next_rotation = rotate::when(o, &record.lineage, published, env);
     }
-    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 16] = [
+    let steps: [fn(&Observed, &Record, &Env, &mut Plan); 17] = [
         repair_before_revocation,
         // Before the next key is made for a listed one: the pinned one may take its place.
         pin::advance,
@@ -161,6 +162,7 @@ fn present(o: &Observed, ledger: &Ledger, env: &Env, plan: &mut Plan) {
         // After the start: a key that cannot be revoked keeps nobody from getting another one.
         retire_step,
         break_glass::supplied,
+        matching::advance,
         switch::advance,
         overlap::advance,
         retention::advance,

@@ -10,11 +10,19 @@ use super::retire::holder;
 use super::successor;
 use crate::api::{ConditionStatus, ConditionType, Reason, ValidationMode, rfc3339};
 use crate::controller::llm_key::model::{Effect, Env, Observed, Plan, Subject, TargetView, Work};
-use crate::domain::lifecycle::{RevocationBasis, VersionState};
+use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
 use crate::ledger::{Record, Version};
 
 pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan) {
     let Some(old) = record.versions.iter().find(|v| v.state == VersionState::Overlap) else { return };
+    if old.origin == Origin::Supplied && o.provider.problem.is_none() && !o.provider.ends_supplied {
+        // The consent was taken back: it is its owner's again.
+        let mut next = successor(record, env);
+        if next.advance(old.version, VersionState::Retained) {
+            plan.effects.push(Effect::SwapLedger(Box::new(next)));
+        }
+        return;
+    }
     let Some(delivered) = record.current() else {
         hold(
             plan,

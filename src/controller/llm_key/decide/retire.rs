@@ -4,7 +4,7 @@ use super::gate::delta;
 use super::{chosen, due, successor};
 use crate::api::{ConditionStatus, ConditionType, Reason, rfc3339};
 use crate::controller::llm_key::model::{Effect, Env, Former, Memory, Pass, Plan, Work};
-use crate::domain::lifecycle::{RevocationBasis, VersionState};
+use crate::domain::lifecycle::{Origin, RevocationBasis, VersionState};
 use crate::ledger::{AccountRef, Record, Version};
 
 /// A revocation that is not confirmed for so many of the longest pauses between two questions waits for a person: an hour.
@@ -334,8 +334,9 @@ fn open_attempt(record: &Record) -> bool {
 /// there is something to do.
 pub fn searched_after(view: &View<'_>, version: &Version, plan: &mut Plan) -> bool {
     let all = view.record.attempt.saturating_add(1);
-    // What is in slots has no names.
-    let named = version.account.as_ref().filter(|_| version.slot.is_none());
+    // What is in slots has no names, and what was supplied has none of ours.
+    let named =
+        version.account.as_ref().filter(|_| version.slot.is_none() && version.origin == Origin::Minted);
     named.is_none_or(|account| searched(account, all, view.pass, plan))
 }
 

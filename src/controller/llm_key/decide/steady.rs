@@ -31,6 +31,13 @@ pub(super) fn steady(o: &Observed, summary: &Summary, env: &Env, plan: &mut Plan
             plan.wake_at(at);
         }
     }
+    if let Some(at) = super::matching::due(o, env) {
+        if env.now >= at {
+            plan.look = Look::Everything;
+        } else {
+            plan.wake_at(at);
+        }
+    }
     let at = summary.published_at.and_then(|at| due_time(o, &summary.lineage, at, env, plan));
     let is_due = at.is_some_and(|at| env.now >= at);
     let refused = super::rotate::refused(o, None, summary.spare.is_some(), env, plan);

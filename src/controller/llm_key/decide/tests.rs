@@ -20,6 +20,7 @@ mod retry;
 mod shown;
 mod slots;
 mod spare;
+mod supplied;
 mod switch;
 mod triggers;
 mod turn;

@@ -348,6 +348,7 @@ impl Reader<'_> {
                 | Effect::ConfirmRevoked { .. }
                 | Effect::NoteReminder { .. }
                 | Effect::Switch { .. }
+                | Effect::Match { .. }
                 | Effect::ReadMembers { .. } => {}
             }
         }
@@ -402,6 +403,7 @@ impl Reader<'_> {
             deleted_target: _,
             switched: _,
             members: _,
+            matched: _,
         } = pass;
         for attempt in [fenced, absent, refused, spent].into_iter().flatten() {
             self.attempt(attempt);
@@ -438,6 +440,7 @@ impl Reader<'_> {
             spare,
             pinned,
             check_asked: _,
+            unmatched: _,
         } = memory;
         for health in [health, candidate, spare, pinned].into_iter().flatten() {
             self.text(&mut health.fingerprint);

@@ -182,7 +182,11 @@ impl Shift {
             spare,
             pinned,
             check_asked: _,
+            unmatched,
         } = memory;
+        if let Some(unmatched) = unmatched {
+            self.time(&mut unmatched.at);
+        }
         for asked in refused.values_mut() {
             self.time(asked);
         }

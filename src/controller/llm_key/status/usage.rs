@@ -2,6 +2,7 @@
 
 use crate::api::{LLMKeyStatus, UsageAmounts, UsageStatus, UsageWindow, VersionStatus, rfc3339};
 use crate::controller::llm_key::model::Observed;
+use crate::controller::llm_key::observe::tells_usage;
 use crate::domain::usage::{Amounts, KeyUsage};
 
 /// The provider tells it.
@@ -18,10 +19,11 @@ pub(super) fn shown(
 ) -> Option<UsageStatus> {
     let current = current?;
     let told = || before.usage.clone().filter(|_| before.current_version == Some(current));
-    if !o.key.minted || o.provider.account.is_some() && !o.provider.reports_usage {
+    let version = versions.iter().find(|version| version.version == current);
+    let known = o.key.minted || version.is_some_and(|version| version.provider_key_id.is_some());
+    if !known || o.provider.account.is_some() && !tells_usage(o) {
         return Some(UsageStatus { reason: NOT_REPORTED.to_owned(), ..UsageStatus::default() });
     }
-    let version = versions.iter().find(|version| version.version == current);
     let Some((as_of, used)) = o
         .usage
         .as_ref()

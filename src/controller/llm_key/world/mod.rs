@@ -79,6 +79,10 @@ pub struct Provider {
     pub mint: MintKind,
     /// It can switch keys off.
     pub switches: bool,
+    /// It tells which of its keys a supplied one is.
+    pub matches: bool,
+    /// Older supplied keys are ended there.
+    pub ends_supplied: bool,
     /// Its account is for one LLMKey alone.
     pub for_one: bool,
     /// Ids of keys that are switched off.

@@ -30,6 +30,8 @@ impl World {
                 reports_last_use: true,
                 reports_usage: true,
                 can_disable: self.provider.switches,
+                matches: self.provider.matches,
+                ends_supplied: self.provider.ends_supplied,
                 mint: self.provider.mint,
                 tenancy: self.tenancy(),
             },
@@ -58,6 +60,8 @@ impl World {
             reports_last_use: false,
             reports_usage: false,
             can_disable: self.provider.switches,
+            matches: self.provider.matches,
+            ends_supplied: self.provider.ends_supplied,
             mint: self.provider.mint,
             tenancy: self.tenancy(),
         };

@@ -10,7 +10,7 @@ use crate::domain::backoff::Class;
 use crate::domain::evidence::{Census, Look};
 use crate::domain::lifecycle::{RevocationBasis, VersionState};
 use crate::ledger::{Ledger, Record, Switch};
-use crate::provider::{MintKind, ProviderKeyId};
+use crate::provider::{MintKind, NoMatch, ProviderKeyId};
 
 /// Why an effect did not happen, or seems not to have happened.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ pub fn at_provider(effect: &Effect) -> bool {
             | Effect::RevokeStray { .. }
             | Effect::ReadLastUse { .. }
             | Effect::Switch { .. }
+            | Effect::Match { .. }
             | Effect::Revoke { .. }
             | Effect::ConfirmRevoked { .. }
     )
@@ -115,6 +116,7 @@ impl World {
             Effect::LookAtConsumers { .. } => Ok(Learned::Consumers(self.look_at_consumers())),
             Effect::Restart(order) => self.restart(order),
             Effect::Switch { version, on } => self.switch(o, *version, *on),
+            Effect::Match { version } => self.match_key(o, *version),
             Effect::ConfirmRevoked { version } => self.confirm_revoked(o, *version),
             Effect::NoteReminder { .. } => Ok(Learned::Reminded),
             Effect::ReadMembers { members } => Ok(self.read_members(o, held, members)),
@@ -307,6 +309,18 @@ impl World {
             key.used = key.used.max(Some(now));
         }
         Ok(Learned::Answer { subject, fingerprint: facts(&bytes).shown, verdict: self.verdict(&bytes) })
+    }
+
+    /// A hint tells as much as the bytes do here: those of two keys may be the same.
+    fn match_key(&self, o: &Observed, version: i32) -> Result<Learned, Undone> {
+        let Some(bytes) = Self::bytes_of(record(o)?, version) else { return Err(Undone::Changed) };
+        let mut alike = self.provider.keys.iter().filter(|k| k.bytes == bytes && k.project == self.project);
+        let found = match (alike.next(), alike.next()) {
+            (Some(one), None) => Ok(one.id.clone()),
+            (None, _) => Err(NoMatch::Nothing),
+            (Some(_), Some(_)) => Err(NoMatch::Several),
+        };
+        Ok(Learned::Matched { version, fingerprint: facts(&bytes).shown, found })
     }
 
     fn switch(&mut self, o: &Observed, version: i32, on: bool) -> Result<Learned, Undone> {

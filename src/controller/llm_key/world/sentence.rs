@@ -35,6 +35,7 @@ pub fn sentence(effect: &Effect) -> String {
         Effect::Switch { version, on } => {
             format!("switch version {version} {}", if *on { "on" } else { "off" })
         }
+        Effect::Match { version } => format!("which key is version {version}?"),
         Effect::Revoke { version } => format!("revoke version {version}"),
         Effect::ConfirmRevoked { version } => format!("confirm the revocation of version {version}"),
         Effect::Validate(Subject::Member(n)) => format!("validate the key of pool member {n}"),

@@ -68,6 +68,7 @@ pub fn next(place: &Place, work: &Work) -> Option<Visible> {
         Effect::ReadLastUse { .. } => plain("provider:last-use"),
         Effect::LookUp { .. } => plain("provider:look-up"),
         Effect::Switch { .. } => plain("provider:switch"),
+        Effect::Match { .. } => plain("provider:match"),
         Effect::DeleteTarget
         | Effect::TakeLease
         | Effect::ReturnLease
