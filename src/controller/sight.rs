@@ -55,6 +55,7 @@ mod tests {
         some.open("team-a");
         some.open("elsewhere");
         assert!(some.sees("team-a") && !some.sees("team-b") && !some.sees("elsewhere"));
-        assert_eq!(some.namespaces().unwrap(), ["team-a".into(), "team-b".into()]);
+        let listed: [Box<str>; 2] = ["team-a".into(), "team-b".into()];
+        assert_eq!(some.namespaces().unwrap(), listed);
     }
 }

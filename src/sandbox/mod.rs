@@ -168,7 +168,8 @@ impl Sandbox {
             None => None,
         };
         let (ca_pem, tls) = server(&options.names, options.http2)?;
-        let mut world = World::new(mint, &admin_key, &management_key, &master_key, &azure_secret, &aws_secret);
+        let mut world =
+            World::new(mint, &admin_key, &management_key, &master_key, &azure_secret, &aws_secret);
         world.appoint(&officers);
         let backend = Arc::new(Backend::new(world, Log::new(options.log_capacity, file), options.clock));
         let handle = Arc::new(Handle { backend: Arc::clone(&backend) });

@@ -110,7 +110,9 @@ impl Stand {
     async fn mint(&self, name: &str) -> Result<Made, MintError> {
         let (providers, account) = (&self.providers, &self.account);
         match self.kind() {
-            MintKind::ShownOnce => providers.mint(account, name).await.map(|made| (made.id, made.secret)),
+            MintKind::ShownOnce | MintKind::Unnamed => {
+                providers.mint(account, name).await.map(|made| (made.id, made.secret))
+            }
             MintKind::CallerChosen => {
                 let chosen = choose(self.provider, &mut SystemEntropy).ok().flatten().unwrap();
                 let id = providers.mint_chosen(account, name, &chosen.secret).await?;
