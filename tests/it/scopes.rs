@@ -201,7 +201,9 @@ async fn only_the_namespaces_of_the_list_are_touched() {
     wait("the rights are gone", async || looks.list(&Default::default()).await.is_err().then_some(())).await;
     let from = events_so_far(stage);
     let operator = operate(stage, "operator-one-of-two").await;
-    assert!(operator.log().contains("the operator may not look into the namespace"));
+    // It leads when the Lease of the one before is over.
+    let told = "the operator may not look into the namespace";
+    wait("it is told that one is out of sight", async || operator.log().contains(told).then_some(())).await;
     life(&b).await;
     assert!(!ledger_written(stage, from, &a));
 

@@ -170,7 +170,7 @@ async fn planted(stage: &'static Stage, needles: &mut Needles) -> (Tenant, Opera
     (t, operator)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bundle_has_what_helps_and_nothing_that_is_secret() {
     let stage = own_stage().await;
     let mut needles = Needles::default();

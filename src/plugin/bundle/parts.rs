@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -29,6 +30,8 @@ use crate::plugin::doctor::SELECTOR;
 /// The operator's container, and the name of its port with metrics, as the chart has them.
 const CONTAINER: &str = "operator";
 const METRICS_PORT: &str = "metrics";
+/// How long a pod may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Flags whose values say nothing but how the operator works. Of others only the name is told.
 const FLAGS: [&str; 12] = [
     "--audit-log",
@@ -264,13 +267,19 @@ async fn logs(asked: &Asked, pods: &[Pod], parts: &mut Parts) {
                 ..LogParams::default()
             };
             let part = format!("logs/{name}{}.jsonl", if previous { "-previous" } else { "" });
-            match api.logs(&name, &params).await {
+            match in_time(api.logs(&name, &params)).await {
                 Ok(text) => parts.entries.push(Entry { name: part, text: log::lines(&text, most) }),
-                Err(error) => {
-                    parts.lack(part, refused(&format!("the log of pod {name}"), &error).to_string())
-                }
+                Err(why) => parts.lack(part, why),
             }
         }
+    }
+}
+
+/// What the API server had from a pod, or why not.
+async fn in_time(answer: impl Future<Output = Result<String, kube::Error>>) -> Result<String, String> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|error| refused("the pod", &error).to_string()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }
 
@@ -286,9 +295,9 @@ async fn metrics(client: &Client, home: &str, pod: &Pod, parts: &mut Parts) {
         Ok(request) => request,
         Err(error) => return parts.lack(part, error.to_string()),
     };
-    match client.request_text(request).await {
+    match in_time(client.request_text(request)).await {
         Ok(text) => parts.entries.push(Entry { name: part, text: log::metrics(&text) }),
-        Err(error) => parts.lack(part, refused(&format!("the metrics of pod {name}"), &error).to_string()),
+        Err(why) => parts.lack(part, why),
     }
 }
 

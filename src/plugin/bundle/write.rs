@@ -17,24 +17,28 @@ pub struct Entry {
     pub text: String,
 }
 
-/// Whether the path means an archive.
-pub fn is_archive(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.ends_with(".tar.gz") || name.ends_with(".tgz")
+/// How names of archives end.
+const ARCHIVES: [&str; 2] = [".tar.gz", ".tgz"];
+
+/// The name without its ending, if the path means an archive.
+fn archived(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    ARCHIVES.iter().find_map(|ending| name.strip_suffix(ending))
 }
 
 /// Writes the files; `seconds` since 1970 is their time.
 pub fn write(path: &Path, entries: &[Entry], seconds: u64) -> io::Result<()> {
-    if is_archive(path) { archive(path, entries, seconds) } else { directory(path, entries) }
+    match archived(path) {
+        Some(root) => archive(path, root, entries, seconds),
+        None => directory(path, entries),
+    }
 }
 
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn archive(path: &Path, entries: &[Entry], seconds: u64) -> io::Result<()> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let root = name.trim_end_matches(".tar.gz").trim_end_matches(".tgz");
+fn archive(path: &Path, root: &str, entries: &[Entry], seconds: u64) -> io::Result<()> {
     let mut tar = tar::Builder::new(GzEncoder::new(new_file(path)?, Compression::default()));
     for entry in entries {
         let mut header = tar::Header::new_gnu();

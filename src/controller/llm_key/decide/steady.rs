@@ -100,7 +100,7 @@ pub fn next_probe(o: &Observed, lineage: &str, env: &Env) -> Option<chrono::Date
             return Some(asked.map_or(started, |at| at + delta(env.timings.rejection_confirmation_gap)));
         }
         if let Some(wanted) = o.memory.check_asked
-            && asked.is_none_or(|at| at < wanted)
+            && asked.is_none_or(|at| at <= wanted)
         {
             return Some(wanted);
         }
