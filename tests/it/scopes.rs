@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use llmkey_operator::api::LLMKey;
 use llmkey_operator::domain::names::ledger_name;
 use llmkey_operator::testbed::{ControlPlane, Options};
@@ -198,7 +198,8 @@ async fn only_the_namespaces_of_the_list_are_touched() {
     bindings.delete(&stage.installation.name, &DeleteParams::default()).await.unwrap();
     let client = stage.installation.client(stage.cluster).await.unwrap();
     let looks: Api<Secret> = Api::namespaced(client, &a.namespace);
-    wait("the rights are gone", async || looks.list(&Default::default()).await.is_err().then_some(())).await;
+    wait("the rights are gone", async || looks.list(&ListParams::default()).await.is_err().then_some(()))
+        .await;
     let from = events_so_far(stage);
     let operator = operate(stage, "operator-one-of-two").await;
     // It leads when the Lease of the one before is over.
