@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 /// Fewest characters of a word that may be a key.
 const KEY_LENGTH: usize = 20;
 /// How keys of providers begin, as their documentation and their consoles show them.
-const KEY_PREFIXES: [&str; 12] =
-    ["sk-", "sk_", "gsk_", "xai-", "hf_", "AIza", "tgp_", "sess-", "pk-", "eyJ", "ya29.", "Bearer"];
+const KEY_PREFIXES: [&str; 11] =
+    ["sk-", "sk_", "gsk_", "xai-", "hf_", "AIza", "tgp_", "sess-", "pk-", "eyJ", "ya29."];
 /// What stands in place of such a word.
 const LEFT_OUT: &str = "[left out]";
 
@@ -65,19 +65,25 @@ fn copy(value: &Value, named: &Named<'_>) -> Option<Value> {
     }
 }
 
-/// The text without words that look like a key: what should not be there in the first place.
+/// The text without what looks like a key: what should not be there in the first place. What begins like one goes up to the next
+/// blank, quote, bracket or comma, since nobody knows which characters belong to it.
 pub fn masked(text: &str) -> String {
     let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ends = |c: char| c.is_whitespace() || "\"'`,;()[]{}<>".contains(c);
     let mut safe = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
-        let word = &rest[..rest.find(|c: char| !inner(c)).unwrap_or(rest.len())];
-        let key = word.len() >= KEY_LENGTH && KEY_PREFIXES.iter().any(|prefix| word.starts_with(prefix));
-        safe.push_str(if key { LEFT_OUT } else { word });
-        rest = &rest[word.len()..];
-        let between = rest.find(inner).unwrap_or(rest.len());
-        safe.push_str(&rest[..between]);
-        rest = &rest[between..];
+        let run = &rest[..rest.find(ends).unwrap_or(rest.len())];
+        let taken = if run.len() >= KEY_LENGTH && KEY_PREFIXES.iter().any(|prefix| run.starts_with(prefix)) {
+            safe.push_str(LEFT_OUT);
+            run.len()
+        } else {
+            let word = rest.find(|c: char| !inner(c)).unwrap_or(rest.len());
+            let next = rest[word..].find(inner).map_or(rest.len(), |between| word + between);
+            safe.push_str(&rest[..next]);
+            next
+        };
+        rest = &rest[taken..];
     }
     safe
 }
@@ -132,7 +138,8 @@ mod tests {
     #[test]
     fn what_looks_like_a_key_is_left_out_wherever_it_stands() {
         let key = "sk-proj-0123456789abcdefghij";
-        assert_eq!(masked(&format!("({key}, and {key}!)")), "([left out], and [left out]!)");
+        assert_eq!(masked(&format!("({key}, and {key}!)")), "([left out], and [left out])");
+        assert_eq!(masked("said Bearer=sk-proj-a+b/c%d&e=0123456789 \"x\""), "said Bearer=[left out] \"x\"");
         assert_eq!(masked("sk-short, llmkey-abcdefghijklmnopqrst"), "sk-short, llmkey-abcdefghijklmnopqrst");
         assert_eq!(pick(&json!({"message": key}), &["message"]), json!({"message": LEFT_OUT}));
     }
