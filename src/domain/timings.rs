@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 40);
+        assert_eq!(table.len(), 41);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

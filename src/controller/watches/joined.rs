@@ -104,7 +104,8 @@ impl Joined {
             Ok(Event::InitDone) => {
                 part.whole = true;
                 let listed = std::mem::take(&mut part.listed);
-                let lost: Vec<String> = part.known.extract_if(.., |name| !listed.contains(name)).collect();
+                let lost: Vec<String> = part.known.difference(&listed).cloned().collect();
+                part.known = listed;
                 if first {
                     part.gone.extend(lost);
                     return self.arrived(namespace, events);

@@ -287,17 +287,17 @@ async fn in_time(answer: impl Future<Output = Result<String, kube::Error>>) -> R
 async fn metrics(client: &Client, home: &str, pod: &Pod, parts: &mut Parts) {
     let name = pod.name_any();
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    let mut ports = containers.iter().flat_map(|container| container.ports.iter().flatten());
-    let Some(port) = ports.find(|port| port.name.as_deref() == Some(METRICS_PORT)) else { return };
+    let mut open = containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let Some(port) = open.find(|port| port.name.as_deref() == Some(METRICS_PORT)) else { return };
     let path = format!("/api/v1/namespaces/{home}/pods/{name}:{}/proxy/metrics", port.container_port);
-    let part = format!("metrics/{name}.txt");
+    let file = format!("metrics/{name}.txt");
     let request = match http::Request::get(path).body(Vec::new()) {
         Ok(request) => request,
-        Err(error) => return parts.lack(part, error.to_string()),
+        Err(error) => return parts.lack(file, error.to_string()),
     };
     match in_time(client.request_text(request)).await {
-        Ok(text) => parts.entries.push(Entry { name: part, text: log::metrics(&text) }),
-        Err(why) => parts.lack(part, why),
+        Ok(text) => parts.entries.push(Entry { name: file, text: log::metrics(&text) }),
+        Err(why) => parts.lack(file, why),
     }
 }
 
