@@ -45,8 +45,8 @@ impl Sent<'_> {
     }
 
     fn script(&self, in_pieces: bool) -> Script {
-        let headers: String =
-            self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let headers = headers.collect::<Vec<_>>().concat();
         let head = format!("HTTP/1.1 {} X\r\n{headers}", self.status);
         Script::Answer { head, body: self.body.clone(), in_pieces }
     }
