@@ -15,13 +15,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::restart::{leads, start};
-use super::stage::{Tenant, empty_stage, wait};
+use super::restart::leads;
+use super::stage::{Operator, Tenant, empty_stage, wait};
 
 /// What only the hostile server writes.
 const MARK: &str = "hostile-marker-7c1e";
 /// As long as a body is announced to be, or is.
 const TEN_GIB: u64 = 10 * 1024 * 1024 * 1024;
+/// Slower than elsewhere: this is about being on time.
+const DIVISOR: u32 = 200;
+/// An hour so divided, and how late a rotation may be on a busy machine, in seconds.
+const HOUR: i64 = 18;
+const LATE: i64 = 12;
 /// What the operator may grow by while the server is at it.
 const MEMORY_KIB: u64 = 64 * 1024;
 /// What a connection may take before its reader gives up: the caps, and what lies in the buffers of sockets.
@@ -238,11 +243,11 @@ fn is_clean(place: &str, text: &str, secrets: &[&str]) {
 #[tokio::test]
 async fn a_hostile_provider_harms_nobody_else() {
     let (_alone, stage) = empty_stage().await;
-    let operator = start(stage);
+    let operator = Operator::start(stage.cluster, &stage.installation, "beset", DIVISOR, "debug");
     leads(&operator).await;
     let pid = operator.pid();
 
-    // Two neighbours, each with an account of its own, and a key that rotates each hour, which is 12 s here.
+    // Two neighbours, each with an account of its own, and a key that rotates each hour.
     let mut neighbours = Vec::new();
     for prefix in ["neighbour-a", "neighbour-b"] {
         let t = Tenant::on(stage, prefix).await;
@@ -264,7 +269,7 @@ async fn a_hostile_provider_harms_nobody_else() {
         "adminCredentialRef": {"name": account},
     });
     t.llm_provider(&account, spec).await;
-    for number in 0..12 {
+    for number in 0..4 {
         let reference = json!({"providerRef": {"name": account}});
         t.source(&format!("given-{number}"), supplied).await;
         t.supplied(&format!("given-{number}"), reference.clone()).await;
@@ -276,15 +281,14 @@ async fn a_hostile_provider_harms_nobody_else() {
     for t in &neighbours {
         let rotations = || t.calls(Operation::CreateServiceAccount);
         let begun = rotations().len();
-        wait("three more rotations", async || (rotations().len() >= begun + 3).then_some(())).await;
+        for more in 1..=2 {
+            wait("one more rotation", async || (rotations().len() >= begun + more).then_some(())).await;
+        }
         let times: Vec<_> = rotations().into_iter().map(|call| call.time).collect();
         for pair in times.windows(2) {
             let seconds = (pair[1] - pair[0]).num_seconds();
-            assert!(
-                (10..=24).contains(&seconds),
-                "{}: rotated after {seconds} s, not 12: {times:?}",
-                t.namespace
-            );
+            let on_time = (HOUR - 2..=HOUR + LATE).contains(&seconds);
+            assert!(on_time, "{}: rotated after {seconds} s, not {HOUR}: {times:?}", t.namespace);
         }
     }
 
@@ -303,7 +307,7 @@ async fn a_hostile_provider_harms_nobody_else() {
     assert!(log.len() > 1_000);
     is_clean("the log", &log, &secrets);
     let keys = t.keys().list(&ListParams::default()).await.unwrap();
-    assert_eq!(keys.items.len(), 24);
+    assert_eq!(keys.items.len(), 8);
     for key in &keys.items {
         is_clean("a status", &status_of(key), &secrets);
     }

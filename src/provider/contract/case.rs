@@ -67,6 +67,9 @@ pub(super) struct RequestCase {
     pub(super) headers: BTreeMap<String, String>,
     /// JSON.
     pub(super) body: Option<Value>,
+    /// Anything else, such as a form.
+    #[serde(default)]
+    pub(super) text: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

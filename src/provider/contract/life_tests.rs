@@ -327,9 +327,9 @@ impl Stand {
 /// The account at the sandbox, and its project, workspace, team or name there.
 fn account(provider: ProviderType, sandbox: &Sandbox) -> (Account, String) {
     let host = sandbox.addr().to_string();
-    let simple = |url: String, credential: &str, place: String| {
+    let simple = |url: &str, credential: &str, place: String| {
         let credential = AdminCredential::from_secret_data(host.as_bytes(), &credential.into()).unwrap();
-        (Account::new(endpoint(provider, sandbox, &url), &place, credential).unwrap(), place)
+        (Account::new(endpoint(provider, sandbox, url), &place, credential).unwrap(), place)
     };
     let data = |entries: &[(&str, &str)]| -> BTreeMap<String, SecretBytes> {
         entries.iter().map(|(name, value)| ((*name).to_owned(), SecretBytes::from(*value))).collect()
@@ -338,10 +338,10 @@ fn account(provider: ProviderType, sandbox: &Sandbox) -> (Account, String) {
         ProviderType::OpenRouter => {
             // The first workspace is the default one: a list that names none would tell of it.
             let _ = sandbox.create_workspace("default");
-            simple(sandbox.router_url(), sandbox.management_key(), sandbox.create_workspace("other"))
+            simple(&sandbox.router_url(), sandbox.management_key(), sandbox.create_workspace("other"))
         }
         ProviderType::LiteLLM => {
-            simple(sandbox.proxy_url(), sandbox.master_key(), sandbox.create_team("team"))
+            simple(&sandbox.proxy_url(), sandbox.master_key(), sandbox.create_team("team"))
         }
         ProviderType::Google => {
             let place = sandbox.create_google_project("contoso-llm");
@@ -373,7 +373,7 @@ fn account(provider: ProviderType, sandbox: &Sandbox) -> (Account, String) {
             let endpoint = endpoint(provider, sandbox, &sandbox.azure_url());
             (Account::of_azure(&endpoint, &block, &data).unwrap(), place)
         }
-        _ => simple(sandbox.base_url(), sandbox.admin_key(), sandbox.project_id().to_owned()),
+        _ => simple(&sandbox.base_url(), sandbox.admin_key(), sandbox.project_id().to_owned()),
     }
 }
 

@@ -45,8 +45,8 @@ impl Sent<'_> {
     }
 
     fn script(&self, in_pieces: bool) -> Script {
-        let headers: String =
-            self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let headers = headers.collect::<Vec<_>>().concat();
         let head = format!("HTTP/1.1 {} X\r\n{headers}", self.status);
         Script::Answer { head, body: self.body.clone(), in_pieces }
     }
@@ -70,7 +70,7 @@ fn wanted_letter(case: &CallCase) -> String {
         case.request.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     headers.push("accept: application/json".to_owned());
     headers.sort();
-    let body = case.request.body.as_ref().map(ToString::to_string).unwrap_or_default();
+    let body = case.request.body.as_ref().map_or_else(|| case.request.text.clone(), ToString::to_string);
     format!("{} | {} | {body}", case.request.line, headers.join(" | "))
 }
 
@@ -231,7 +231,7 @@ impl Player {
         (name, script): (&str, Script),
     ) -> (ProviderType, bool, String, Result<(), String>) {
         let what = format!("{:?} {:?}, {name}", rig.provider, case.call);
-        let came = async {
+        let outcome = async {
             let Some(Ok(request)) = case.call.request(rig, &case.with) else {
                 return Err("no request".to_owned());
             };
@@ -246,7 +246,7 @@ impl Player {
                 other => Err(format!("taken for: {other}")),
             }
         };
-        (rig.provider, case.call.mints(), what, came.await)
+        (rig.provider, case.call.mints(), what, outcome.await)
     }
 }
 
