@@ -141,6 +141,8 @@ timings! {
     margins {
         /// How long a key that was just minted may be missing from the provider's list.
         list_visibility_lag = 30;
+        /// How long after a mint attempt is on record its request may still be on its way: as long as a call may take in all.
+        mint_under_way = 30;
         /// Pods that are created this long after the Secret was written have what it holds; kubelets may be late so long.
         consumer_margin = 60;
         /// Pods that say that they read the file anew have done so this long after the Secret was written.
@@ -181,7 +183,7 @@ mod tests {
     #[test]
     fn each_row_says_what_it_is_for() {
         let table = Timings::table();
-        assert_eq!(table.len(), 39);
+        assert_eq!(table.len(), 40);
         for row in table {
             assert!(row.what.ends_with('.') && row.what.len() > 20 && !row.default.is_zero(), "{row:?}");
         }

@@ -114,13 +114,20 @@ pub(crate) fn give_up(record: &mut Record, env: &Env) {
 
 /// The same but for versions that `stays` names; what workloads may have is revoked from `until` on.
 fn end(record: &mut Record, stays: impl Fn(&Version) -> bool, until: DateTime<Utc>, env: &Env) {
+    let staying: Vec<String> = record
+        .versions
+        .iter()
+        .filter(|v| stays(v))
+        .filter_map(|v| v.key.as_ref().map(|key| key.fingerprint.clone()))
+        .collect();
     let live: Vec<(i32, bool)> = record
         .versions
         .iter()
         .filter(|v| v.state.protects_key() && !stays(v))
-        // The key of a version on its way that was pinned is an older version's, which is among them.
+        // The key of a version on its way that was pinned is an older version's, which is among them; one that stays answers for its own.
         .map(|v| {
-            let borrowed = v.state == VersionState::Pending && v.reason == RotationReason::Pinned;
+            let pinned = v.state == VersionState::Pending && v.reason == RotationReason::Pinned;
+            let borrowed = pinned || staying.iter().any(|key| v.has_key(key));
             (v.version, v.origin == Origin::Minted && !borrowed)
         })
         .collect();

@@ -198,10 +198,14 @@ pub(super) fn waiting(record: &Record, memory: &Memory, work: Work, env: &Env, p
     true
 }
 
-/// A key that an earlier process made just before it ended may be missing from the provider's list for a while.
+/// A key that an earlier process made just before it ended, or that another replica makes under the attempt on record, may still
+/// be on its way, and then be missing from the provider's list for a while. Two replicas that did not wait for it would fence each
+/// other off, each with one more key.
 pub(super) fn unlisted(record: &Record, pass: &Pass, memory: &Memory, env: &Env, plan: &mut Plan) -> bool {
     let Some(started) = memory.started.filter(|_| pass.fenced != Some(record.attempt)) else { return false };
-    let listed = started + delta(env.timings.list_visibility_lag);
+    let sent =
+        record.mints.last().map_or(started, |attempted| *attempted + delta(env.timings.mint_under_way));
+    let listed = started.max(sent) + delta(env.timings.list_visibility_lag);
     if env.now >= listed {
         return false;
     }

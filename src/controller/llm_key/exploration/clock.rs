@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::parts::{OLD, Place, Replica, Shift, Work, now};
-use super::rules::{CANDIDATE_FRESH, LIST_LAG, PUBLISH_UNKNOWN_AFTER, QUIET, RECHECK};
+use super::rules::{CANDIDATE_FRESH, HELD_UP, LIST_LAG, PUBLISH_UNKNOWN_AFTER, QUIET, RECHECK};
 use crate::controller::llm_key::model::{Effect, Failing, LedgerView, Memory, Observed, TargetView};
 use crate::domain::health::Health;
 use crate::domain::lifecycle::VersionState;
@@ -59,10 +59,16 @@ impl Shift {
             used: _,
         } = record;
         // The budget of an hour is left out of the model: no bound of faults here comes near it, and for how long a released ledger is
-        // kept for its sake is a matter of time alone. What counts is whether there was an attempt before this one.
+        // kept for its sake is a matter of time alone. What counts is whether there was an attempt before this one, and for how long
+        // the request of one that is open may be on its way, and its key missing from the list.
         let kept = if released.is_some() { 0 } else { 2 };
         mints.drain(..mints.len().saturating_sub(kept));
-        mints.fill(now() - chrono::Duration::seconds(OLD));
+        let open = versions.iter().any(|v| v.state == VersionState::Intent && v.account.is_some());
+        let counts = mints.len() - usize::from(open && !mints.is_empty());
+        mints[..counts].fill(now() - chrono::Duration::seconds(OLD));
+        for attempted in &mut mints[counts..] {
+            self.within(attempted, HELD_UP + LIST_LAG);
+        }
         // The history decides nothing; what it keeps of failures only puts off tries.
         rotations.clear();
         if let Some(Released { at, revoke_not_before, hand_over: _ }) = released {

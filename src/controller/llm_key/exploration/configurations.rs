@@ -170,7 +170,7 @@ const fn two(
         spares: 0,
         mint: MintKind::ShownOnce,
         held_up: HELD_UP,
-        attempts: 3,
+        attempts: 12,
         quick,
     }
 }

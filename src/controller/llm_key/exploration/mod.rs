@@ -117,8 +117,7 @@ fn run(configuration: &Configuration, memory: Option<u64>) -> Report {
             drop(writeln!(io::stderr(), "{word}"));
         }
     };
-    // Where the attempts are bounded, each counts.
-    let bounds = Bounds { depth, faults, attempts, as_they_are: configuration.replicas > 1 };
+    let bounds = Bounds { depth, faults, attempts, as_they_are: false };
     let Explored { found, stories } =
         explored(&mut machine, &begin, bounds, &mut Limits::new(memory, &mut progress));
     let mut text = summary(configuration, &machine, &found, clock.monotonic().as_secs_f64());

@@ -68,6 +68,7 @@ impl Rules {
             outage_recheck: seconds(RECHECK),
             last_use_fresh: seconds(1),
             list_visibility_lag: seconds(LIST_LAG),
+            mint_under_way: seconds(HELD_UP),
             ..Timings::default()
         };
         base.policy.overlap_minimum = seconds(OVERLAP);

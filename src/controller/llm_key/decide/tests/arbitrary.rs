@@ -1,6 +1,7 @@
 //! The planner on observations that no run would come to: total, deterministic, and careful all the same.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::world::{World, at, every};
 use crate::api::{ConditionType, Reason, ValidationMode};
@@ -192,11 +193,28 @@ fn observed(seeds: &[u8]) -> (Observed, Env) {
     (o, env)
 }
 
+/// Observations with which a rule was once broken.
+const ONCE_BROKEN: &[[u8; 22]] = &[
+    // An LLMKey came back; a version in its overlap stayed, and another one with its key did not.
+    [93, 0, 0, 0, 232, 54, 0, 0, 135, 0, 2, 0, 12, 0, 0, 1, 0, 144, 0, 0, 0, 0],
+];
+
+/// The same observations in each run, so that a run says something of the change that it is for. A search for more takes others:
+/// `PROPTEST_CASES=400000 PROPTEST_RNG_SEED=7 cargo test --lib arbitrary`.
+fn as_asked() -> ProptestConfig {
+    let asked = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let seeded = matches!(asked.rng_seed, RngSeed::Fixed(_));
+    if seeded { asked } else { ProptestConfig { cases: 4000, rng_seed: RngSeed::Fixed(1), ..asked } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(as_asked())]
     #[test]
     fn plans_are_total_and_deterministic_and_touch_the_provider_only_from_the_right_state(
-        seeds in prop::collection::vec(any::<u8>(), 22),
+        seeds in prop_oneof![
+            1 => prop::sample::select(ONCE_BROKEN).prop_map(|seeds| seeds.to_vec()),
+            99 => prop::collection::vec(any::<u8>(), 22),
+        ],
     ) {
         let (o, env) = observed(&seeds);
         let plan = decide(&o, &env);

@@ -6,7 +6,7 @@ use super::driver::{Fault, Run};
 use super::world::{World, at};
 use crate::api::{GoDuration, Reason};
 use crate::controller::llm_key::decide::decide;
-use crate::controller::llm_key::model::{Effect, Memory, Plan};
+use crate::controller::llm_key::model::{Effect, Env, Memory, Plan};
 use crate::domain::budget::PER_KEY;
 use crate::domain::lifecycle::VersionState;
 
@@ -46,6 +46,30 @@ fn mints_whose_answers_are_lost_again_and_again_do_not_run_up_a_bill() {
     assert_eq!(run.world.provider.keys.len(), 13, "it goes on: {}", run.story());
     assert_eq!(run.world.live_keys().count(), 1);
     hold(&run);
+}
+
+#[test]
+fn what_another_replica_attempts_is_not_fenced_while_its_key_may_be_unlisted() {
+    let mut whole = Run::new(World::minting());
+    whole.until(&[], 30).unwrap();
+    let mint = whole.names.iter().position(|name| *name == "mint").unwrap();
+    let mut run = Run::faulty(World::minting(), &[(mint + 1, Fault::ReplyLost)]);
+    run.until(&[], 2).unwrap();
+    let attempted = *run.world.record().mints.last().unwrap();
+    // A replica that has been there for long, and knows of the attempt by the ledger alone.
+    let memory = Memory { started: Some(at(-7200)), ..Memory::default() };
+    let mut plan_at = |seconds| {
+        let (o, _) = run.world.observe(&memory);
+        let env = run.world.env();
+        decide(&o, &Env { now: attempted + chrono::Duration::seconds(seconds), ..env })
+    };
+    let lag = 30 + 30;
+    assert_eq!(plan_at(2).effects, []);
+    let late = plan_at(lag - 1);
+    assert_eq!(late.effects, []);
+    assert_eq!(late.wake, Some(attempted + chrono::Duration::seconds(lag)));
+    let fenced = plan_at(lag).effects;
+    assert!(matches!(&fenced[..], [Effect::SwapLedger(next)] if next.attempt == 2), "{fenced:?}");
 }
 
 #[test]
