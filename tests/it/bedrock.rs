@@ -285,7 +285,7 @@ async fn mints_delivers_rotates_switches_and_revokes() {
     let third = t.delivered("bedrock", "AWS_BEARER_TOKEN_BEDROCK").await.unwrap();
     assert!(!sandbox.accepts(&second) && sandbox.accepts(&third));
 
-    for (wish, reason, works) in [("Disabled", "Disabled", false), ("Active", "KeyValid", true)] {
+    for (wish, reason, works) in [("Disabled", "SwitchedOff", false), ("Active", "KeyValid", true)] {
         t.patch("bedrock", json!({"spec": {"desiredState": wish}})).await;
         t.until("bedrock", wish, |k| because(k, "Ready", reason)).await;
         assert_eq!(sandbox.accepts(&third), works, "{wish}");
@@ -305,7 +305,8 @@ async fn what_was_there_before_is_left_alone_and_a_full_user_is_told() {
     let sandbox = t.sandbox();
     let persons = ["one", "two"].map(|tail| t.person_key(tail));
     let ids: Vec<String> = sandbox.live_keys(&t.project).into_iter().map(|key| key.id).collect();
-    t.minted("bedrock", json!({})).await;
+    t.policy("policy", json!({"overlap": {"minimum": "10m"}})).await;
+    t.minted("bedrock", json!({"rotationPolicyRef": {"name": "policy"}})).await;
     let key = t.until("bedrock", "there is no room", |k| because(k, "Stalled", "SlotsTaken")).await;
     let message = find(&key, "Stalled").unwrap().2;
     assert!(ids.iter().all(|id| message.contains(id.as_str())), "{message}");
