@@ -31,7 +31,7 @@ const REGION: &str = "us-east-1";
 /// How long temporary keys are asked for: every role allows at least that.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// What CloudTrail shows beside the role.
+/// What `CloudTrail` shows beside the role.
 const SESSION_NAME: &[u8] = b"llmkey-operator";
 
 /// Temporary keys, as long as they are good.

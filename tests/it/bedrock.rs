@@ -12,7 +12,7 @@ use llmkey_operator::provider::{
     Account, ErrorClass, MintError, Providers, ProvidersConfig, Revocation, WallClock,
 };
 use llmkey_operator::sandbox::{
-    Answer, Clock, Fault, FaultRule, Operation, OwnerAccess, Sandbox, SandboxOptions, Settings,
+    Answer, Clock, Fault, FaultRule, Operation, Sandbox, SandboxOptions, Settings,
 };
 use serde_json::{Value, json};
 
@@ -234,13 +234,12 @@ async fn mints_delivers_rotates_switches_and_revokes() {
     let sandbox = t.sandbox();
     let lags = Settings {
         max_page_size: 1,
-        new_key_lag_millis: 300,
         deleted_key_lag_millis: 300,
         list_lag_millis: 300,
         unlist_lag_millis: 300,
         ..Settings::default()
     };
-    sandbox.set_settings(Some(&t.project), lags);
+    sandbox.set_settings(Some(&t.project), lags.clone());
     sandbox.add_fault(
         FaultRule::on(Operation::CreateCredential, Fault::drop_reply()).project(&t.project).times(1),
     );
@@ -268,6 +267,7 @@ async fn mints_delivers_rotates_switches_and_revokes() {
 
     // Both keys work during the overlap, and take all the room that there is.
     pod(&t, json!({}), using(&["bedrock"])).await;
+    sandbox.set_settings(Some(&t.project), Settings { new_key_lag_millis: 300, ..lags });
     t.annotate("bedrock", "llmkeys.dev/rotate", Some("now")).await;
     t.until("bedrock", "version 2", |k| state(k, 2).as_deref() == Some("Current")).await;
     let second = t.delivered("bedrock", "AWS_BEARER_TOKEN_BEDROCK").await.unwrap();
@@ -285,7 +285,7 @@ async fn mints_delivers_rotates_switches_and_revokes() {
     let third = t.delivered("bedrock", "AWS_BEARER_TOKEN_BEDROCK").await.unwrap();
     assert!(!sandbox.accepts(&second) && sandbox.accepts(&third));
 
-    for (wish, reason, works) in [("Disabled", "Disabled", false), ("Active", "KeyValid", true)] {
+    for (wish, reason, works) in [("Disabled", "SwitchedOff", false), ("Active", "KeyValid", true)] {
         t.patch("bedrock", json!({"spec": {"desiredState": wish}})).await;
         t.until("bedrock", wish, |k| because(k, "Ready", reason)).await;
         assert_eq!(sandbox.accepts(&third), works, "{wish}");
@@ -304,10 +304,9 @@ async fn what_was_there_before_is_left_alone_and_a_full_user_is_told() {
     let t = tenant(stage().await, "bedrock-full").await;
     let sandbox = t.sandbox();
     let persons = ["one", "two"].map(|tail| t.person_key(tail));
-    let ids = persons
-        .each_ref()
-        .map(|value| sandbox.register_key(value, &t.project, "", OwnerAccess::Active).unwrap());
-    t.minted("bedrock", json!({})).await;
+    let ids: Vec<String> = sandbox.live_keys(&t.project).into_iter().map(|key| key.id).collect();
+    t.policy("policy", json!({"overlap": {"minimum": "10m"}})).await;
+    t.minted("bedrock", json!({"rotationPolicyRef": {"name": "policy"}})).await;
     let key = t.until("bedrock", "there is no room", |k| because(k, "Stalled", "SlotsTaken")).await;
     let message = find(&key, "Stalled").unwrap().2;
     assert!(ids.iter().all(|id| message.contains(id.as_str())), "{message}");
@@ -325,7 +324,7 @@ async fn what_was_there_before_is_left_alone_and_a_full_user_is_told() {
     t.until("bedrock", "version 2", |k| current(k) == Some(2)).await;
     t.until("bedrock", "version 1 is revoked", |k| state(k, 1).as_deref() == Some("Revoked")).await;
     // What comes afterwards is taken for a lost one, and goes with the next search.
-    sandbox.register_key(&t.person_key("three"), &t.project, "", OwnerAccess::Active).unwrap();
+    t.person_key("three");
     t.patch("bedrock", json!({"spec": {"desiredState": "Revoked"}})).await;
     wait("nothing is left", async || sandbox.live_keys(&t.project).is_empty().then_some(())).await;
 }
@@ -338,7 +337,6 @@ async fn an_operator_that_is_killed_after_the_commit_ends_the_key_that_nobody_ha
     leads(&operator).await;
     let t = tenant(stage, "bedrock-kill").await;
     let person = t.person_key("one");
-    t.sandbox().register_key(&person, &t.project, "", OwnerAccess::Active).unwrap();
     let hang = FaultRule::on(Operation::CreateCredential, Fault::after_effect(Answer::Hang));
     let fault = t.sandbox().add_fault(hang.project(&t.project));
     t.minted("bedrock", json!({})).await;

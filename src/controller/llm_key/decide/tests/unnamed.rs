@@ -38,7 +38,9 @@ fn put(world: &mut World, id: &str) {
 
 fn with(ids: &[&str]) -> World {
     let mut world = World::unnamed();
-    ids.iter().for_each(|id| put(&mut world, id));
+    for id in ids {
+        put(&mut world, id);
+    }
     world
 }
 
