@@ -108,7 +108,7 @@ impl Providers {
 }
 
 /// Asks for the role's keys.
-fn role_request(access: &BedrockAccess, role: &str, token: &SecretBytes) -> Request {
+pub(super) fn role_request(access: &BedrockAccess, role: &str, token: &SecretBytes) -> Request {
     let lifetime = LIFETIME.as_secs().to_string();
     let pairs: [(&str, &[u8]); 6] = [
         ("Action", b"AssumeRoleWithWebIdentity"),
@@ -122,7 +122,7 @@ fn role_request(access: &BedrockAccess, role: &str, token: &SecretBytes) -> Requ
 }
 
 /// They are good for as long as was asked for.
-fn read_role(reply: &Reply) -> Result<AwsKeys, CallError> {
+pub(super) fn read_role(reply: &Reply) -> Result<AwsKeys, CallError> {
     if !reply.succeeded() {
         let failed = failure(reply);
         // Whatever is wrong with the token or the role: who asks for keys is not let in.
@@ -143,7 +143,11 @@ fn read_role(reply: &Reply) -> Result<AwsKeys, CallError> {
 }
 
 /// The request with its signature.
-fn signature(mut request: Request, keys: &AwsKeys, now: DateTime<Utc>) -> Result<Request, CallError> {
+pub(super) fn signature(
+    mut request: Request,
+    keys: &AwsKeys,
+    now: DateTime<Utc>,
+) -> Result<Request, CallError> {
     let unsendable = || CallError::from(Unsendable);
     let text = |secret: &SecretBytes| secret.expose_str().map(str::to_owned).ok_or_else(unsendable);
     let token = keys.session_token.as_ref().map(text).transpose()?;

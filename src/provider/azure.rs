@@ -14,8 +14,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
 };
@@ -41,6 +41,7 @@ const FACTS: &[Fact] = &[
     ),
     Fact::documented(&[Confirm], "`listKeys`, PyPI `azure-mgmt-cognitiveservices` 14.1")
         .limits("the slot has another key, and the key itself must be refused"),
+    Fact::documented(&[Match], "`listKeys`, PyPI `azure-mgmt-cognitiveservices` 14.1").not_done(),
     Fact::unverified(&[Disable], "`disableLocalAuth` turns both keys of the account off").not_done(),
     Fact::not_offered(
         &[LastUsed, Usage, Cost],

@@ -11,10 +11,60 @@ use super::{
     bedrock_admin::BedrockAdmin,
     classification::{Finding, has_list},
     exchange::{Request, Unsendable, text},
+    facts::{
+        Fact,
+        Feature::{
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
+        },
+    },
 };
 use crate::crypto::SecretBytes;
 
 pub(super) struct Bedrock;
+
+const FACTS: &[Fact] = &[
+    Fact::documented(
+        &[Validate],
+        "`ListFoundationModels` with a bearer token, PyPI `botocore` 1.44, `data/bedrock`",
+    )
+    .limits("words of refusals are inferred, those of a missing permission unverified"),
+    Fact::documented(&[Mint], "`CreateServiceSpecificCredential`, PyPI `botocore` 1.44, `data/iam`")
+        .limits("two at a user at most, without names: the user is one `LLMKey`'s alone"),
+    Fact::documented(
+        &[List],
+        "`ListServiceSpecificCredentials` with `Marker`, PyPI `botocore` 1.44, `data/iam`",
+    )
+    .limits("how soon it has a new one is unverified"),
+    Fact::documented(&[Revoke], "`DeleteServiceSpecificCredential`, PyPI `botocore` 1.44, `data/iam`"),
+    Fact::documented(&[Confirm], "`ListServiceSpecificCredentials`, PyPI `botocore` 1.44, `data/iam`")
+        .limits("the list, then the key itself, which must be refused"),
+    Fact::documented(
+        &[Disable],
+        "`UpdateServiceSpecificCredential` with `Status`, PyPI `botocore` 1.44, `data/iam`",
+    )
+    .limits("what the check says of a key that is off is unverified"),
+    Fact::unverified(
+        &[Match],
+        "`ServiceCredentialAlias`, PyPI `botocore` 1.44, `data/iam`; what of the key it has was not found",
+    )
+    .not_done(),
+    Fact::not_offered(
+        &[LastUsed],
+        "PyPI `botocore` 1.44, `data/iam`: a credential's metadata has no such field",
+    ),
+    Fact::not_offered(&[Usage, Cost], "no such call in PyPI `botocore` 1.44, `data/iam` and `data/bedrock`")
+        .limits("that CloudWatch tells by model only is inferred"),
+    Fact::unverified(&[Credit], "what a spent account answers was not found").not_done(),
+    Fact::unverified(&[RetryAfter], "what comes with a `ThrottlingException` was not found")
+        .limits("`Retry-After` is read if it comes; IAM's `Throttling` comes with 400, which is inferred"),
+    Fact::unverified(&[RateHeaders], "no document that was found tells of them").not_done(),
+    Fact::documented(
+        &[Expiry],
+        "`CredentialAgeDays` of `CreateServiceSpecificCredential`, PyPI `botocore` 1.44, `data/iam`",
+    )
+    .limits("with `bedrock.credentialAgeDays`; nothing is rotated because of it"),
+];
 
 impl Dialect for Bedrock {
     fn validation_request(&self, endpoint: &Endpoint, key: &SecretBytes) -> Result<Request, Unsendable> {
@@ -27,6 +77,10 @@ impl Dialect for Bedrock {
             403 => Some(forbidden(body)),
             _ => None,
         }
+    }
+
+    fn facts(&self) -> &'static [Fact] {
+        FACTS
     }
 
     fn admin(&self) -> Option<&'static dyn Admin> {

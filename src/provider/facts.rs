@@ -23,6 +23,8 @@ pub(super) enum Feature {
     Confirm,
     /// Switching keys off, and on again.
     Disable,
+    /// Telling which key of the account a supplied one is.
+    Match,
     /// Telling when a key was last used.
     LastUsed,
     /// Reporting requests and tokens by key.
@@ -40,23 +42,24 @@ pub(super) enum Feature {
 }
 
 use Feature::{
-    Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke, Usage,
-    Validate,
+    Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter, Revoke,
+    Usage, Validate,
 };
 
 /// Everything that needs an API that manages keys: what is not offered together.
 pub(super) const MANAGEMENT: &[Feature] =
-    &[Mint, List, Revoke, Confirm, Disable, LastUsed, Usage, Cost, Expiry];
+    &[Mint, List, Revoke, Confirm, Disable, Match, LastUsed, Usage, Cost, Expiry];
 
 impl Feature {
     /// All of them, as the table has them.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Validate,
         Mint,
         List,
         Revoke,
         Confirm,
         Disable,
+        Match,
         LastUsed,
         Usage,
         Cost,
@@ -75,6 +78,7 @@ impl Feature {
             Revoke => "Revoke",
             Confirm => "Confirm",
             Disable => "Switch off",
+            Match => "Match",
             LastUsed => "Last use",
             Usage => "Usage",
             Cost => "Cost",

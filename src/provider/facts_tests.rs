@@ -15,6 +15,7 @@ fn row(capability: &str) -> Feature {
         "Revoke" => Revoke,
         "Disable" => Disable,
         "LastUsed" => LastUsed,
+        "Match" => Match,
         "Usage" => Usage,
         _ => {
             panic!("{capability} is a new capability: give it a row in Feature, and a fact at each provider")
@@ -26,17 +27,23 @@ fn row(capability: &str) -> Feature {
 fn is_done_at(provider: ProviderType, feature: Feature) -> Option<bool> {
     let mut capabilities = Capabilities::of(provider, true).names();
     let usage = dialect(provider).admin().and_then(Admin::usage);
+    let ends_unverified = dialect(provider).admin().is_some_and(Admin::revocation_is_unverified);
     let reports = usage.map(UsageReports::reports).unwrap_or_default();
     match feature {
-        Usage => Some(reports.iter().any(|r| matches!(r, Report::Completions | Report::Embeddings))),
+        Usage => Some(
+            reports.iter().any(|r| matches!(r, Report::Completions | Report::Embeddings | Report::Messages)),
+        ),
         Cost => Some(reports.iter().any(|r| matches!(r, Report::Costs | Report::Keys))),
-        Confirm => Some(capabilities.any(|name| row(name) == Revoke)),
+        // No capability where nothing documents the call, which is made by consent all the same.
+        Revoke | Confirm => Some(ends_unverified || capabilities.any(|name| row(name) == Revoke)),
         // The one client reads that header whoever sends it.
         RetryAfter => Some(true),
         // The cases of tests/contract show the first; nothing in the program does the others.
         Credit => None,
-        RateHeaders | Expiry => Some(false),
-        Validate | Mint | List | Revoke | Disable | LastUsed => {
+        RateHeaders => Some(false),
+        // `bedrock.credentialAgeDays`.
+        Expiry => Some(provider == ProviderType::Bedrock),
+        Validate | Mint | List | Disable | Match | LastUsed => {
             Some(capabilities.any(|name| row(name) == feature))
         }
     }

@@ -15,8 +15,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
     google_admin::GoogleAdmin,
@@ -55,6 +55,7 @@ const FACTS: &[Fact] = &[
     Fact::documented(&[Revoke], "`DeleteKey`, googleapis `google/api/apikeys/v2`").limits("it can be taken back for 30 days"),
     Fact::documented(&[Confirm], "`deleteTime` of `GetKey`, googleapis `google/api/apikeys/v2`").limits("the list and the key's own entry, then the key itself, which must be refused"),
     Fact::not_offered(&[Disable, Expiry], "googleapis `google/api/apikeys/v2`: keys have no switch and no end"),
+    Fact::documented(&[Match], "`LookupKey`, googleapis `google/api/apikeys/v2`").not_done().limits("it has the key in the URL"),
     Fact::not_offered(&[LastUsed, Usage, Cost], "PyPI `google-api-python-client` 2.202, `apikeys.v2.json`: no such call or field"),
     Fact::not_offered(&[Credit], "googleapis `google/api/error_reason.proto`: no reason speaks of credit").limits("`RESOURCE_EXHAUSTED` is read as throttling"),
     Fact::documented(&[RetryAfter], "`RetryInfo.retryDelay`, googleapis `google/rpc/error_details.proto`"),

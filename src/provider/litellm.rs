@@ -13,8 +13,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
     litellm_admin::LiteLLMAdmin,
@@ -30,6 +30,7 @@ const FACTS: &[Fact] = &[
     Fact::documented(&[Revoke], "`POST /key/delete`, PyPI `litellm` 1.109"),
     Fact::documented(&[Confirm], "404 `not_found_error`, or `status` `deleted`, of `GET /key/info`, PyPI `litellm` 1.109").limits("the list and the key's own entry, then the key itself, which must be refused"),
     Fact::documented(&[Disable], "`POST /key/block` and `/key/unblock`, PyPI `litellm` 1.109").limits("other pods of the proxy may lag, which is unverified"),
+    Fact::documented(&[Match], "a key's id is its SHA-256, PyPI `litellm` 1.109").not_done(),
     Fact::unverified(&[LastUsed], "`last_active` of a key, PyPI `litellm` 1.109; how it is kept was not found").not_done(),
     Fact::documented(&[Usage], "`GET /user/daily/activity` with `api_key`, PyPI `litellm` 1.109").not_done().limits("call by call, or key by key"),
     Fact::documented(&[Cost], "`spend` of `GET /key/list`, PyPI `litellm` 1.109").limits("since the key was made; with `budget_duration` since the proxy set it to zero; written some while after the call"),

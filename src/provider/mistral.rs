@@ -11,8 +11,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
     mistral_admin::MistralAdmin,
@@ -23,14 +23,18 @@ pub(super) struct Mistral;
 
 const FACTS: &[Fact] = &[
     Fact::documented(&[Validate], "`GET /v1/whoami`, PyPI `mistralai` 3.7"),
-    Fact::documented(&[Mint, List, Confirm, Expiry], "`/api-keys` of the Admin API, a beta, [docs.mistral.ai](https://docs.mistral.ai/api/endpoint/beta/admin/api-keys)").not_done(),
-    Fact::unverified(&[Revoke], "docs.mistral.ai tells of the console only").not_done(),
+    Fact::documented(&[Mint], "`POST /api-keys` of the Admin API, a beta, [docs.mistral.ai](https://docs.mistral.ai/api/endpoint/beta/admin/api-keys)").limits("with `mistral.allowUnrecoverableMint` only"),
+    Fact::documented(&[List], "`GET /api-keys` of the Admin API with `limit` and `offset`, docs.mistral.ai").limits("the greatest page is unverified"),
+    Fact::documented(&[Confirm], "`GET /api-keys` of the Admin API, docs.mistral.ai").limits("the list, then the key itself, which must be refused"),
+    Fact::unverified(&[Revoke], "`DELETE /api-keys/{id}`, as a public client has it; docs.mistral.ai tells of the console only").limits("keys that were made, with `mistral.allowUnrecoverableMint` only; the list is believed, not the answer"),
     Fact::not_offered(&[Disable], "docs.mistral.ai: keys have no switch"),
+    Fact::documented(&[Match], "`api_key` of `GET /v1/whoami`, PyPI `mistralai` 3.7").not_done(),
     Fact::documented(&[LastUsed], "`last_used` of `GET /api-keys` of the Admin API, docs.mistral.ai").not_done(),
     Fact::not_offered(&[Usage, Cost], "docs.mistral.ai: `/usage` of the Admin API tells of workspaces, not of keys"),
     Fact::unverified(&[Credit], "what a 402 looks like was not found").not_done(),
     Fact::unverified(&[RetryAfter], "what a 429 looks like was not found").limits("`Retry-After` is read if it comes"),
     Fact::unverified(&[RateHeaders], "no document that was found tells of them").not_done(),
+    Fact::documented(&[Expiry], "`expiration` of `POST /api-keys` of the Admin API, docs.mistral.ai").not_done(),
 ];
 
 impl Dialect for Mistral {

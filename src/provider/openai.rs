@@ -11,8 +11,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
     openai_admin::OpenAIAdmin,
@@ -28,6 +28,7 @@ const FACTS: &[Fact] = &[
     Fact::documented(&[Revoke], "`DELETE …/service_accounts/{id}`, openai-openapi").limits("that the account's keys end with it is inferred"),
     Fact::documented(&[Confirm], "`GET …/service_accounts`, openai-openapi; deleted keys get 401, help article 6891781").limits("the list, then the key itself, which must be refused"),
     Fact::not_offered(&[Disable], "openai-openapi: keys have scopes and an end, and no switch"),
+    Fact::documented(&[Match], "`redacted_value` of `GET …/api_keys`, openai-openapi").not_done(),
     Fact::documented(&[LastUsed], "`last_used_at` of `GET …/api_keys/{key}`, openai-openapi").limits("how late it is, is unverified"),
     Fact::documented(&[Usage], "`GET /organization/usage/completions`, `…/embeddings`, openai-openapi; brackets in queries as PyPI `openai` 3.54 writes them").limits("by the day; images, audio and tools count in the cost only"),
     Fact::documented(&[Cost], "`GET /organization/costs` with `group_by[]=api_key_id`, openai-openapi").limits("`amount` in `usd`; another currency is not added up"),

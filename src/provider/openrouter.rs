@@ -11,8 +11,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
     openrouter_admin::OpenRouterAdmin,
@@ -37,6 +37,7 @@ const FACTS: &[Fact] = &[
         .limits("the list, then the key itself, which must be refused"),
     Fact::documented(&[Disable], "`PATCH /keys/{hash}` with `disabled`, `openapi.yaml`")
         .limits("what the check then says of the key is unverified"),
+    Fact::documented(&[Match], "`label` of `GET /keys`, `openapi.yaml`").not_done(),
     Fact::not_offered(&[LastUsed], "`openapi.yaml`: `/activity` tells of completed days only"),
     Fact::documented(&[Usage], "`GET /activity` with `api_key_hash`, `openapi.yaml`")
         .not_done()

@@ -12,8 +12,8 @@ use super::{
     facts::{
         Fact,
         Feature::{
-            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Mint, RateHeaders, RetryAfter, Revoke,
-            Usage, Validate,
+            Confirm, Cost, Credit, Disable, Expiry, LastUsed, List, Match, Mint, RateHeaders, RetryAfter,
+            Revoke, Usage, Validate,
         },
     },
     xai_admin::XaiAdmin,
@@ -24,14 +24,18 @@ pub(super) struct Xai;
 
 const FACTS: &[Fact] = &[
     Fact::documented(&[Validate], "`GET /v1/api-key`, xAI's OpenAPI description"),
-    Fact::documented(&[Mint, Expiry], "`POST /auth/teams/{team}/api-keys`, [docs.x.ai](https://docs.x.ai/developers/rest-api-reference/management/auth)").not_done(),
-    Fact::documented(&[List, Confirm], "`GET /auth/teams/{team}/api-keys`, docs.x.ai").not_done().limits("names of the paging fields are unverified"),
-    Fact::documented(&[Revoke, Disable], "`DELETE` and `PUT /auth/api-keys/{id}`, docs.x.ai").not_done(),
+    Fact::documented(&[Mint], "`POST /auth/teams/{team}/api-keys`, [docs.x.ai](https://docs.x.ai/developers/rest-api-reference/management/auth)").limits("delivered when all of xAI has the key, as `GET /auth/api-keys/{id}/propagation` tells, whose answer is unverified"),
+    Fact::documented(&[List], "`GET /auth/teams/{team}/api-keys`, docs.x.ai").limits("that answers have the next page's `paginationToken` is inferred"),
+    Fact::documented(&[Confirm], "`GET /auth/teams/{team}/api-keys`, docs.x.ai").limits("the list, then the key itself, which must be refused"),
+    Fact::documented(&[Revoke], "`DELETE /auth/api-keys/{id}`, docs.x.ai").limits("the body of the answer is unverified, and not read"),
+    Fact::inferred(&[Disable], "`PUT /auth/api-keys/{id}` with `fieldMask`, as public clients have it; a guide of docs.x.ai has it at the team's list").limits("`api_key_disabled` of `GET /v1/api-key` tells it, which is documented"),
+    Fact::documented(&[Match], "`api_key_id` of `GET /v1/api-key`, xAI's OpenAPI description").not_done(),
     Fact::not_offered(&[LastUsed], "docs.x.ai: an API key has no such field"),
     Fact::inferred(&[Usage, Cost], "`POST /v1/billing/teams/{team}/usage`, [docs.x.ai](https://docs.x.ai/developers/rest-api-reference/management/billing); grouping by key as public clients do it").not_done(),
     Fact::unverified(&[Credit], "how a spent team answers to `GET /v1/api-key` was not found").not_done(),
     Fact::unverified(&[RetryAfter], "what a 429 looks like was not found").limits("`Retry-After` is read if it comes"),
     Fact::unverified(&[RateHeaders], "`x-ratelimit-*`, as public clients have it").not_done(),
+    Fact::documented(&[Expiry], "`expireTime` of `POST /auth/teams/{team}/api-keys`, docs.x.ai").not_done(),
 ];
 
 impl Dialect for Xai {

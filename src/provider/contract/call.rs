@@ -11,7 +11,9 @@ use crate::{
         usage::{Amounts, KeyUsage},
     },
     provider::{
-        CallError, Dialect, ErrorClass, Making, MintError, Minting, Presence, Revocation,
+        CallError, Dialect, ErrorClass, Making, MintError, Minting, Presence, ProviderKeyId, Revocation,
+        aws_session::{read_role, signature},
+        bedrock_admin::{read_user, user_request},
         classification::{Finding, classify},
         client::Page,
         dialect,
@@ -47,6 +49,16 @@ pub(super) enum Call {
     SwitchOn,
     LastUsed,
     Usage,
+    /// Asks which key a supplied one is.
+    Match,
+    /// Ends a key for good that is switched off.
+    Close,
+    /// Asks how far a new key has spread.
+    Spread,
+    /// Asks in which AWS account the user is.
+    User,
+    /// Exchanges a token of the cluster for the keys of a role.
+    Role,
 }
 
 /// What a call is given beside the rig.
@@ -57,7 +69,7 @@ pub(super) struct With {
     pub(super) after: Option<String>,
     pub(super) operation: Option<String>,
     pub(super) slot: Option<String>,
-    /// Which report of usage: completions, embeddings, costs or keys.
+    /// Which report of usage: completions, embeddings, costs, messages or keys.
     pub(super) report: Option<String>,
     /// Status of the call before.
     pub(super) status: Option<u16>,
@@ -69,11 +81,15 @@ impl With {
             "completions" => Some(Report::Completions),
             "embeddings" => Some(Report::Embeddings),
             "costs" => Some(Report::Costs),
+            "messages" => Some(Report::Messages),
             "keys" => Some(Report::Keys),
             _ => None,
         }
     }
 }
+
+/// What an answer means from which it cannot be told how far a key has spread, failures included: it holds nothing up.
+pub(super) const NOT_TOLD: &str = "not told";
 
 /// Days that are asked for on a page of a report.
 const DAYS: u16 = 3;
@@ -97,19 +113,26 @@ impl Call {
             Self::Validate if means.starts_with("OutOfCredit") => vec![Feature::Credit],
             Self::Validate if means.starts_with("Valid") => vec![Feature::Validate],
             _ if failed => Vec::new(),
-            Self::Validate | Self::ValidateAgain | Self::ValidateKeyless | Self::Account | Self::Usage => {
-                Vec::new()
-            }
+            Self::Validate
+            | Self::ValidateAgain
+            | Self::ValidateKeyless
+            | Self::Account
+            | Self::Usage
+            | Self::Spread
+            | Self::User
+            | Self::Role => Vec::new(),
+            Self::Match => vec![Feature::Match],
             Self::Mint | Self::Operation | Self::Value => vec![Feature::Mint],
             Self::Renew => vec![Feature::Mint, Feature::Revoke],
             Self::Look | Self::Slots => vec![Feature::Confirm],
             Self::List => vec![Feature::List, Feature::Confirm],
-            Self::Revoke => vec![Feature::Revoke],
+            Self::Revoke | Self::Close => vec![Feature::Revoke],
             Self::SwitchOff | Self::SwitchOn => vec![Feature::Disable],
             Self::LastUsed => vec![Feature::LastUsed],
         };
         if self == Self::Usage && !failed {
-            features.extend(means.contains("requests").then_some(Feature::Usage));
+            let told = [" requests ", " in ", " out "].iter().any(|amount| means.contains(amount));
+            features.extend(told.then_some(Feature::Usage));
             features.extend(means.contains("cost").then_some(Feature::Cost));
         }
         features
@@ -123,12 +146,29 @@ impl Call {
             Self::Validate => return Some(dialect.validation_request(endpoint, key)),
             Self::ValidateAgain => return dialect.second_request(endpoint, key, with.status?),
             Self::ValidateKeyless => return dialect.keyless_request(endpoint).map(Ok),
+            Self::Role => return rig.role.as_ref()?.request().map(Ok),
             _ => {}
         }
-        let (admin, account) = (dialect.admin()?, rig.account.as_ref()?);
-        let id = rig.id.as_ref();
+        let built = self.managing(rig, with)?;
+        Some(match rig.signer() {
+            Some(keys) => {
+                built.and_then(|request| signature(request, keys, rig.question.now).map_err(|_| Unsendable))
+            }
+            None => built,
+        })
+    }
+
+    /// The request to an API that manages keys, not signed.
+    fn managing(self, rig: &Rig, with: &With) -> Option<Result<Request, Unsendable>> {
+        let (admin, account) = (dialect(rig.provider).admin()?, rig.account.as_ref()?);
+        let (key, id) = (&rig.key, rig.id.as_ref());
         Some(match (self, admin.minting()) {
             (Self::Account, _) => admin.account_request(account),
+            (Self::User, _) => Ok(user_request(account.bedrock()?)),
+            (Self::Match, _) => admin.matching()?.hints_request(account, with.after.as_deref()),
+            (Self::Look, Minting::Never) => admin.closing()?.look_request(account, id?),
+            (Self::Close, _) => admin.closing()?.close_request(account, id?),
+            (Self::Spread, _) => admin.spread()?.spread_request(account, id?),
             (Self::List, _) => admin.list_request(account, with.after.as_deref()),
             (Self::Revoke, _) => admin.revoke_request(account, id?),
             (Self::SwitchOff | Self::SwitchOn, _) => {
@@ -139,7 +179,9 @@ impl Call {
                 let at = At { question: &rig.question, days: DAYS, after: with.after.as_deref() };
                 admin.usage()?.usage_request(account, with.report()?, at)
             }
-            (Self::Mint, Minting::ShownOnce(calls)) => calls.mint_request(account, &rig.name),
+            (Self::Mint, Minting::ShownOnce(calls) | Minting::Unnamed(calls)) => {
+                calls.mint_request(account, &rig.name)
+            }
             (Self::Mint, Minting::CallerChosen(calls)) => calls.mint_request(account, &rig.name, key),
             (Self::Mint, Minting::CallerNamed(calls)) => calls.mint_request(account, id?),
             (Self::Operation, Minting::CallerNamed(calls)) => {
@@ -167,10 +209,24 @@ impl Call {
         if self.checks() {
             return Some(of_finding(classify(dialect, reply)));
         }
+        if self == Self::Role {
+            return Some(told(read_role(reply), |keys| format!("keys of {}", keys.id)));
+        }
         let (admin, account) = (dialect.admin()?, rig.account.as_ref()?);
         let id = rig.id.as_ref();
         Some(match (self, admin.minting()) {
             (Self::Account, _) => told(admin.read_account(account, reply), |()| "ok".to_owned()),
+            (Self::User, _) => told(read_user(account.bedrock()?, reply), |()| "the user".to_owned()),
+            (Self::Match, _) => told(admin.matching()?.read_hints(account, &rig.key, reply), of_matches),
+            (Self::Look, Minting::Never) => told(admin.closing()?.read_look(id?, reply), |works| {
+                if works { "works".to_owned() } else { "works no more".to_owned() }
+            }),
+            (Self::Close, _) => told(admin.closing()?.read_closed(id?, reply), |()| "ended".to_owned()),
+            (Self::Spread, _) => match admin.spread()?.read_spread(reply) {
+                Some(true) => "everywhere".to_owned(),
+                Some(false) => "not everywhere".to_owned(),
+                None => NOT_TOLD.to_owned(),
+            },
             (Self::List, _) => told(admin.read_list(account, with.after.as_deref(), reply), of_page),
             (Self::Revoke, _) => told(admin.read_revocation(id?, reply), |revocation| match revocation {
                 Revocation::Revoked => "revoked".to_owned(),
@@ -188,7 +244,7 @@ impl Call {
                 }
             }),
             (Self::Usage, _) => usage(rig, with, admin.usage()?, reply)?,
-            (Self::Mint, Minting::ShownOnce(calls)) => {
+            (Self::Mint, Minting::ShownOnce(calls) | Minting::Unnamed(calls)) => {
                 made(calls.read_minted(account, &rig.name, reply), |minted| {
                     format!("made {} {}", minted.id, minted.secret.expose_str().unwrap_or_default())
                 })
@@ -292,6 +348,12 @@ fn of_page(page: Page) -> String {
     keys + &page.next.map_or(String::new(), |next| format!("; next {next}"))
 }
 
+fn of_matches((ids, next): (Vec<ProviderKeyId>, Option<String>)) -> String {
+    let ids: Vec<&str> = ids.iter().map(ProviderKeyId::as_str).collect();
+    let ids = if ids.is_empty() { "none".to_owned() } else { ids.join(" or ") };
+    ids + &next.map_or(String::new(), |next| format!("; next {next}"))
+}
+
 fn of_usage(used: &KeyUsage) -> String {
     let window = used.window.as_ref().map_or(String::new(), |window| {
         let since = window.start.map_or("?".to_owned(), |at| at.date_naive().to_string());
@@ -314,7 +376,9 @@ fn of_amounts(amounts: &Amounts) -> String {
 
 /// Whether a text says that nothing was understood, which is what a broken answer must come to.
 pub(super) fn is_unclear(call: Call, means: &str) -> bool {
-    let wanted = if call.checks() {
+    let wanted = if call == Call::Spread {
+        NOT_TOLD
+    } else if call.checks() {
         "Unknown "
     } else if call.mints() {
         "unknown: Garbled "

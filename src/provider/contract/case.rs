@@ -27,6 +27,8 @@ pub(super) struct Head {
     /// The id of the key that calls are about.
     #[serde(default)]
     pub(super) id: String,
+    /// After so many days new keys end by themselves.
+    pub(super) age_days: Option<i32>,
 }
 
 /// `tests/contract/<type>.yaml`.
@@ -49,6 +51,9 @@ pub(super) struct CallCase {
     /// The call goes by the status alone, whatever the body is.
     #[serde(default)]
     pub(super) status_only: bool,
+    /// The key that is asked for ends by itself.
+    #[serde(default)]
+    pub(super) expires: bool,
     /// Point of the list that the request itself meets.
     pub(super) point: Option<u8>,
     /// What an answer of `awkward.yaml` means here, by its name, where that is another thing than elsewhere.
@@ -62,12 +67,12 @@ pub(super) struct CallCase {
 pub(super) struct RequestCase {
     /// Method and host-relative target, as they are sent.
     pub(super) line: String,
-    /// All headers but `accept: application/json`, which every request has.
+    /// All headers but `accept: application/json`, which every request has that names no other.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     /// JSON.
     pub(super) body: Option<Value>,
-    /// Anything else, such as a form.
+    /// Anything else.
     #[serde(default)]
     pub(super) text: String,
 }
@@ -84,15 +89,17 @@ pub(super) struct AnswerCase {
     pub(super) headers: BTreeMap<String, String>,
     /// JSON.
     pub(super) body: Option<Value>,
+    /// XML, without white space between its elements.
+    pub(super) xml: Option<String>,
     /// Anything else.
     #[serde(default)]
     pub(super) text: String,
     /// What it means, as [`Call::meaning`] puts it.
     pub(super) means: String,
-    /// JSON pointers of what may be missing without changing that.
+    /// JSON pointers, or names of XML's elements, of what may be missing without changing that.
     #[serde(default)]
     pub(super) optional: Vec<String>,
-    /// JSON pointers of what may not be missing: without any of them the answer is not understood.
+    /// The same of what may not be missing: without any of them the answer is not understood.
     #[serde(default)]
     pub(super) required: Vec<String>,
     /// The answer counts only as it stands: a field more makes it another one.
@@ -142,6 +149,7 @@ impl CaseFile {
 impl AnswerCase {
     /// The body's bytes as they are sent.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        self.body.as_ref().map_or_else(|| self.text.clone(), Value::to_string).into_bytes()
+        let text = || self.xml.clone().unwrap_or_else(|| self.text.clone());
+        self.body.as_ref().map_or_else(text, Value::to_string).into_bytes()
     }
 }

@@ -1,55 +1,33 @@
 //! The life of a key at the sandbox, by the real client over TLS: the same steps for each provider whose API the sandbox speaks.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Debug,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::fmt::Debug;
 
-use chrono::DateTime;
-use serde_json::json;
-
-use super::Tally;
+use super::{Tally, stand_tests::Stand};
 use crate::{
     api::ProviderType,
-    crypto::{SecretBytes, SystemEntropy},
+    crypto::SecretBytes,
     domain::health::Verdict,
     provider::{
-        Account, Admin, AdminCredential, Capabilities, Capability, Endpoint, MintError, MintKind, Named,
-        ProviderKeyId, Providers, ProvidersConfig, Revocation, UsageQuestion, WallClock, choose, dialect,
+        Admin, Capability, ErrorClass, ListedKey, MintError, MintKind, Named, NoMatch, ProviderKeyId,
+        Revocation, UsageQuestion, dialect,
     },
-    sandbox::{Clock, Fault, FaultRule, KeyDelete, Sandbox, SandboxOptions, Settings},
+    sandbox::{Fault, FaultRule, KeyDelete, KeyUse, OwnerAccess, Settings},
 };
 
-/// Whose APIs the sandbox speaks.
-pub(super) const SPOKEN: [ProviderType; 5] = [
+/// Whose keys the sandbox makes.
+pub(super) const SPOKEN: [ProviderType; 8] = [
     ProviderType::OpenAI,
     ProviderType::OpenRouter,
     ProviderType::LiteLLM,
     ProviderType::Google,
     ProviderType::AzureOpenAI,
+    ProviderType::XAI,
+    ProviderType::Mistral,
+    ProviderType::Bedrock,
 ];
 
-/// Where a deleted key is still accepted, and a new one refused.
+/// Where a deleted key is still accepted, and a new one refused; [`Stand::later`] is later than that.
 const LAG_MILLIS: u32 = 5_000;
-const LAG_SECONDS: i64 = 6;
-
-/// A new key, by its id.
-type Made = (ProviderKeyId, SecretBytes);
-
-struct Stand {
-    provider: ProviderType,
-    sandbox: Sandbox,
-    providers: Providers,
-    account: Account,
-    /// The project, workspace, team or account.
-    place: String,
-    seconds: Arc<AtomicI64>,
-}
 
 pub(super) async fn play(tally: &mut Tally) {
     for provider in SPOKEN {
@@ -57,6 +35,8 @@ pub(super) async fn play(tally: &mut Tally) {
         stand.live(tally).await;
     }
     the_older_way_of_deleting(tally).await;
+    keys_that_people_made(tally).await;
+    Stand::start(ProviderType::XAI).await.spreads(tally).await;
 }
 
 /// `DELETE …/api_keys/{id}` of a service account's key is refused by one document and allowed by another: neither matters.
@@ -76,67 +56,77 @@ async fn the_older_way_of_deleting(tally: &mut Tally) {
     }
 }
 
+/// Anthropic: a key is told by its hint, switched, asked about, and ended in two steps, of which the second cannot be taken back; none can be made.
+async fn keys_that_people_made(tally: &mut Tally) {
+    let who = ProviderType::Anthropic;
+    let stand = Stand::start(who).await;
+    let (providers, account) = (&stand.providers, &stand.account);
+    let checked = providers.check_account(account).await;
+    tally.check(checked.is_ok(), || format!("{who:?}: the account at the sandbox: {checked:?}"));
+    let value = |part: &str| format!("sk-ant-api03-{part}-0123456789abcdef-igAA");
+    let registered = |part: &str| {
+        stand.sandbox.register_key(&value(part), &stand.place, part, OwnerAccess::Active).unwrap_or_default()
+    };
+    let ids = ["R1D", "R2D", "R3D"].map(registered);
+    stand.set(Settings { max_page_size: 2, ..Settings::default() });
+    let count = providers.list(account).await.map(|keys| keys.len());
+    let key: SecretBytes = value("R3D").as_str().into();
+    let found = providers.find(account, &key).await;
+    let told = matches!(&found, Ok(Ok(id)) if id.as_str() == ids[2]);
+    let right =
+        tally.check(count == Ok(3) && told, || format!("{who:?}: by pages of two: {count:?}, {found:?}"));
+    let other = providers.find(account, &value("R9D").as_str().into()).await;
+    let nothing = other == Ok(Err(NoMatch::Nothing));
+    if tally.check(nothing, || format!("{who:?}: a key of somebody else: {other:?}")) && right {
+        tally.points.insert((4, who));
+    }
+    let Ok(Ok(id)) = found else { return };
+    for on in [false, true] {
+        let switched = providers.switch(account, &id, on).await;
+        let verdict = stand.verdict(&key).await;
+        let right = switched.is_ok() && verdict == if on { Verdict::Valid } else { Verdict::Rejected };
+        tally.check(right, || format!("{who:?}: switched to {on}: {switched:?}, {verdict:?}"));
+    }
+    let used = KeyUse { requests: 1, input_tokens: 7, output_tokens: 5, ..KeyUse::default() };
+    stand.sandbox.note_use(&stand.place, id.as_str(), used);
+    let now = stand.now();
+    let question = UsageQuestion { now, since: now, keys: [id.in_reports().into()].into() };
+    let read = providers.usage(account, &question).await;
+    let amounts = read.as_ref().ok().and_then(|read| read.keys.values().next().map(|used| used.total));
+    let counted = amounts.as_ref().map(|total| (total.input_tokens, total.output_tokens));
+    tally.check(counted == Some((Some(7), Some(5))), || format!("{who:?}: what it has used: {read:?}"));
+    let made = stand.mint("lk1-a").await;
+    let never = matches!(&made, Err(MintError::NotSent(error)) if error.code == "NotSupported");
+    tally.check(never, || format!("{who:?}: a key was made, or asked for"));
+    let (off, closed) = (providers.revoke(account, &id).await, providers.close(account, &id).await);
+    let again = (providers.revoke(account, &id).await, providers.close(account, &id).await);
+    let ended =
+        (off, closed) == (Ok(Revocation::Revoked), Ok(())) && again == (Ok(Revocation::AlreadyGone), Ok(()));
+    let verdict = stand.verdict(&key).await;
+    tally.check(ended && verdict.refuses(), || {
+        format!("{who:?}: ended, and once more: {again:?}, {verdict:?}")
+    });
+    let back = providers.switch(account, &id, true).await;
+    let stays = back.as_ref().is_err_and(|error| error.class == ErrorClass::BadRequest);
+    if tally.check(stays, || format!("{who:?}: an archived key was switched on: {back:?}")) && never {
+        tally.points.insert((8, who));
+    }
+}
+
 impl Stand {
-    async fn start(provider: ProviderType) -> Self {
-        let seconds = Arc::new(AtomicI64::new(1_800_000_000));
-        let clock: Clock = {
-            let seconds = Arc::clone(&seconds);
-            Arc::new(move || DateTime::from_timestamp(seconds.load(Ordering::SeqCst), 0).unwrap_or_default())
+    /// xAI tells how far a new key has spread.
+    async fn spreads(&self, tally: &mut Tally) {
+        let who = self.provider;
+        self.set(Settings { propagation_lag_millis: LAG_MILLIS, ..Settings::default() });
+        let Ok((id, _)) = self.mint("lk1-spreads").await else {
+            tally.failures.push(format!("{who:?}: no key was made that spreads slowly"));
+            return;
         };
-        let sandbox = Sandbox::start(SandboxOptions::new(Arc::clone(&clock))).await.unwrap();
-        let providers = Providers::new(ProvidersConfig {
-            read_timeout: Duration::from_secs(20),
-            total_timeout: Duration::from_secs(30),
-            loopback_only: true,
-            wall: WallClock::new(move || clock()),
-            ..ProvidersConfig::default()
-        });
-        let (account, place) = account(provider, &sandbox);
-        Self { provider, sandbox, providers, account, place, seconds }
-    }
-
-    fn set(&self, settings: Settings) {
-        self.sandbox.set_settings(Some(&self.place), settings);
-    }
-
-    fn kind(&self) -> MintKind {
-        Capabilities::of(self.provider, true).mint_kind()
-    }
-
-    fn can(&self, capability: Capability) -> bool {
-        Capabilities::of(self.provider, true).has(capability)
-    }
-
-    async fn mint(&self, name: &str) -> Result<Made, MintError> {
-        let (providers, account) = (&self.providers, &self.account);
-        match self.kind() {
-            MintKind::ShownOnce | MintKind::Unnamed => {
-                providers.mint(account, name).await.map(|made| (made.id, made.secret))
-            }
-            MintKind::CallerChosen => {
-                let chosen = choose(self.provider, &mut SystemEntropy).ok().flatten().unwrap();
-                let id = providers.mint_chosen(account, name, &chosen.secret).await?;
-                Ok((id, chosen.secret))
-            }
-            MintKind::CallerNamed => {
-                let id = ProviderKeyId::parse(name).unwrap();
-                providers.mint_named(account, &id).await.map(|secret| (id, secret))
-            }
-            MintKind::Slots => {
-                providers.renew_slot(account, "Key2").await?;
-                let slots = providers.slots(account).await.map_err(MintError::UnknownOutcome)?;
-                let slot = slots.into_iter().find(|slot| slot.slot == "Key2").unwrap();
-                Ok((ProviderKeyId::parse("Key2-0123456789ab").unwrap(), slot.secret))
-            }
-        }
-    }
-
-    async fn verdict(&self, key: &SecretBytes) -> Verdict {
-        self.providers.validate(self.account.endpoint(), key).await.verdict
-    }
-
-    fn later(&self) {
-        self.seconds.fetch_add(LAG_SECONDS, Ordering::SeqCst);
+        let at_first = self.providers.has_spread(&self.account, &id).await;
+        self.later();
+        let then = self.providers.has_spread(&self.account, &id).await;
+        let right = (at_first, then) == (Some(false), Some(true));
+        tally.check(right, || format!("{who:?}: how far it has spread: {at_first:?}, {then:?}"));
     }
 
     async fn live(&self, tally: &mut Tally) {
@@ -153,6 +143,7 @@ impl Stand {
     async fn loses_an_answer(&self, tally: &mut Tally) {
         let who = self.provider;
         let before = self.sandbox.slot_values(&self.place);
+        let listed_before = self.listed().await;
         self.sandbox.add_fault(FaultRule::on_all(Fault::drop_reply()).project(&self.place).times(1));
         let lost = self.mint("lk1-lost").await.err();
         let unknown = matches!(lost, Some(MintError::UnknownOutcome(_)));
@@ -165,8 +156,12 @@ impl Stand {
             }
             _ => {
                 let listed = self.providers.list(&self.account).await.unwrap_or_default();
-                let stray = listed.into_iter().find(|key| key.name == "lk1-lost");
-                let id = stray.map(|key| key.id);
+                // Where keys have no names: what was not there before.
+                let is_ours = |key: &ListedKey| match self.kind() {
+                    MintKind::Unnamed => !listed_before.contains(&key.id),
+                    _ => key.name == "lk1-lost",
+                };
+                let id = listed.into_iter().find(is_ours).map(|key| key.id);
                 let there = match (&id, self.kind()) {
                     (Some(id), MintKind::CallerChosen) => {
                         self.providers.exists(&self.account, id).await == Ok(Some(true))
@@ -197,7 +192,7 @@ impl Stand {
         let told = again.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let right = match (self.kind(), &again) {
             // Another key under the same name.
-            (MintKind::ShownOnce, Ok((other, _))) => *other != id,
+            (MintKind::ShownOnce | MintKind::Unnamed, Ok((other, _))) => *other != id,
             // The proxy says that the name is taken: whoever asked may have been us.
             (MintKind::CallerChosen, Err(MintError::UnknownOutcome(_))) => told.contains("NameTaken"),
             // The same key.
@@ -212,16 +207,22 @@ impl Stand {
             tally.points.insert((2, who));
             return;
         }
-        for name in ["lk1-b", "lk1-c", "lk1-d"] {
-            let made = self.mint(name).await;
-            tally.check(made.is_ok(), || format!("{who:?}: {name}: {:?}", made.as_ref().err()));
+        let of_two = self.kind() == MintKind::Unnamed;
+        if of_two {
+            self.has_no_third_key(tally).await;
+        } else {
+            for name in ["lk1-b", "lk1-c", "lk1-d"] {
+                let made = self.mint(name).await;
+                tally.check(made.is_ok(), || format!("{who:?}: {name}: {:?}", made.as_ref().err()));
+            }
         }
-        // The least that a page of OpenRouter's may have, whose pages overlap by a key.
-        self.set(Settings { max_page_size: 2, ..Settings::default() });
+        // Two are the least that a page of OpenRouter's and Mistral's may have, whose pages overlap by a key.
+        let max_page_size = if of_two { 1 } else { 2 };
+        self.set(Settings { max_page_size, ..Settings::default() });
         let listed = self.providers.list(&self.account).await;
         let wanted = self.sandbox.live_keys(&self.place).len();
         let count = listed.as_ref().map(Vec::len);
-        if tally.check(count == Ok(wanted), || format!("{who:?}: {wanted} keys by pages of two: {count:?}")) {
+        if tally.check(count == Ok(wanted), || format!("{who:?}: {wanted} keys by small pages: {count:?}")) {
             tally.points.insert((4, who));
         }
         self.set(Settings::default());
@@ -230,6 +231,26 @@ impl Stand {
         if tally.check(!shown, || format!("{who:?}: the list or the key's entry shows the key")) {
             tally.points.insert((2, who));
         }
+        // Makes room.
+        if let (true, Ok((other, _))) = (of_two, &again) {
+            let ended = self.end(other).await;
+            tally.check(ended.starts_with("Ok"), || format!("{who:?}: the second of two keys: {ended}"));
+        }
+    }
+
+    /// Point 9: the user has two.
+    async fn has_no_third_key(&self, tally: &mut Tally) {
+        let who = self.provider;
+        let third = self.mint("lk1-c").await;
+        let refused = matches!(&third, Err(MintError::Refused(error)) if error.code == "LimitExceeded");
+        if tally.check(refused, || format!("{who:?}: a third key: {:?}", third.as_ref().err())) {
+            tally.points.insert((9, who));
+        }
+    }
+
+    async fn listed(&self) -> Vec<ProviderKeyId> {
+        let listed = self.providers.list(&self.account).await.unwrap_or_default();
+        listed.into_iter().map(|key| key.id).collect()
     }
 
     /// Whether the list has the key itself. A key that can be read again is shown by the one call that is for that.
@@ -305,7 +326,7 @@ impl Stand {
             tally.check(right, || format!("{who:?}: its last use: {used:?}"));
         }
         if self.can(Capability::Usage) {
-            let now = DateTime::from_timestamp(self.seconds.load(Ordering::SeqCst), 0).unwrap_or_default();
+            let now = self.now();
             let question = UsageQuestion { now, since: now, keys: [id.in_reports().into()].into() };
             let read = self.providers.usage(&self.account, &question).await;
             tally.check(read.is_ok(), || format!("{who:?}: what it has used: {read:?}"));
@@ -322,65 +343,4 @@ impl Stand {
             tally.check(!there, || format!("{who:?}: a revoked key is listed"));
         }
     }
-}
-
-/// The account at the sandbox, and its project, workspace, team or name there.
-fn account(provider: ProviderType, sandbox: &Sandbox) -> (Account, String) {
-    let host = sandbox.addr().to_string();
-    let simple = |url: &str, credential: &str, place: String| {
-        let credential = AdminCredential::from_secret_data(host.as_bytes(), &credential.into()).unwrap();
-        (Account::new(endpoint(provider, sandbox, url), &place, credential).unwrap(), place)
-    };
-    let data = |entries: &[(&str, &str)]| -> BTreeMap<String, SecretBytes> {
-        entries.iter().map(|(name, value)| ((*name).to_owned(), SecretBytes::from(*value))).collect()
-    };
-    match provider {
-        ProviderType::OpenRouter => {
-            // The first workspace is the default one: a list that names none would tell of it.
-            let _ = sandbox.create_workspace("default");
-            simple(&sandbox.router_url(), sandbox.management_key(), sandbox.create_workspace("other"))
-        }
-        ProviderType::LiteLLM => {
-            simple(&sandbox.proxy_url(), sandbox.master_key(), sandbox.create_team("team"))
-        }
-        ProviderType::Google => {
-            let place = sandbox.create_google_project("contoso-llm");
-            let block = serde_json::from_value(json!({
-                "project": place, "serviceAccountEmail": "gemini@sandbox-llm.iam.gserviceaccount.com",
-                "apiURL": sandbox.google_url(),
-            }))
-            .unwrap();
-            let file = sandbox.google_key_file().unwrap();
-            let data = data(&[("host", host.as_str()), ("credential", file.as_str())]);
-            let endpoint = endpoint(provider, sandbox, &sandbox.gemini_url());
-            (Account::of_google(&endpoint, &block, &data).unwrap(), place)
-        }
-        ProviderType::AzureOpenAI => {
-            let (place, azure) = (sandbox.create_azure_account("contoso"), sandbox.azure());
-            let block = serde_json::from_value(json!({
-                "subscription": azure.subscription, "resourceGroup": azure.group, "account": place,
-                "ownership": "Exclusive",
-                "resourceManagerURL": sandbox.azure_manager_url(), "authorityURL": sandbox.azure_authority_url(),
-            }))
-            .unwrap();
-            let data = data(&[
-                ("host", host.as_str()),
-                ("authorityHost", host.as_str()),
-                ("tenantID", azure.tenant),
-                ("clientID", azure.client),
-                ("clientSecret", azure.secret),
-            ]);
-            let endpoint = endpoint(provider, sandbox, &sandbox.azure_url());
-            (Account::of_azure(&endpoint, &block, &data).unwrap(), place)
-        }
-        _ => simple(&sandbox.base_url(), sandbox.admin_key(), sandbox.project_id().to_owned()),
-    }
-}
-
-fn endpoint(provider: ProviderType, sandbox: &Sandbox, url: &str) -> Endpoint {
-    let spec = json!({
-        "type": provider.as_str(), "baseURL": url, "caBundle": sandbox.ca_pem(), "addresses": "AllowPrivate",
-        "allowedNamespaces": [],
-    });
-    Endpoint::from_spec(&serde_json::from_value(spec).unwrap()).unwrap()
 }

@@ -11,6 +11,8 @@ mod case;
 mod life_tests;
 mod play;
 mod rig;
+#[cfg(feature = "testbed")]
+mod stand_tests;
 mod variant;
 mod wire;
 

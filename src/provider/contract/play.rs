@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Tally,
-    call::is_unclear,
+    call::{Call, NOT_TOLD, is_unclear},
     case::{AnswerCase, Awkward, CallCase, CaseFile},
     rig::Rig,
     variant::{Wanted, variants},
@@ -68,9 +68,12 @@ fn letter(request: &Request) -> String {
 fn wanted_letter(case: &CallCase) -> String {
     let mut headers: Vec<String> =
         case.request.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    headers.push("accept: application/json".to_owned());
+    if !case.request.headers.contains_key("accept") {
+        headers.push("accept: application/json".to_owned());
+    }
     headers.sort();
-    let body = case.request.body.as_ref().map_or_else(|| case.request.text.clone(), ToString::to_string);
+    let text = || case.request.text.clone();
+    let body = case.request.body.as_ref().map_or_else(text, ToString::to_string);
     format!("{} | {} | {body}", case.request.line, headers.join(" | "))
 }
 
@@ -103,7 +106,10 @@ impl Player {
         tally.points.extend(case.point.map(|point| (point, rig.provider)));
         for answer in &case.answers {
             let means = self.answer(rig, case, &request, answer, tally).await;
-            let features = means.map_or(Vec::new(), |means| case.call.features(&means));
+            let mut features = means.map_or(Vec::new(), |means| case.call.features(&means));
+            if case.expires && features.contains(&Feature::Mint) {
+                features.push(Feature::Expiry);
+            }
             remember(rig, tally, right, &features);
         }
         for awkward in &self.awkward {
@@ -157,8 +163,11 @@ impl Player {
         let what = format!("{:?} {:?}, {}", rig.provider, case.call, awkward.name);
         let by_status = case.status_only && (200..300).contains(&awkward.status);
         let as_documented = case.answers.first().filter(|_| by_status).map(|answer| &answer.means);
+        let not_told = NOT_TOLD.to_owned();
         let wanted = case.awkward.get(&awkward.name).or(as_documented).unwrap_or({
-            if case.call.checks() {
+            if case.call == Call::Spread {
+                &not_told
+            } else if case.call.checks() {
                 &awkward.check
             } else if case.call.mints() {
                 &awkward.mint

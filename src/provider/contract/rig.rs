@@ -7,8 +7,16 @@ use crate::{
     api::ProviderType,
     crypto::SecretBytes,
     provider::{
-        Account, AdminCredential, Endpoint, ProviderKeyId, UsageQuestion, azure_account::access_for_tests,
-        dialect, google_account::tests::account_with_key,
+        Account, AdminCredential, Endpoint, MISTRAL_ADMIN, ProviderKeyId, UsageQuestion, XAI_MANAGEMENT,
+        aws_session::role_request,
+        azure_account::access_for_tests,
+        bedrock_account::{
+            AwsKeys, Signer,
+            tests::{account_with_keys, account_with_role},
+        },
+        dialect,
+        exchange::Request,
+        google_account::tests::account_with_key,
     },
 };
 
@@ -20,7 +28,23 @@ pub(super) struct Rig {
     pub(super) key: SecretBytes,
     pub(super) name: String,
     pub(super) id: Option<ProviderKeyId>,
+    /// Noon of 2026-11-22 is now, also where requests are signed.
     pub(super) question: UsageQuestion,
+    pub(super) role: Option<Role>,
+}
+
+/// An account whose keys come from STS, and the cluster's token that they come for.
+pub(super) struct Role {
+    account: Account,
+    token: SecretBytes,
+}
+
+impl Role {
+    pub(super) fn request(&self) -> Option<Request> {
+        let access = self.account.bedrock()?;
+        let Signer::Role(role) = &access.signer else { return None };
+        Some(role_request(access, role, &self.token))
+    }
 }
 
 impl Rig {
@@ -39,7 +63,7 @@ impl Rig {
             id => Some(ProviderKeyId::parse(id).map_err(|error| error.to_string())?),
         };
         let at = |seconds| DateTime::from_timestamp(seconds, 0).ok_or("no time");
-        // Noon of 2026-11-22, and two days before.
+        // Two days before noon, too.
         let (now, since) = (at(1_795_348_800)?, at(1_795_176_000)?);
         let keys = id.iter().map(|id| id.in_reports().into()).collect();
         Ok(Self {
@@ -51,7 +75,17 @@ impl Rig {
             name: head.name.clone(),
             id,
             question: UsageQuestion { now, since, keys },
+            role: (provider == ProviderType::Bedrock)
+                .then(|| Role { account: account_with_role(), token: "head.body.sign".into() }),
         })
+    }
+
+    /// Who signs requests that manage keys.
+    pub(super) fn signer(&self) -> Option<&AwsKeys> {
+        match &self.account.as_ref()?.bedrock()?.signer {
+            Signer::Keys(keys) => Some(keys),
+            Signer::Role(_) => None,
+        }
     }
 }
 
@@ -68,11 +102,18 @@ fn account(
             let access = access_for_tests(Some("a-secret-0123"));
             Ok(Account::with_azure(endpoint.clone(), head.project.clone(), access))
         }
+        ProviderType::Bedrock => Ok(account_with_keys(head.age_days)),
         _ => {
-            let host = endpoint.authority();
-            let credential = AdminCredential::from_secret_data(host.as_bytes(), credential);
+            let beside = match provider {
+                ProviderType::XAI => XAI_MANAGEMENT,
+                ProviderType::Mistral => MISTRAL_ADMIN,
+                _ => endpoint.base_url(),
+            };
+            let manager = endpoint.beside(beside).map_err(|error| error.to_string())?;
+            let credential = AdminCredential::from_secret_data(manager.authority().as_bytes(), credential);
             let credential = credential.map_err(|error| error.to_string())?;
-            Account::new(endpoint.clone(), &head.project, credential).map_err(|error| error.to_string())
+            Account::managed_at(endpoint.clone(), beside, &head.project, credential)
+                .map_err(|error| error.to_string())
         }
     }
 }
