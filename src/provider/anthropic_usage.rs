@@ -15,7 +15,7 @@ use super::{
 use crate::api::rfc3339;
 
 #[derive(Deserialize)]
-struct Page {
+struct Buckets {
     data: Vec<Bucket>,
     has_more: bool,
     #[serde(default)]
@@ -102,7 +102,7 @@ impl UsageReports for AnthropicAdmin {
         reply: &Reply,
         sums: &mut Sums<'_>,
     ) -> Result<Option<String>, CallError> {
-        let Page { data, has_more, next_page } = read(reply)?;
+        let Buckets { data, has_more, next_page } = read(reply)?;
         let today = at.question.today();
         for bucket in &data {
             let begins = DateTime::parse_from_rfc3339(&bucket.starting_at)

@@ -93,13 +93,11 @@ pub(super) fn failure(reply: &Reply) -> CallError {
         Some("IDPCommunicationError") => Some((ErrorClass::Server, "IdentityProviderNotReached")),
         _ => None,
     };
-    match known.filter(|_| (400..500).contains(&reply.status)) {
-        Some((class, code)) => reply.error(class, code),
-        None => {
-            let refused = (ErrorClass::CredentialInvalid, "CredentialRejected");
-            admin_reply::failure(reply, code.is_some(), refused)
-        }
+    if let Some((class, code)) = known.filter(|_| (400..500).contains(&reply.status)) {
+        return reply.error(class, code);
     }
+    let refused = (ErrorClass::CredentialInvalid, "CredentialRejected");
+    admin_reply::failure(reply, code.is_some(), refused)
 }
 
 /// A request of the protocol. XML is asked for: the services may answer JSON to who takes it.

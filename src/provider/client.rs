@@ -142,9 +142,9 @@ impl Providers {
     /// the list, or for what was not in it before.
     pub async fn mint(&self, account: &Account, name: &str) -> Result<Minted, MintError> {
         let unsupported = CallError::local(ErrorClass::BadRequest, "NotSupported");
-        let calls = match admin(account).map_err(MintError::NotSent)?.minting() {
-            Minting::ShownOnce(calls) | Minting::Unnamed(calls) => calls,
-            _ => return Err(MintError::NotSent(unsupported)),
+        let minting = admin(account).map_err(MintError::NotSent)?.minting();
+        let (Minting::ShownOnce(calls) | Minting::Unnamed(calls)) = minting else {
+            return Err(MintError::NotSent(unsupported));
         };
         let reply = self.send_mint(account, name, |account| calls.mint_request(account, name)).await?;
         minted_or(account, calls.read_minted(account, name, &reply))

@@ -28,11 +28,11 @@ const PAGE: &str = "100";
 
 #[derive(Deserialize)]
 struct List {
-    keys: Vec<Key>,
+    keys: Vec<Row>,
 }
 
 #[derive(Deserialize)]
-struct Key {
+struct Row {
     key_id: String,
     #[serde(default)]
     name: Option<String>,
@@ -100,7 +100,7 @@ impl Admin for MistralAdmin {
             let offset = offset + keys.len() - 1;
             format!("{offset}:{}", last.key_id)
         });
-        let here = |key: &Key| key.workspace_id.as_deref().is_none_or(|is| is == account.project());
+        let here = |key: &Row| key.workspace_id.as_deref().is_none_or(|is| is == account.project());
         let keys = keys.into_iter().skip(known).filter(here).map(|key| {
             let id = ProviderKeyId::new(&key.key_id, None).map_err(|_| garbled("BadKeyId"))?;
             let name = key.name.unwrap_or_default();

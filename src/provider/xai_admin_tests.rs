@@ -12,7 +12,8 @@ const ID: &str = "1c9e665d-d932-5740-b2c7-b52af166bc22";
 
 fn account_bound_to(host: &str) -> Result<Account, AccountError> {
     let credential = AdminCredential::from_secret_data(host.as_bytes(), &MANAGEMENT.into())?;
-    Account::managed_at(Endpoint::public(ProviderType::XAI).unwrap(), XAI_MANAGEMENT, TEAM, credential)
+    let endpoint = Endpoint::public(ProviderType::XAI).map_err(|_| AccountError::BadUrl)?;
+    Account::managed_at(endpoint, XAI_MANAGEMENT, TEAM, credential)
 }
 
 fn account() -> Account {

@@ -101,11 +101,14 @@ pub(super) fn hint(value: &str) -> String {
 }
 
 fn status(key: &Key, now: DateTime<Utc>) -> &'static str {
-    match () {
-        () if key.deletion.is_some() => "archived",
-        () if key.expires_at.is_some_and(|expiry| expiry <= now) => "expired",
-        () if key.disabled => "inactive",
-        () => "active",
+    if key.deletion.is_some() {
+        "archived"
+    } else if key.expires_at.is_some_and(|expiry| expiry <= now) {
+        "expired"
+    } else if key.disabled {
+        "inactive"
+    } else {
+        "active"
     }
 }
 
@@ -190,7 +193,9 @@ impl World {
             match call.text("status") {
                 Some("active") => key.disabled = false,
                 Some("inactive") => key.disabled = true,
-                Some("archived") => drop(self.delete_key(place, now)),
+                Some("archived") => {
+                    self.delete_key(place, now);
+                }
                 Some(_) => return Err(invalid("status: must be active, inactive or archived")),
                 None => {}
             }

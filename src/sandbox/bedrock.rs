@@ -305,8 +305,9 @@ impl World {
             project.keys.range(from..).filter(|(_, key)| asked && listed(key.listed_from, key.deletion, now));
         let found: Vec<(u64, &Key)> = found.map(|(ordinal, key)| (*ordinal, key)).collect();
         let page = found.iter().take(most);
-        let members: String =
+        let members: Vec<String> =
             page.map(|(_, key)| format!("<member>{}</member>", credential(key, name, None, now))).collect();
+        let members = members.concat();
         let end = match found.get(most) {
             Some((next, _)) => {
                 format!("<IsTruncated>true</IsTruncated>{}", element("Marker", &next.to_string()))

@@ -6,7 +6,6 @@ use axum::{
     Router,
     extract::{Path, RawQuery, State},
     http::{HeaderMap, Method, StatusCode},
-    response::Response,
     routing::MethodRouter,
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -120,16 +119,15 @@ pub(super) fn on(
                               headers: HeaderMap,
                               RawQuery(query): RawQuery,
                               bytes: BodyInput| {
-        let named = path.map(|Path(named)| named);
+        let of_path = path.map(|Path(of_path)| of_path);
         let (project, object) = match names {
             Names::Nothing => (None, None),
-            Names::Place => (named, None),
-            Names::Object => (None, named),
+            Names::Place => (of_path, None),
+            Names::Object => (None, of_path),
         };
         let input = input(&bytes, query.as_deref());
         let call = Call { operation, project, object, input };
-        let response: Response = backend.answer(call, credential(&headers, place)).await;
-        response
+        backend.answer(call, credential(&headers, place)).await
     };
     match *method {
         Method::POST => axum::routing::post(handler),
@@ -254,10 +252,8 @@ impl World {
 
     /// Where the key with this id is, deleted or not, in any place of the API's.
     pub(super) fn key_by_id(&self, dialect: Dialect, id: &str) -> Option<KeyPlace> {
-        let places = self.projects().iter().enumerate().filter(|(_, project)| project.dialect == dialect);
-        places
-            .filter_map(|(index, project)| Some(KeyPlace { project: index, ordinal: project.ordinal(id)? }))
-            .next()
+        let mut places = self.projects().iter().enumerate().filter(|(_, project)| project.dialect == dialect);
+        places.find_map(|(index, project)| Some(KeyPlace { project: index, ordinal: project.ordinal(id)? }))
     }
 
     /// A key that was used, for the log.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Switches of behaviour that is not an error, for all projects or for one.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Settings {

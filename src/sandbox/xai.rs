@@ -82,12 +82,13 @@ pub(super) fn of_fault(answer: Answer, presented: &str) -> Option<ApiError> {
         Answer::InvalidApiKey => return Some(incorrect(presented)),
         Answer::NotInOrganization => return Some(unauthorized()),
         Answer::MissingScopes { status } => (status_of(status), "permission-denied", None),
-        Answer::UnsupportedCountry => (StatusCode::FORBIDDEN, "permission-denied", None),
+        Answer::UnsupportedCountry | Answer::InsufficientQuota => {
+            (StatusCode::FORBIDDEN, "permission-denied", None)
+        }
         Answer::NotFound => return Some(not_found()),
         Answer::RateLimited { retry_after_seconds } => {
             (StatusCode::TOO_MANY_REQUESTS, "resource-exhausted", retry_after_seconds)
         }
-        Answer::InsufficientQuota => (StatusCode::FORBIDDEN, "permission-denied", None),
         Answer::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "internal", None),
         Answer::Unavailable { retry_after_seconds } => {
             (StatusCode::SERVICE_UNAVAILABLE, "unavailable", retry_after_seconds)

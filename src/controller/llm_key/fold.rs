@@ -197,23 +197,11 @@ impl Observed {
                 self.pass.looked_for_l4 = matches!(effect, Effect::LookAtConsumers { since: None });
                 self.memory.consumers = Some(look);
             }
-            Learned::Restarted { refused } => {
-                // What the last look told is not so any more.
-                self.memory.consumers = None;
-                if let Effect::Restart(order) = effect {
-                    let workload = order.workload.to_string();
-                    if refused {
-                        self.memory.restart_refused.insert(workload);
-                    } else {
-                        self.memory.restart_refused.remove(&workload);
-                    }
-                }
-            }
+            Learned::Restarted { refused } => self.learn_restart(effect, refused),
             Learned::Switched(version) => self.learn_switched(version),
-            Learned::Matched { version, fingerprint, found } => match found {
-                Ok(id) => self.pass.matched = Some((version, id)),
-                Err(why) => self.memory.unmatched = Some(Unmatched { fingerprint, at: env.now, why }),
-            },
+            Learned::Matched { version, fingerprint, found } => {
+                self.learn_match(version, fingerprint, found, env);
+            }
             Learned::RevokeAnswered(version) => {
                 self.pass.revoke_answered.insert(version);
             }
@@ -240,6 +228,26 @@ impl Observed {
     fn learn_switched(&mut self, version: i32) {
         self.pass.switched.insert(version);
         self.mended(&[Reason::SwitchFailed]);
+    }
+
+    fn learn_restart(&mut self, effect: &Effect, refused: bool) {
+        // What the last look told is not so any more.
+        self.memory.consumers = None;
+        if let Effect::Restart(order) = effect {
+            let workload = order.workload.to_string();
+            if refused {
+                self.memory.restart_refused.insert(workload);
+            } else {
+                self.memory.restart_refused.remove(&workload);
+            }
+        }
+    }
+
+    fn learn_match(&mut self, version: i32, fingerprint: String, found: Result<String, NoMatch>, env: &Env) {
+        match found {
+            Ok(id) => self.pass.matched = Some((version, id)),
+            Err(why) => self.memory.unmatched = Some(Unmatched { fingerprint, at: env.now, why }),
+        }
     }
 
     fn learn_minted(&mut self, minted: Minted) {

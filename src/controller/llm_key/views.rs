@@ -370,12 +370,7 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
     }
     let account = ctx.account(provider, &endpoint).await?;
     let capabilities = Capabilities::of_spec(&provider.spec, account.is_ok());
-    let account_ref = account.as_ref().ok().map(|account| AccountRef {
-        provider: name.clone(),
-        r#type: provider.spec.r#type,
-        host: account.authority(),
-        project: account.project().to_owned(),
-    });
+    let account_ref = account.as_ref().ok().map(|account| reference(name, provider, account));
     let mut held = match &account_ref {
         Some(account) => ctx.hold_on(account).await?.or_else(|| over_limit(ctx, provider, key)),
         None => None,
@@ -422,15 +417,18 @@ pub async fn account_at(
     let Ok(endpoint) = Endpoint::from_spec(&provider.spec) else {
         return missing(format!("LLMProvider {name} has no usable URL"));
     };
-    Ok(ctx.account(provider, &endpoint).await?.map(|account| {
-        let of = AccountRef {
-            provider: name.to_owned(),
-            r#type: provider.spec.r#type,
-            host: account.authority(),
-            project: account.project().to_owned(),
-        };
-        (of, account, endpoint)
-    }))
+    let account = ctx.account(provider, &endpoint).await?;
+    Ok(account.map(|account| (reference(name, provider, &account), account, endpoint)))
+}
+
+/// The account as ledgers name it.
+fn reference(name: &str, provider: &LLMProvider, account: &Account) -> AccountRef {
+    AccountRef {
+        provider: name.to_owned(),
+        r#type: provider.spec.r#type,
+        host: account.authority(),
+        project: account.project().to_owned(),
+    }
 }
 
 /// Whether the provider lists the namespace.

@@ -139,31 +139,7 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
                     Finding::Stalled(Reason::AdminCredentialInvalid, message)
                 }
                 ErrorClass::NotFound => {
-                    let remedy = match r#type {
-                        ProviderType::OpenRouter => {
-                            "set openRouter.workspace to the id of one that the management key reaches"
-                        }
-                        ProviderType::AzureOpenAI => {
-                            "set azureOpenAI to the subscription, the resource group and the name of an account that the credential reaches"
-                        }
-                        ProviderType::Bedrock => {
-                            "set bedrock to the name of a user, and to the AWS account that it is in and the credential belongs to"
-                        }
-                        ProviderType::Google => {
-                            "set google.project to the id of a project that the credential reaches"
-                        }
-                        ProviderType::Anthropic => {
-                            "set anthropic.workspace to the id of a workspace of the Admin API key's organization"
-                        }
-                        ProviderType::XAI => {
-                            "set xAI.team to the id of the team that the management key is for"
-                        }
-                        ProviderType::Mistral => {
-                            "set mistral.adminURL to where Mistral's Admin API is for your organization"
-                        }
-                        ProviderType::LiteLLM => "set liteLLM.teamID to the id of a team of the proxy",
-                        _ => "set openAI.project to a project of the admin credential's organization",
-                    };
+                    let remedy = remedy(r#type);
                     Finding::Stalled(Reason::ProjectNotFound, format!("{message}; {remedy}"))
                 }
                 ErrorClass::BadRequest => Finding::Stalled(Reason::NotSupported, message),
@@ -177,6 +153,29 @@ async fn observe(ctx: &Ctx, guarded: &DeserializeGuard<LLMProvider>) -> Result<O
         }
     };
     Ok(observed)
+}
+
+/// What to do where the provider knows no such place.
+const fn remedy(r#type: ProviderType) -> &'static str {
+    match r#type {
+        ProviderType::OpenRouter => {
+            "set openRouter.workspace to the id of one that the management key reaches"
+        }
+        ProviderType::AzureOpenAI => {
+            "set azureOpenAI to the subscription, the resource group and the name of an account that the credential reaches"
+        }
+        ProviderType::Bedrock => {
+            "set bedrock to the name of a user, and to the AWS account that it is in and the credential belongs to"
+        }
+        ProviderType::Google => "set google.project to the id of a project that the credential reaches",
+        ProviderType::Anthropic => {
+            "set anthropic.workspace to the id of a workspace of the Admin API key's organization"
+        }
+        ProviderType::XAI => "set xAI.team to the id of the team that the management key is for",
+        ProviderType::Mistral => "set mistral.adminURL to where Mistral's Admin API is for your organization",
+        ProviderType::LiteLLM => "set liteLLM.teamID to the id of a team of the proxy",
+        _ => "set openAI.project to a project of the admin credential's organization",
+    }
 }
 
 /// The account's freeze, after the acknowledgement that may be there. An error in words says why it cannot be told.

@@ -294,12 +294,12 @@ impl Stand {
     }
 
     async fn end(&self, id: &ProviderKeyId) -> String {
-        fn told<T: Debug, E: Debug>(result: Result<T, E>) -> String {
+        fn told<T: Debug, E: Debug>(result: &Result<T, E>) -> String {
             format!("{result:?}")
         }
         match self.kind() {
-            MintKind::Slots => told(self.providers.renew_slot(&self.account, "Key2").await),
-            _ => told(self.providers.revoke(&self.account, id).await),
+            MintKind::Slots => told(&self.providers.renew_slot(&self.account, "Key2").await),
+            _ => told(&self.providers.revoke(&self.account, id).await),
         }
     }
 

@@ -64,6 +64,7 @@ pub struct ProviderKey {
 }
 
 /// The provider, with its faults.
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent fault or ability")]
 #[derive(Clone, Debug, Default)]
 pub struct Provider {
     pub keys: Vec<ProviderKey>,
