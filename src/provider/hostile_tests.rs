@@ -20,8 +20,8 @@ struct Came {
     others: Vec<(&'static str, CallError)>,
 }
 
-/// One call of each kind, to a server that answers none of them as it should.
-async fn call(server: &Server) -> Came {
+/// One call of each kind, to a server that answers none of them as it should. So many of the first four fail.
+async fn call(server: &Server, failing: usize) -> Came {
     let (providers, account) = (providers(), server.account());
     let id = ProviderKeyId::parse("svc_acct_1/key_1").unwrap();
     let mut others = Vec::new();
@@ -31,7 +31,7 @@ async fn call(server: &Server) -> Came {
     others.extend(providers.revoke(&account, &id).await.err().map(|error| ("revoke", error)));
     let validation = providers.validate(&server.endpoint(), &KEY.into()).await;
     let mint = providers.mint(&account, "lk1-a").await.err().unwrap();
-    assert_eq!(others.len(), 4, "every call failed");
+    assert_eq!(others.len(), failing, "so many calls fail");
     Came { validation, mint, others }
 }
 
@@ -58,7 +58,7 @@ async fn what_never_ends_is_given_up_early() {
         ("10 GiB as announced", again(&announced, &[b' '; 16 * 1024])),
     ] {
         let server = Server::start(vec![answer]).await;
-        let came = call(&server).await;
+        let came = call(&server, 4).await;
         assert!(!came.validation.verdict.refuses() && !came.validation.verdict.accepts(), "{what}");
         assert!(matches!(came.mint, MintError::UnknownOutcome(_)), "{what}: {}", came.mint);
         let taken = server.sent();
@@ -69,7 +69,7 @@ async fn what_never_ends_is_given_up_early() {
 #[tokio::test]
 async fn a_head_that_comes_byte_by_byte_ends_with_the_time_of_the_call() {
     let server = Server::start(vec![Answer::Drip]).await;
-    let came = tokio::time::timeout(std::time::Duration::from_secs(30), call(&server)).await.unwrap();
+    let came = tokio::time::timeout(std::time::Duration::from_secs(30), call(&server, 4)).await.unwrap();
     assert!(matches!(came.mint, MintError::UnknownOutcome(_)));
 }
 
@@ -78,7 +78,7 @@ async fn json_as_deep_as_it_may_be_long_is_unreadable() {
     for (open, length) in [("[", 1_000_000), (r#"{"a":"#, 200_000), (r#"{"data":["#, 100_000)] {
         for status in ["200 OK", "401 X", "404 X"] {
             let server = Server::start(vec![http(status, "", &open.repeat(length))]).await;
-            let came = call(&server).await;
+            let came = call(&server, 4).await;
             assert_eq!(
                 (came.validation.verdict, came.validation.code),
                 (Verdict::Unknown, "UnreadableReply")
@@ -99,7 +99,7 @@ async fn no_call_opens_a_connection_to_where_a_redirect_leads() {
             for header in ["location", "refresh", "content-location"] {
                 let headers = format!("{header}: {location}\r\n");
                 let server = Server::start(vec![http(status, &headers, "")]).await;
-                let came = call(&server).await;
+                let came = call(&server, 4).await;
                 assert_eq!(came.validation.code, "UnexpectedRedirect");
                 assert!(matches!(came.mint, MintError::UnknownOutcome(_)));
                 for (what, error) in came.others {
@@ -144,7 +144,9 @@ async fn nothing_of_an_echo_is_kept_or_logged() {
             format!("x-request-id: \u{1b}[31m{KEY}\r\nx-evil: \u{7}\r\n"),
         ] {
             let server = Server::start(vec![http(status, &headers, &errors)]).await;
-            let came = call(&server).await;
+            // A key that is not found has no last use, and is gone; an answer with such a header is none.
+            let read = status == "404 X" && !headers.contains('\u{1b}');
+            let came = call(&server, if read { 2 } else { 4 }).await;
             let mut told = vec![format!("{:?}", came.validation), format!("{:?} {}", came.mint, came.mint)];
             came.mint.call().log();
             for (_, error) in &came.others {
