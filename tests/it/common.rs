@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest wait of a test for one thing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait of a test for one thing, beside some hundred others on two cores.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks again and again until there is an answer; none if it does not come in time.
 pub(crate) async fn poll<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T> {
