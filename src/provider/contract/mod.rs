@@ -145,7 +145,8 @@ async fn every_provider_keeps_the_contract() {
     for failure in &tally.failures {
         println!("FAIL {failure}");
     }
-    println!("{} passed, {} failed", tally.passed, tally.failures.len());
+    // On a line of its own, whatever the test harness has written before.
+    println!("\n{} passed, {} failed", tally.passed, tally.failures.len());
     assert!(tally.failures.is_empty(), "{} checks of the contract failed", tally.failures.len());
 }
 
