@@ -18,8 +18,9 @@ use super::{
     fault::Answer,
     keyed::{Caller, Names, Place, lost, on, time},
     operation::{Dialect, Operation},
+    records::{Key, Project},
     wire::{ApiError, status_of},
-    world::{Key, Project, World},
+    world::World,
 };
 
 /// Days on a page of the report at most.

@@ -24,10 +24,11 @@ use super::{
     credential::{Credential, Digest, digest},
     fault::Answer,
     operation::{Dialect, Operation},
+    records::{KeyPlace, NewKey, Owner},
     routes::{Shared, send},
     settings::OwnerAccess,
     wire::{ApiError, status_of},
-    world::{KeyPlace, NewKey, Owner, Verdict, World},
+    world::{Verdict, World},
 };
 
 /// The versions that are spoken.

@@ -23,10 +23,11 @@ use super::{
     credential::Credential,
     fault::Answer,
     operation::{Dialect, Operation},
+    records::{Key, KeyPlace, NewKey, Owner, listed},
     routes::{Shared, send},
     settings::OwnerAccess,
     wire::{ApiError, status_of},
-    world::{Key, KeyPlace, NewKey, Owner, Verdict, World, listed},
+    world::{Verdict, World},
 };
 
 /// Credentials of one user for one service.

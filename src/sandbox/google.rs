@@ -14,9 +14,10 @@ use super::{
     credential::Credential,
     fault::Answer,
     operation::{Dialect, Operation},
+    records::{Key, KeyPlace, NewKey, Owner, listed},
     settings::OwnerAccess,
     wire::{ApiError, status_of},
-    world::{Key, KeyPlace, NewKey, Owner, Verdict, World, listed},
+    world::{Verdict, World},
 };
 
 /// The API that keys must be good for.

@@ -19,9 +19,10 @@ use super::{
     credential::{Credential, Mint, digest},
     mistral,
     operation::{Dialect, Operation},
+    records::{Key, KeyPlace},
     routes::{BodyInput, Shared},
     wire::ApiError,
-    world::{Key, KeyPlace, Verdict, World},
+    world::{Verdict, World},
     xai,
 };
 

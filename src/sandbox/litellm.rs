@@ -15,9 +15,10 @@ use super::{
     credential::{Presented, digest, redacted},
     fault::Answer,
     operation::{Dialect, Operation},
+    records::{Key, KeyPlace, NewKey, Owner, Project, listed},
     settings::OwnerAccess,
     wire::{self, ApiError, status_of},
-    world::{Key, KeyPlace, NewKey, Owner, Project, Verdict, World, listed},
+    world::{Verdict, World},
 };
 
 /// Where keys are that belong to no team.

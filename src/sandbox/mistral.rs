@@ -18,9 +18,10 @@ use super::{
     fault::Answer,
     keyed::{Caller, Names, Place, lost, on, time},
     operation::{Dialect, Operation},
+    records::{Key, NewKey, Owner, Project, listed},
     settings::OwnerAccess,
     wire::{ApiError, status_of},
-    world::{Key, NewKey, Owner, Project, World, listed},
+    world::World,
 };
 
 /// The routes.

@@ -21,11 +21,12 @@ use super::{
     credential::{Presented, masked},
     fault::Answer,
     operation::{Dialect, Operation},
+    records::{Key, KeyPlace, NewKey, Owner, Project, listed},
     routes::{BodyInput, Shared, body, send},
     settings::OwnerAccess,
     usage::periods,
     wire::{ApiError, status_of},
-    world::{Key, KeyPlace, NewKey, Owner, Project, Verdict, World, listed},
+    world::{Verdict, World},
 };
 
 /// Keys on a page; OpenRouter has no parameter for it.

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::{
     call::{Input, Outcome},
     operation::Operation,
+    records::{Key, KeyPlace},
     wire::ApiError,
-    world::{Key, KeyPlace, World},
+    world::World,
 };
 
 /// What one token costs, either way, in millionths of a dollar.

@@ -12,9 +12,10 @@ use super::{
     fault::{FaultReport, FaultRule},
     log::LogEntry,
     operation::Dialect,
+    records::{Key, NewKey, Owner, Project},
     settings::{OwnerAccess, Settings},
     usage::KeyUse,
-    world::{Key, NewKey, Owner, Project, Verdict},
+    world::Verdict,
 };
 
 /// Where a key is in its life.
@@ -275,7 +276,7 @@ impl Handle {
 }
 
 fn project_record(project: &Project, now: DateTime<Utc>) -> ProjectRecord {
-    let account = |account: &super::world::Account| AccountRecord {
+    let account = |account: &super::records::Account| AccountRecord {
         id: account.id.clone(),
         name: account.name.clone(),
         role: account.role.to_owned(),

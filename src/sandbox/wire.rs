@@ -12,7 +12,7 @@ use super::{
     fault::Answer,
     mistral,
     operation::Dialect,
-    world::{Account, Key, Owner, Project},
+    records::{Account, Key, Owner, Project},
     xai,
 };
 

@@ -19,9 +19,10 @@ use super::{
     fault::Answer,
     keyed::{Caller, Names, Place, lost, on, time},
     operation::{Dialect, Operation},
+    records::{Key, KeyPlace, NewKey, Owner, Project, listed},
     settings::OwnerAccess,
     wire::{ApiError, status_of},
-    world::{Key, KeyPlace, NewKey, Owner, Project, World, listed},
+    world::World,
 };
 
 /// The routes.

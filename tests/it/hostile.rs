@@ -18,6 +18,9 @@ use tokio_rustls::TlsAcceptor;
 use super::restart::leads;
 use super::stage::{Operator, Tenant, empty_stage, wait};
 
+/// How slow a slow server is: a byte each. It is the fault itself, and no test waits for it.
+const BYTE: Duration = Duration::from_secs(1);
+
 /// What only the hostile server writes.
 const MARK: &str = "hostile-marker-7c1e";
 /// As long as a body is announced to be, or is.
@@ -192,7 +195,7 @@ impl<S: AsyncReadExt + AsyncWriteExt + Unpin> Harm<S> {
     async fn drip(&mut self, text: &str) -> io::Result<()> {
         for byte in text.bytes() {
             self.send(&[byte]).await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(BYTE).await;
         }
         Ok(())
     }

@@ -1,3 +1,4 @@
+use super::super::settings::OwnerAccess;
 use super::*;
 
 const START: DateTime<Utc> = DateTime::UNIX_EPOCH;
