@@ -26,7 +26,8 @@ use crate::controller::index::{Index, Name};
 use crate::controller::sight::Sight;
 use crate::controller::watches::{self, Poll, Setup, Wake};
 use crate::controller::{
-    fleet, install, keyring, llm_key, llm_provider, queue, released, retry, rotation_policy, sweeper, usage,
+    contained, fleet, install, keyring, llm_key, llm_provider, queue, released, retry, rotation_policy,
+    sweeper, usage,
 };
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
@@ -325,7 +326,7 @@ async fn lead(
         Controller::for_stream(policies_stream, stores.policies.clone())
             .with_config(settings())
             .graceful_shutdown_on(stopped(stop.clone()))
-            .run(rotation_policy::reconcile, retry, Arc::clone(&ctx)),
+            .run(|object, ctx| contained(rotation_policy::reconcile(object, ctx)), retry, Arc::clone(&ctx)),
     );
     spawn(
         tasks,
@@ -333,7 +334,11 @@ async fn lead(
         Controller::for_stream(cluster_stream, stores.cluster_policies.clone())
             .with_config(settings())
             .graceful_shutdown_on(stopped(stop.clone()))
-            .run(rotation_policy::reconcile_cluster, retry, Arc::clone(&ctx)),
+            .run(
+                |object, ctx| contained(rotation_policy::reconcile_cluster(object, ctx)),
+                retry,
+                Arc::clone(&ctx),
+            ),
     );
     spawn(
         tasks,
@@ -342,7 +347,7 @@ async fn lead(
             .with_config(settings())
             .reconcile_on(woken.providers)
             .graceful_shutdown_on(stopped(stop.clone()))
-            .run(llm_provider::reconcile, retry, Arc::clone(&ctx)),
+            .run(|object, ctx| contained(llm_provider::reconcile(object, ctx)), retry, Arc::clone(&ctx)),
     );
     // LLMKeys are looked at only when everything that they depend on is known.
     drop(secrets_are_ready.wait_for(|known| known.len() == places.len()).await);

@@ -19,9 +19,12 @@ pub mod sweeper;
 pub mod usage;
 pub mod watches;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
@@ -53,6 +56,15 @@ impl From<kube::Error> for ReconcileError {
     fn from(error: kube::Error) -> Self {
         Self::Kube(Box::new(error))
     }
+}
+
+/// What a pass over one object comes to. A fault of the program that one object meets must not keep all others waiting, nor
+/// end the process, which would meet it again when it starts.
+pub fn contained<'a, T: 'a>(
+    pass: impl Future<Output = Result<T, ReconcileError>> + Send + 'a,
+) -> BoxFuture<'a, Result<T, ReconcileError>> {
+    let ended = AssertUnwindSafe(pass).catch_unwind();
+    ended.map(|ended| ended.unwrap_or(Err(ReconcileError::Panicked))).boxed()
 }
 
 /// How long a count waits for the first full lists.
@@ -118,5 +130,21 @@ where
     let params = PatchParams::apply(FIELD_MANAGER).force();
     if namespaced && let Err(error) = api.patch_status(&name, &params, &Patch::Apply(&patch)).await {
         tracing::warn!(namespace, name, error = brief(&error), "its status could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ReconcileError, contained};
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_object_alone() {
+        let faulty = contained::<()>(async { panic!("no key of the map") });
+        assert!(matches!(faulty.await, Err(ReconcileError::Panicked)));
+        assert!(matches!(contained(async { Ok(7) }).await, Ok(7)));
+        assert!(matches!(
+            contained::<()>(async { Err(ReconcileError::NotLeader) }).await,
+            Err(ReconcileError::NotLeader)
+        ));
     }
 }

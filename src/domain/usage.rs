@@ -128,6 +128,13 @@ pub struct KeyUsage {
     pub window: Option<Window>,
 }
 
+impl KeyUsage {
+    /// Whether nothing of it is reported as used.
+    pub fn is_idle(&self) -> bool {
+        self.total.is_idle() && self.window.is_none_or(|window| window.amounts.is_idle())
+    }
+}
+
 /// What a provider told at one time: by the key's id, for keys of which it told anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reading {

@@ -22,12 +22,10 @@ mod views;
 #[cfg_attr(not(test), allow(dead_code, reason = "the model needs less of it than the tests"))]
 mod world;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::SubsecRound;
-use futures::FutureExt;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
@@ -78,9 +76,7 @@ pub async fn in_turn(ctx: Arc<Ctx>, name: Name) -> Option<Duration> {
     let guarded = ctx.stores.keys.get(&ObjectRef::new(&name.1).within(&name.0))?;
     let span = tracing::info_span!("reconcile", kind = "LLMKey", namespace = &*name.0, name = &*name.1);
     async {
-        // A fault of the program that one LLMKey meets must not keep all others waiting.
-        let ended = AssertUnwindSafe(reconcile(guarded, &ctx)).catch_unwind().await;
-        let ended = ended.unwrap_or(Err(ReconcileError::Panicked));
+        let ended = super::contained(reconcile(guarded, &ctx)).await;
         ended.unwrap_or_else(|error| Some(retry_after(&error, &ctx)))
     }
     .instrument(span)

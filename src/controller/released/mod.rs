@@ -84,7 +84,7 @@ pub async fn run(ctx: Arc<Ctx>, mut woken: UnboundedReceiver<Released>) {
             let known = ledgers.get(&name).cloned().unwrap_or_default();
             let ctx = Arc::clone(&ctx);
             working.push(async move {
-                let outcome = pass(&ctx, &name, known).await;
+                let outcome = super::contained(pass(&ctx, &name, known)).await;
                 (name, outcome)
             });
         }

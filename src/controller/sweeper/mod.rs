@@ -138,7 +138,8 @@ fn answers(provider: &LLMProvider) -> bool {
 async fn visit(ctx: Arc<Ctx>, place: Place, mut memory: Memory) -> (AccountId, Memory) {
     let pass = ctx.metrics.begin(Controller::Sweeper, ctx.clock);
     let before = ctx.account_states.frozen();
-    let (result, outcome) = match sweep(&ctx, &place, &mut memory).await {
+    let swept = super::contained(async { Ok(sweep(&ctx, &place, &mut memory).await) }).await;
+    let (result, outcome) = match swept.unwrap_or_else(|error| Err(error.into())) {
         Ok(act::Done { revoked: 0, failed: false, froze: false }) if memory.orphans.is_empty() => {
             (SweepResult::Clean, Outcome::Skipped)
         }

@@ -77,7 +77,18 @@ fn slot(account: &AccountId, now: DateTime<Utc>, timings: &Timings) -> DateTime<
 }
 
 async fn visit(ctx: Arc<Ctx>, place: Place) -> AccountId {
-    let Wanted { question, ids } = wanted(&ctx, &place);
+    let ended = super::contained(async {
+        read(&ctx, &place).await;
+        Ok(())
+    });
+    if let Err(error) = ended.await {
+        tracing::warn!(project = place.id.project, %error, "what the account's keys have used could not be read");
+    }
+    place.id
+}
+
+async fn read(ctx: &Ctx, place: &Place) {
+    let Wanted { question, ids } = wanted(ctx, place);
     if !question.keys.is_empty() {
         match ctx.providers.usage(&place.account, &question).await {
             Ok(reading) => {
@@ -93,10 +104,9 @@ async fn visit(ctx: Arc<Ctx>, place: Place) -> AccountId {
                     }
                 }
             }
-            Err(error) => failed(&ctx, &place, &error),
+            Err(error) => failed(ctx, place, &error),
         }
     }
-    place.id
 }
 
 /// The reading before stays as it is, with its time.

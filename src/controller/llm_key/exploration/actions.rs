@@ -400,7 +400,8 @@ impl Machine {
         (by <= self.patience(state)).then_some(by)
     }
 
-    fn place_later(&mut self, place: u32, by: u8) -> u32 {
+    /// A place some seconds later.
+    pub fn place_later(&mut self, place: u32, by: u8) -> u32 {
         if let Some(Some([known, ..])) = self.space.events.get(place, by.into()) {
             return known;
         }

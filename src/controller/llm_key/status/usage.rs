@@ -32,6 +32,10 @@ pub(super) fn shown(
     else {
         return told().filter(|told| told.reason == REPORTED);
     };
+    // A provider that tells of each key tells zero of one that nobody has used: that is not worth a write.
+    if used.is_idle() && told().is_none() {
+        return None;
+    }
     let next = UsageStatus {
         reason: REPORTED.to_owned(),
         as_of: None,
@@ -56,8 +60,8 @@ pub(super) fn of_version(
         before.versions.iter().find(same).and_then(|v| v.usage.clone())
     };
     match read {
-        Some(used) => amounts(&used.total),
-        None => told(),
+        Some(used) if !used.is_idle() || told().is_some() => amounts(&used.total),
+        _ => told(),
     }
 }
 

@@ -141,6 +141,13 @@ fn status_changes_when_the_amounts_do_and_not_with_each_reading() {
     run.world.usage = Some(Reading { as_of: at(650), keys: BTreeMap::new() });
     run.until(&[], 660).unwrap();
     assert_eq!((writes(&run), &status(&run).usage), (before, &None), "the provider tells nothing of it");
+    tell(&mut run.world, 1, at(670), requests(0));
+    run.until(&[], 680).unwrap();
+    assert_eq!(
+        (writes(&run), &status(&run).usage),
+        (before, &None),
+        "the provider tells that nobody used it"
+    );
     tell(&mut run.world, 1, at(700), requests(2));
     run.until(&[], 710).unwrap();
     let usage = status(&run).usage.clone().unwrap();

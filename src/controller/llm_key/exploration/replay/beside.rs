@@ -92,14 +92,25 @@ impl Machine {
             return vec![guess];
         }
         let place = self.space.places.get(guess.state.place);
-        let name = place.names.iter().find(|name| named(name) == request.key);
-        match name.filter(|_| request.effect == "provider:mint").map(|name| self.rules.deliver(&place, name))
-        {
-            Some(after) => {
-                vec![Guess { state: State { place: self.space.place(after), ..guess.state }, ..guess }]
+        let mut after = guess;
+        let arrived = match request.effect.as_str() {
+            "provider:mint" => {
+                let name = place.names.iter().find(|name| named(name) == request.key);
+                name.map(|name| self.rules.deliver(&place, name))
             }
-            None => Vec::new(),
-        }
+            "ledger:swap" if guess.under_way != NONE => {
+                let ledger = self.space.places.get(guess.under_way).ledger;
+                let same = ledger.as_ref().is_some_and(|ledger| states(&ledger.record) == request.says);
+                after.under_way = NONE;
+                after.fenced = false;
+                after.state.outdate(Fresh::LEDGER, None);
+                same.then_some(Place { ledger, ..place })
+            }
+            _ => None,
+        };
+        let Some(arrived) = arrived else { return Vec::new() };
+        after.state.place = self.space.place(arrived);
+        vec![after]
     }
 
     pub fn befallen(&mut self, guess: Guess, event: Event) -> Vec<Guess> {

@@ -25,6 +25,9 @@ pub struct Guess {
     pub asking: [bool; 2],
     /// A sweep has written the ledger anew as it is, and nobody wrote it since: what it judges by stands.
     pub fenced: bool,
+    /// A place as the write of the ledger would have left it that was given up last without having reached the server;
+    /// [`NONE`] if there is none. It may reach the server later.
+    pub under_way: u32,
 }
 
 /// States at one time at most; more are as good as a failure.
@@ -55,7 +58,7 @@ pub struct Free {
 impl Guess {
     /// The beginning.
     pub fn begin(state: State) -> Self {
-        Self { state: State { left: FREE, ..state }, asking: [false; 2], fenced: false }
+        Self { state: State { left: FREE, ..state }, asking: [false; 2], fenced: false, under_way: NONE }
     }
 
     fn after(self, next: &Next) -> Self {
@@ -64,7 +67,7 @@ impl Guess {
             asking.swap(0, 1);
         }
         let fenced = self.fenced && next.written & Fresh::LEDGER == 0;
-        Self { state: State { left: FREE, ..next.state }, asking, fenced }
+        Self { state: State { left: FREE, ..next.state }, asking, fenced, ..self }
     }
 }
 
@@ -157,8 +160,12 @@ impl Machine {
                 actions.extend(hidden.then_some(Action::Step(who, Fate::Told)));
             }
         }
-        let later = self.tick(&guess.state).map(|state| Guess { state, ..guess });
-        let mut found = Vec::from_iter(later);
+        let mut found = Vec::new();
+        if let Some(state) = self.tick(&guess.state) {
+            let under_way = guess.under_way;
+            let under_way = if under_way == NONE { NONE } else { self.place_later(under_way, 1) };
+            found.push(Guess { state, under_way, ..guess });
+        }
         if free.hour {
             let place = Rules::an_hour_later(&self.space.places.get(guess.state.place));
             found.extend(place.map(|place| Guess {
@@ -254,6 +261,12 @@ impl Machine {
             && verdict.accepts() != request.told()
         {
             return Vec::new();
+        }
+        let mut guess = guess;
+        if visible.effect.starts_with("ledger:") && request.server.is_empty() && request.heard.is_none() {
+            let arrived =
+                self.carry_out(&guess.state, who, Fate::ReplyLost).filter(|next| next.broken == NONE);
+            guess.under_way = arrived.map_or(NONE, |next| next.state.place);
         }
         let writes = !reads && !matches!(visible.effect, "provider:mint" | "provider:revoke");
         let done = writes.then(|| request.done());
