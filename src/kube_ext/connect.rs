@@ -14,6 +14,9 @@ use super::clock::Clock;
 /// The API server begins every answer within this time, that of a watch too. Without an end a connection that lost its
 /// other side would hold an object for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// And goes on with it: a watch on which nothing happens brings a bookmark once a minute. A body that breaks off without an
+/// end of its connection would hold an object for ever as well.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(150);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +44,47 @@ pub async fn connect(kubeconfig: Option<&Path>, clock: Clock) -> Result<Client, 
     };
     // HTTPS_PROXY is for the world outside; the API server is always spoken to directly.
     config.proxy_url = None;
+    client(config, GOES_ON_WITHIN, clock)
+}
+
+fn client(mut config: Config, goes_on_within: Duration, clock: Clock) -> Result<Client, ConnectError> {
+    config.read_timeout = Some(goes_on_within);
+    // Counted from a request, not from the end of the one before on the same connection.
+    config.reset_reader_on_write = true;
     let builder = ClientBuilder::try_from(config).map_err(|e| ConnectError::Client(e.to_string()))?;
     let follow = MapResponseLayer::new(move |response: http::Response<Box<DynBody>>| {
         clock.follow(response.headers());
         response
     });
     Ok(builder.with_layer(&follow).with_layer(&TimeoutLayer::new(ANSWER_WITHIN)).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::Api;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_an_error_although_its_connection_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let asked = connection.read(&mut [0; 1024]).await.unwrap();
+            assert!(asked > 0);
+            let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
+            connection.write_all(half.as_bytes()).await.unwrap();
+            // Ends when the other side gives up.
+            assert_eq!(connection.read(&mut [0; 16]).await.unwrap(), 0);
+        };
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let client = client(config, Duration::from_millis(200), Clock::start()).unwrap();
+        let secrets: Api<Secret> = Api::default_namespaced(client);
+        let (answer, ()) = tokio::join!(secrets.get("one"), server);
+        assert!(answer.is_err());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -26,6 +27,11 @@ pub struct Change {
     pub goal: Goal,
     /// What the reader should know.
     pub notes: Vec<String>,
+}
+
+/// A token that no earlier request has, one of the same second included: that would ask for nothing.
+pub fn token(now: DateTime<Utc>) -> String {
+    now.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// Asks for a rotation; the token tells it from every other one.
@@ -247,6 +253,14 @@ mod tests {
         assert_eq!(change.notes, Vec::<String>::new());
         let held = rotate(&key(&json!({"pinnedVersion": 3}), &status()), "now");
         assert!(held.notes[0].contains("version 3"), "{:?}", held.notes);
+    }
+
+    #[test]
+    fn two_requests_within_a_second_have_two_tokens() {
+        let at =
+            |micros: i64| token(DateTime::from_timestamp_micros(1_800_000_000_000_000 + micros).unwrap());
+        assert_eq!(at(0), "2027-01-15T08:00:00.000000Z");
+        assert_ne!(at(1), at(0));
     }
 
     #[test]

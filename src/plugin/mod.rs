@@ -28,7 +28,7 @@ use kube::api::{Api, Patch, PatchParams};
 use args::{AuditCommands, ClusterArgs, Command, WaitArgs};
 use change::Change;
 
-use crate::api::{LLMKey, rfc3339};
+use crate::api::LLMKey;
 use crate::audit::{self, AuditError};
 use crate::domain::timings::Timings;
 use crate::kube_ext::clock::Clock;
@@ -176,7 +176,7 @@ pub async fn run(command: Command) -> Result<bool, PluginError> {
             Ok(true)
         }
         Command::Rotate(args) => {
-            let token = rfc3339(clock.now());
+            let token = change::token(clock.now_precise());
             change(&args.cluster, &args.name, args.waiting, None, |key| Ok(change::rotate(key, &token))).await
         }
         Command::Approve(args) => {
