@@ -19,8 +19,6 @@ use super::checks::{Report, begun, lines, outage, refusals, same};
 use super::stage::{IMAGE, Stage, TAGS, current, is, provider_id, revoked, until, version};
 use super::workloads::{self, CHAT, OPERATOR, RELEASE, REPLICAS, STREAM, STRUCK, TENANT, Way};
 
-/// Workloads that have an older key until they are restarted.
-const RESTARTED: [Way; 2] = [Way::Env, Way::File];
 /// A key is made and delivered within this, also on a crowded machine.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(240);
 /// A schedule may come only with the next minute.
@@ -43,6 +41,7 @@ pub async fn all(stage: &mut Stage, report: &mut Report, short: bool) -> Result<
     play.pin().await?;
     play.disruptions().await?;
     play.upgrade().await?;
+    play.restore().await?;
     play.uninstall().await
 }
 
@@ -83,7 +82,7 @@ impl Play<'_> {
     }
 
     async fn begin(&mut self) -> Result<(), Failure> {
-        self.report.say("an account, keys, and three Deployments that use them")?;
+        self.report.say("an account, keys, and Deployments that use them")?;
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TENANT}});
         apply(&self.stage.client, &[namespace]).await?;
         apply(&self.stage.client, &workloads::keys(&self.stage.sandbox)).await?;
@@ -92,18 +91,18 @@ impl Play<'_> {
         }
         let mut objects = vec![workloads::authority(&self.stage.sandbox)];
         let dir = self.stage.lines.display().to_string();
-        objects.extend(Way::ALL.map(|way| workloads::deployment(way, &dir)));
+        objects.extend(self.stage.ways.iter().map(|way| workloads::deployment(*way, &dir)));
         apply(&self.stage.client, &objects).await?;
-        for way in Way::ALL {
+        for way in &self.stage.ways {
             self.stage.rolled_out(way.name(), REPLICAS).await?;
         }
         until(DELIVERED_WITHIN, "every pod uses its key", async || {
             let lines = lines(&self.stage.lines)?;
             let mut users = 0;
-            for way in Way::ALL {
-                users += begun(&lines, way, &self.last_four(way.key()).await?).len();
+            for way in &self.stage.ways {
+                users += begun(&lines, *way, &self.last_four(way.key()).await?).len();
             }
-            Ok((users == Way::ALL.len() * REPLICAS).then_some(()))
+            Ok((users == self.stage.ways.len() * REPLICAS).then_some(()))
         })
         .await?;
         self.calm("every call is accepted from the first one on")
@@ -183,13 +182,13 @@ impl Play<'_> {
                 .check(&format!("version 2 of {name} ended at once"), same(&basis.as_str(), &"Explicit"))?;
         }
         let deployments: Api<Deployment> = self.stage.tenant();
-        for way in RESTARTED {
+        for way in self.stage.restarted() {
             deployments.restart(way.name()).await?;
         }
-        for way in RESTARTED {
+        for way in self.stage.restarted() {
             self.stage.rolled_out(way.name(), REPLICAS).await?;
         }
-        for way in Way::ALL {
+        for way in self.stage.ways.clone() {
             let four = self.last_four(way.key()).await?;
             until(DELIVERED_WITHIN, &format!("{} uses version 3", way.name()), async || {
                 Ok((begun(&lines(&self.stage.lines)?, way, &four).len() >= REPLICAS).then_some(()))
@@ -231,7 +230,7 @@ impl Play<'_> {
     }
 
     /// Waits until the workloads that use [`CHAT`] have its newer version and the older key is revoked, and checks the order.
-    pub(super) async fn replaced(&mut self, older: i32, newer: i32, before: [i64; 2]) -> Result<(), Failure> {
+    pub(super) async fn replaced(&mut self, older: i32, newer: i32, before: Vec<i64>) -> Result<(), Failure> {
         let what = format!("version {older} is revoked");
         let key = self.stage.key_when(CHAT, REPLACED_WITHIN, &what, |key| revoked(key, older)).await?;
         let basis =
@@ -241,7 +240,7 @@ impl Play<'_> {
             same(&basis.as_str(), &"ConsumersProven"),
         )?;
         let mark = format!("{CHAT}/{newer}");
-        for (way, before) in RESTARTED.into_iter().zip(before) {
+        for (way, before) in self.stage.restarted().into_iter().zip(before) {
             let deployment = self.stage.rolled_out(way.name(), REPLICAS).await?;
             let found = (restarted_for(&deployment), deployment.metadata.generation);
             self.report.check(
@@ -256,11 +255,11 @@ impl Play<'_> {
     }
 
     /// Generations of the Deployments that are restarted: each change of their templates counts.
-    pub(super) async fn generations(&self) -> Result<[i64; 2], Failure> {
+    pub(super) async fn generations(&self) -> Result<Vec<i64>, Failure> {
         let deployments: Api<Deployment> = self.stage.tenant();
-        let mut generations = [0; 2];
-        for (way, generation) in RESTARTED.into_iter().zip(&mut generations) {
-            *generation = deployments.get(way.name()).await?.metadata.generation.unwrap_or_default();
+        let mut generations = Vec::new();
+        for way in self.stage.restarted() {
+            generations.push(deployments.get(way.name()).await?.metadata.generation.unwrap_or_default());
         }
         Ok(generations)
     }
@@ -269,16 +268,16 @@ impl Play<'_> {
     fn silence(&self, key: &LLMKey, number: i32) -> Result<String, String> {
         let id = provider_id(key, number).unwrap_or_default();
         let log = self.stage.sandbox.log();
-        let done = |operation| {
+        let done = |operations: &'static [Operation]| {
             let id = &id;
             log.iter().rev().find(move |entry| {
-                entry.operation == operation
+                operations.contains(&entry.operation)
                     && entry.effect == Effect::Committed
                     && entry.key_ids.contains(id)
             })
         };
-        let (Some(used), Some(ended)) = (done(Operation::ListModels), done(Operation::DeleteServiceAccount))
-        else {
+        let used = done(&[Operation::ListModels, Operation::Complete]);
+        let (Some(used), Some(ended)) = (used, done(&[Operation::DeleteServiceAccount])) else {
             return Err(format!("the provider's log does not tell of the key {id}"));
         };
         let silent = ended.time - used.time;

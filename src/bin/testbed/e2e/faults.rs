@@ -83,7 +83,7 @@ impl Play<'_> {
 
     async fn prober_restarts(&self) -> Result<BTreeMap<String, i32>, Failure> {
         let mut all = BTreeMap::new();
-        for way in Way::ALL {
+        for way in self.stage.ways.clone() {
             all.extend(self.pod_names(way).await?);
         }
         Ok(all)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use data_encoding::HEXLOWER;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Failure;
@@ -28,31 +28,47 @@ pub fn binary(name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
+/// What an image is, beside its files.
+pub struct Recipe<'a> {
+    /// Names with their tags.
+    pub names: &'a [&'a str],
+    /// `config` of the image's configuration, but for the user.
+    pub config: Value,
+}
+
 /// Writes the image of one program at its root, under several names, and gives the archive: the recipe of the Dockerfile's
 /// last stage.
 pub fn pack(dir: &Path, program: &Path, command: &[&str], names: &[&str]) -> Result<PathBuf, Failure> {
     let name = program.file_name().and_then(|name| name.to_str()).ok_or("a program without a name")?;
-    let (root, image) = (dir.join(format!("{}.root", names[0].replace(['/', ':'], "-"))), dir.join("image"));
+    let root = dir.join(format!("{}.root", names[0].replace(['/', ':'], "-")));
     let authorities = root.join(AUTHORITIES);
     fs::create_dir_all(authorities.parent().unwrap_or(&root))?;
-    fs::create_dir_all(&image)?;
     fs::copy(Path::new("/").join(AUTHORITIES), &authorities)?;
     fs::copy(program, root.join(name))?;
+    archive(&root, &Recipe { names, config: json!({"Entrypoint": [format!("/{name}")], "Cmd": command}) })
+}
+
+/// Makes an image of a directory, which goes, and gives the archive.
+pub fn archive(root: &Path, recipe: &Recipe) -> Result<PathBuf, Failure> {
+    let image = root.with_extension("image");
+    fs::create_dir_all(&image)?;
     let layer = image.join("layer.tar");
-    tar(&root, &layer, &["."])?;
+    tar(root, &layer, &["."])?;
     let digest = HEXLOWER.encode(&Sha256::digest(fs::read(&layer)?));
+    let mut config = recipe.config.clone();
+    config["User"] = json!(USER);
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": {"User": USER, "Entrypoint": [format!("/{name}")], "Cmd": command},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
     });
     fs::write(image.join("config.json"), config.to_string())?;
-    let manifest = json!([{"Config": "config.json", "RepoTags": names, "Layers": ["layer.tar"]}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": recipe.names, "Layers": ["layer.tar"]}]);
     fs::write(image.join("manifest.json"), manifest.to_string())?;
     let archive = root.with_extension("tar");
     tar(&image, &archive, &["manifest.json", "config.json", "layer.tar"])?;
     fs::remove_dir_all(&image)?;
-    fs::remove_dir_all(&root)?;
+    fs::remove_dir_all(root)?;
     Ok(archive)
 }
 

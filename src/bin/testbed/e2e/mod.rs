@@ -9,6 +9,8 @@ mod faults;
 mod ground;
 mod image;
 mod node;
+mod restore;
+mod sdk;
 mod stage;
 mod workloads;
 
@@ -68,6 +70,10 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let ground = Ground::lay(arguments.keep)?;
     if arguments.keep {
         line(&format!("everything is kept in {}", ground.dir().display()))?;
+    }
+    let place = ground.dir().to_owned();
+    if let Err(left_out) = tokio::task::spawn_blocking(move || sdk::fetch(&place)).await? {
+        line(&left_out)?;
     }
     let mut inner = vec!["e2e".to_owned()];
     inner.extend(arguments.short.then(|| "--short".to_owned()));

@@ -21,8 +21,8 @@ use tokio::process::Command;
 
 use super::checks::Report;
 use super::node::{self, Node};
-use super::workloads::{OPERATOR, PROBER, RELEASE, TENANT};
-use super::{Failure, image, line};
+use super::workloads::{OPERATOR, PROBER, RELEASE, SDK, TENANT, Way};
+use super::{Failure, image, line, sdk};
 
 /// Image of the operator, under two tags: an upgrade goes from one to the other.
 pub const IMAGE: &str = "localhost/llmkey-operator";
@@ -42,6 +42,8 @@ pub struct Stage {
     pub client: Client,
     /// Where probers write.
     pub lines: PathBuf,
+    /// The workloads that there are.
+    pub ways: Vec<Way>,
     dir: PathBuf,
 }
 
@@ -58,7 +60,7 @@ impl Stage {
         fs::set_permissions(&lines, fs::Permissions::from_mode(0o777))?;
         let (operator, prober) = (image::binary("llmkey-operator")?, image::binary("prober")?);
         let names = TAGS.map(|tag| format!("{IMAGE}:{tag}"));
-        let images = [
+        let mut images = vec![
             image::pack(dir, &prober, &["pause"], &[PAUSE])?,
             image::pack(dir, &prober, &["use"], &[PROBER])?,
             image::pack(dir, &operator, &["run"], &[&names[0], &names[1]])?,
@@ -67,13 +69,21 @@ impl Stage {
             "the operator's image: {:.1} MB, one static binary and the certificate authorities",
             f64::from(u32::try_from(fs::metadata(&images[2])?.len())?) / 1e6
         ))?;
+        let mut ways = Way::ALL.to_vec();
+        match sdk::version(dir) {
+            Some(version) => {
+                images.push(sdk::pack(dir, SDK)?);
+                report.say(&format!("a workload with OpenAI's SDK for Python, version {version}"))?;
+            }
+            None => ways.retain(|way| *way != Way::Sdk),
+        }
         let node = Node::start(dir, cgroup, &cluster, PAUSE, &images).await?;
         let clock = Clock::start();
         let mut options = SandboxOptions::new(Arc::new(move || clock.now_precise()));
         options.listen = SocketAddr::from((node::ADDRESS, 0));
         options.names = vec![node::ADDRESS.to_string()];
         let sandbox = Sandbox::start(options).await?;
-        let stage = Self { node, cluster, sandbox, client, lines, dir: dir.to_owned() };
+        let stage = Self { node, cluster, sandbox, client, lines, ways, dir: dir.to_owned() };
         stage.node_ready().await?;
         report.say(&format!("Kubernetes {} has a node that is ready", stage.cluster.version()))?;
         Ok(stage)
@@ -90,6 +100,11 @@ impl Stage {
             Ok(ready("Ready").then_some(()))
         })
         .await
+    }
+
+    /// Workloads that have an older key until they are restarted.
+    pub fn restarted(&self) -> Vec<Way> {
+        self.ways.iter().copied().filter(|way| *way != Way::Reload).collect()
     }
 
     /// Runs helm on the operator's release.

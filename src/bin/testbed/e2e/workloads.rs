@@ -1,4 +1,4 @@
-//! What users write: the account, policies, keys, and Deployments that use them in the three ways there are.
+//! What users write: the account, policies, keys, and Deployments that use them in the three ways there are, one of them also by an SDK that is not ours.
 
 use llmkey_operator::sandbox::Sandbox;
 use serde_json::{Value, json};
@@ -20,11 +20,14 @@ pub const STREAM: &str = "stream";
 pub const STRUCK: [&str; 4] = ["killed", "led", "served", "hosted"];
 /// Image of the workloads.
 pub const PROBER: &str = "localhost/prober:e2e";
+/// Image of the workload with the SDK.
+pub const SDK: &str = "localhost/openai-sdk:e2e";
 /// Replicas of each workload.
 pub const REPLICAS: usize = 2;
 /// In the pods: where the Secret is mounted, and where lines are written.
 const KEY_DIR: &str = "/key";
 const LOG_DIR: &str = "/log";
+const AUTHORITY: &str = "/authority/ca.pem";
 
 /// How a workload takes the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,11 +38,13 @@ pub enum Way {
     File,
     /// A volume that is read again and again, as the pod's annotation says.
     Reload,
+    /// `envFrom`, by `OpenAI`'s own SDK for Python.
+    Sdk,
 }
 
 impl Way {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Env, Self::File, Self::Reload];
+    /// All of them; the last one only where its image could be made.
+    pub const ALL: [Self; 4] = [Self::Env, Self::File, Self::Reload, Self::Sdk];
 
     /// The Deployment's name.
     pub fn name(self) -> &'static str {
@@ -47,6 +52,7 @@ impl Way {
             Self::Env => "by-env",
             Self::File => "by-file",
             Self::Reload => "by-reload",
+            Self::Sdk => "by-sdk",
         }
     }
 
@@ -118,8 +124,11 @@ pub fn authority(sandbox: &Sandbox) -> Value {
 /// A Deployment that uses the key in this way. Its lines go to `log_dir` on the node.
 pub fn deployment(way: Way, log_dir: &str) -> Value {
     let labels = json!({"app": way.name()});
-    let mut arguments =
-        vec!["use".to_owned(), "--ca-file=/authority/ca.pem".to_owned(), format!("--log-dir={LOG_DIR}")];
+    let mut arguments = if way == Way::Sdk {
+        vec![LOG_DIR.to_owned()]
+    } else {
+        vec!["use".to_owned(), format!("--ca-file={AUTHORITY}"), format!("--log-dir={LOG_DIR}")]
+    };
     let mut mounts = vec![
         json!({"name": "authority", "mountPath": "/authority"}),
         json!({"name": "log", "mountPath": LOG_DIR}),
@@ -129,7 +138,7 @@ pub fn deployment(way: Way, log_dir: &str) -> Value {
         json!({"name": "log", "hostPath": {"path": log_dir, "type": "Directory"}}),
     ];
     let (mut env, mut annotations) = (json!([]), json!({}));
-    if way == Way::Env {
+    if matches!(way, Way::Env | Way::Sdk) {
         env = json!([{"secretRef": {"name": way.key()}}]);
     } else {
         arguments.push(format!("--key-dir={KEY_DIR}"));
@@ -140,6 +149,11 @@ pub fn deployment(way: Way, log_dir: &str) -> Value {
         arguments.push("--reload".to_owned());
         annotations = json!({"llmkeys.dev/reload": "true"});
     }
+    let (image, variables) = if way == Way::Sdk {
+        (SDK, json!([{"name": "SSL_CERT_FILE", "value": AUTHORITY}]))
+    } else {
+        (PROBER, json!([]))
+    };
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": way.name(), "namespace": TENANT},
         "spec": {
@@ -150,8 +164,8 @@ pub fn deployment(way: Way, log_dir: &str) -> Value {
                 "spec": {
                     "automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 5,
                     "containers": [{
-                        "name": "prober", "image": PROBER, "imagePullPolicy": "Never", "args": arguments,
-                        "envFrom": env, "volumeMounts": mounts,
+                        "name": "prober", "image": image, "imagePullPolicy": "Never", "args": arguments,
+                        "envFrom": env, "env": variables, "volumeMounts": mounts,
                         "securityContext": {"readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false},
                     }],
                     "volumes": volumes,
