@@ -13,7 +13,7 @@ use clap::Parser;
 use llmkey_operator::sandbox::{Clock, Sandbox, SandboxError, SandboxOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A stand-in for the key APIs of OpenAI, OpenRouter and LiteLLM, for demo and tests. Serves loopback addresses only.
+/// A stand-in for the key APIs of the providers that this operator makes, ends or counts keys at, for demo and tests. Serves loopback addresses only.
 #[derive(Parser)]
 #[command(name = "sandbox-provider")]
 struct Arguments {

@@ -27,11 +27,12 @@ pub enum Extent {
 }
 
 impl Record {
-    /// Versions whose keys can be switched: known by an id, and neither gone nor going. A supplied key that was superseded is left to
-    /// its owner, unless it was switched here.
+    /// Versions whose keys can be switched: known by an id, neither gone nor going, and not on their way to workloads: a key that is off
+    /// would be taken for one that never worked. A supplied key that was superseded is left to its owner, unless it was switched here.
     pub fn switchable(&self) -> impl Iterator<Item = &Version> {
         self.versions.iter().filter(|v| {
-            let going = matches!(v.state, VersionState::Intent | VersionState::Retiring);
+            let going = matches!(v.state, VersionState::Intent | VersionState::Retiring)
+                || v.state == VersionState::Pending && v.switch.is_none();
             let ours = v.origin == Origin::Minted || v.state.protects_key() || v.switch.is_some();
             ours && v.state.key_may_work() && !going && v.provider_key_id.is_some()
         })

@@ -104,6 +104,21 @@ fn the_image_is_the_charts_version_unless_said_otherwise() {
     assert_eq!(image(json!({"image": {"digest": digest}})), format!("llmkey-operator@{digest}"));
 }
 
+/// The later of two objects of one name would take the rights of the earlier away.
+#[test]
+fn no_object_is_rendered_twice_whichever_namespaces_are_listed() {
+    for (home, listed) in [("llmkey-system", "default"), ("default", "team-b")] {
+        let values = json!({"rbac": {"scope": "namespaces", "namespaces": [listed, "team-a"]}});
+        let manifests = render_chart(&chart(), "llmkey-operator", home, &values).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for manifest in &manifests {
+            let meta = &manifest["metadata"];
+            let id = format!("{} {} {}", manifest["kind"], meta["namespace"], meta["name"]);
+            assert!(seen.insert(id.clone()), "{home}: {id}");
+        }
+    }
+}
+
 #[test]
 fn odd_values_are_rendered_whole() {
     let manifests = render(&json!({

@@ -121,6 +121,11 @@ async fn a_release_comes_goes_and_comes_back_while_the_keys_stay() {
 
     // With the CRDs the LLMKey would go, and nobody could finish it.
     helm(&kubeconfig, &["upgrade", "llmkey-operator", &chart, "--set", "crds.keep=false"]);
+    // An upgrade takes away what a release has no more, and no Job is asked before it.
+    let gone = output(&kubeconfig, &["upgrade", "llmkey-operator", &chart, "--set", "crds.enabled=false"]);
+    let why = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert!(!gone.status.success() && why.contains("crds.keep=true"), "{why}");
+    assert_eq!(crds(&client).await, 4);
     let (gone, said) = uninstall(&client, &kubeconfig).await;
     assert!(!gone && said.contains("1 LLMKeys exist, and their CRD goes with this release"), "{said}");
     assert_eq!(crds(&client).await, api::crds().len());

@@ -194,8 +194,9 @@ async fn only_the_namespaces_of_the_list_are_touched() {
     // The rights to one namespace are gone when the operator starts again. That it sees no LLMKey there does not mean that there is
     // none: its ledger is not released, and its key goes on.
     let bindings: Api<RoleBinding> = Api::namespaced(a.client.clone(), &a.namespace);
-    let binding = bindings.get(&stage.installation.name).await.unwrap();
-    bindings.delete(&stage.installation.name, &DeleteParams::default()).await.unwrap();
+    let name = format!("{}-keys", stage.installation.name);
+    let binding = bindings.get(&name).await.unwrap();
+    bindings.delete(&name, &DeleteParams::default()).await.unwrap();
     let client = stage.installation.client(stage.cluster).await.unwrap();
     let looks: Api<Secret> = Api::namespaced(client, &a.namespace);
     wait("the rights are gone", async || looks.list(&ListParams::default()).await.is_err().then_some(()))

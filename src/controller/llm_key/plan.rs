@@ -236,6 +236,8 @@ pub struct Plan {
     pub pool: Option<PoolStatus>,
     /// A rotation is due and nothing but its turn holds it: where it stands in line.
     pub in_line: Option<Place>,
+    /// A key is to be made as soon as there is room for it, or the provider says whether there is.
+    pub awaits_room: bool,
 }
 
 /// What must be read before a decision that a glance led to.

@@ -193,7 +193,7 @@ impl Observed {
         let timeout = chrono::Duration::from_std(env.timings.scale(self.policy.timeout));
         timeout
             .ok()
-            .and_then(|timeout| version.created_at.checked_add_signed(timeout))
+            .and_then(|timeout| version.wanted_since().checked_add_signed(timeout))
             .unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 }

@@ -370,6 +370,8 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
     }
     let account = ctx.account(provider, &endpoint).await?;
     let capabilities = Capabilities::of_spec(&provider.spec, account.is_ok());
+    // A wish that keys stay off holds also while the credential cannot be used.
+    let meant = Capabilities::of_spec(&provider.spec, provider.spec.admin_credential_ref.is_some());
     let account_ref = account.as_ref().ok().map(|account| reference(name, provider, account));
     let mut held = match &account_ref {
         Some(account) => ctx.hold_on(account).await?.or_else(|| over_limit(ctx, provider, key)),
@@ -392,8 +394,8 @@ pub async fn resolve(ctx: &Ctx, key: &LLMKey) -> Result<Resolved, kube::Error> {
                 .or_else(|| misfit(key, provider, capabilities)),
             reports_last_use: capabilities.has(Capability::LastUsed),
             reports_usage: capabilities.has(Capability::Usage),
-            can_disable: capabilities.has(Capability::Disable),
-            matches: capabilities.has(Capability::Match),
+            can_disable: meant.has(Capability::Disable),
+            matches: meant.has(Capability::Match),
             ends_supplied: provider.spec.anthropic.as_ref().is_some_and(|block| block.end_supplied_keys),
             mint: capabilities.mint_kind(),
             tenancy,

@@ -163,7 +163,10 @@ pub fn judge(id: &str, name: &MintName, record: &Record) -> Verdict {
         return Verdict::Held;
     }
     let newest = record.versions.iter().map(|v| v.version).max().unwrap_or_default();
-    if name.attempt_number() > record.attempt || i64::from(name.version) > i64::from(newest) {
+    if name.attempt_number() > record.attempt
+        || i64::from(name.version) > i64::from(newest)
+        || is_of_another_history(name, record)
+    {
         return Verdict::Ahead;
     }
     let open = record.versions.iter().any(|v| v.state == VersionState::Intent && v.account.is_some());
@@ -179,6 +182,14 @@ pub fn judge(id: &str, name: &MintName, record: &Record) -> Verdict {
         return Verdict::Owned;
     }
     Verdict::Orphan
+}
+
+/// Whether the record has given the attempt's number to another name: by compare-and-swap a number has one. Then the ledger that
+/// gave this one was overtaken by an older copy, which has counted on.
+pub(crate) fn is_of_another_history(name: &MintName, record: &Record) -> bool {
+    let known = record.versions.iter().filter_map(|v| v.mint_name.as_deref()?.parse::<MintName>().ok());
+    let mut known = known.filter(|known| known.lineage == name.lineage);
+    known.any(|known| known.attempt_number() == name.attempt_number() && known != *name)
 }
 
 /// Plans a sweep.

@@ -314,3 +314,11 @@ fn a_list_before_the_ledgers_never_shows_a_live_key_as_nobodys() {
         "the other order is not safe, and this test sees it"
     );
 }
+
+#[test]
+fn a_number_that_the_ledger_gave_to_another_name_was_given_before_by_a_newer_ledger() {
+    let record = record(2, &[version(1, "Overlap", Some("k1")), version(2, "Current", Some("k2"))]);
+    assert_eq!(judge("k9", &name(2, 2), &record), Verdict::Orphan, "one attempt, carried out twice");
+    let other = MintName::new(INSTALL, LINEAGE, 2, AttemptId::new(2, 6).unwrap()).unwrap();
+    assert_eq!(judge("k9", &other, &record), Verdict::Ahead);
+}

@@ -75,6 +75,10 @@ pub fn of_secret(secret: &Secret, entry: Option<&str>, wishes: &Wishes) -> Resul
     if let Some(owner) = secret.labels().get(KEY_LABEL) {
         return Err(format!("Secret {secret_name} is delivered by LLMKey {owner} already"));
     }
+    if let Some(elsewhere) = elsewhere(entry, wishes, |name| data.get(name).is_some_and(|v| !v.0.is_empty()))
+    {
+        return Err(elsewhere);
+    }
     let wishes = &Wishes {
         provider: wishes.provider.or_else(|| by_variable(entry)).filter(|_| wishes.provider_ref.is_none()),
         ..wishes.clone()
@@ -133,9 +137,16 @@ pub fn of_secret(secret: &Secret, entry: Option<&str>, wishes: &Wishes) -> Resul
 /// # Errors
 /// A sentence, if there is none, or a name was given and there are several.
 pub fn of_variables(
-    variables: Vec<(String, SecretBytes)>,
+    mut variables: Vec<(String, SecretBytes)>,
     wishes: &Wishes,
 ) -> Result<(Vec<Draft>, Vec<String>), String> {
+    // Of one that is set twice the last line counts, as in a shell.
+    let mut later = BTreeSet::new();
+    variables.reverse();
+    variables.retain(|(name, _)| later.insert(name.clone()));
+    variables.reverse();
+    let urls: BTreeSet<String> =
+        variables.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect();
     let mut drafts: Vec<Draft> = Vec::new();
     let mut left = Vec::new();
     let mut names = BTreeSet::new();
@@ -145,6 +156,9 @@ pub fn of_variables(
             left.push(variable);
             continue;
         };
+        if let Some(elsewhere) = elsewhere(&variable, wishes, |name| urls.contains(name)) {
+            return Err(elsewhere);
+        }
         let again = drafts
             .iter()
             .any(|draft| draft.source.as_ref().is_some_and(|(_, _, known)| known.expose() == value.expose()));
@@ -172,6 +186,21 @@ pub fn of_variables(
         }
         _ => Ok((drafts, left)),
     }
+}
+
+/// Why a key is not taken for one of the public endpoint unasked: beside it stands the address of another server, and the key
+/// would be shown to a stranger.
+fn elsewhere(key: &str, wishes: &Wishes, is_set: impl Fn(&str) -> bool) -> Option<String> {
+    let unasked = wishes.provider.is_none() && wishes.provider_ref.is_none();
+    let of = key.strip_suffix("_API_KEY").or_else(|| key.strip_suffix("_KEY")).filter(|_| unasked)?;
+    let names =
+        ["BASE_URL", "API_BASE", "API_BASE_URL", "API_URL", "ENDPOINT"].map(|end| format!("{of}_{end}"));
+    let found = names.iter().find(|name| is_set(name))?;
+    let provider = by_variable(key)
+        .map_or_else(String::new, |p| format!("; if it is the provider's own, say --provider {p:?}"));
+    Some(format!(
+        "{found} says to which server {key} belongs: name the LLMProvider with that baseURL by --provider-ref{provider}"
+    ))
 }
 
 fn by_variable(variable: &str) -> Option<PublicProvider> {
@@ -317,5 +346,35 @@ mod tests {
             let variables = default_data(provider.into(), true, None);
             assert!(variables.keys().all(|variable| by_variable(variable) == Some(provider)), "{provider:?}");
         }
+    }
+
+    #[test]
+    fn a_key_beside_another_servers_address_is_not_shown_to_the_public_one() {
+        let gateway = |wishes: &Wishes| {
+            let file = [("OPENAI_BASE_URL", "https://gateway.internal/v1"), ("OPENAI_API_KEY", "sk-1")];
+            let file = file.map(|(name, value)| (name.to_owned(), value.into()));
+            of_variables(file.into(), wishes).map(|(drafts, _)| drafts[0].key.spec.provider)
+        };
+        let refused_so = gateway(&Wishes::default()).err().unwrap();
+        assert!(
+            refused_so.contains("OPENAI_BASE_URL") && refused_so.contains("--provider-ref"),
+            "{refused_so}"
+        );
+        assert!(refused_so.contains("--provider OpenAI"), "{refused_so}");
+        let public = Wishes { provider: Some(PublicProvider::OpenAI), ..Wishes::default() };
+        assert_eq!(gateway(&public).unwrap(), Some(PublicProvider::OpenAI));
+        let own = Wishes { provider_ref: Some("gateway".into()), ..Wishes::default() };
+        assert_eq!(gateway(&own).unwrap(), None);
+        let both = secret(&json!({"data": {"OPENAI_API_KEY": "eA==", "OPENAI_BASE_URL": "eQ=="}}));
+        assert!(refused(&both, Some("OPENAI_API_KEY"), &Wishes::default()).contains("OPENAI_BASE_URL"));
+    }
+
+    #[test]
+    fn of_a_variable_that_is_set_twice_the_last_line_counts() {
+        let file = [("OPENAI_API_KEY", "sk-old"), ("OPENAI_API_KEY", "sk-new")];
+        let file = file.map(|(name, value)| (name.to_owned(), value.into())).into();
+        let (drafts, left) = of_variables(file, &Wishes::default()).unwrap();
+        let (_, _, value) = drafts[0].source.as_ref().unwrap();
+        assert_eq!((drafts.len(), left.len(), value.expose()), (1, 0, &b"sk-new"[..]));
     }
 }

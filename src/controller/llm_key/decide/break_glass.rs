@@ -3,7 +3,6 @@
 use super::due;
 use super::flight::carried;
 use super::gate::delta;
-use super::retire;
 use super::rotate::{self, fold_delivery, intent};
 use super::successor;
 use crate::api::{OnReplacementFailure, Reason};
@@ -23,8 +22,8 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
     let delivered = record.delivered().map(|v| v.version);
     let listed: Vec<&Version> =
         record.versions.iter().filter(|v| v.origin == Origin::Minted && is_listed(o, record, v)).collect();
-    if listed.iter().any(|v| v.state == VersionState::Intent) {
-        retire::abandon_intents(&super::view(o, record), env, plan);
+    if let Some(attempt) = listed.iter().find(|v| v.state == VersionState::Intent) {
+        super::pin::abandon_attempt(o, record, attempt, env, plan);
         plan.hold = true;
         return;
     }
@@ -50,7 +49,9 @@ pub(super) fn advance(o: &Observed, record: &Record, env: &Env, plan: &mut Plan)
 
 /// Whether the version, or another one with its key, stands in the list: a key is compromised, not a number.
 fn is_listed(o: &Observed, record: &Record, version: &Version) -> bool {
-    o.key.revoked_versions.contains(&version.version)
+    let named = |number: i32| o.key.revoked_versions.contains(&number);
+    named(version.version)
+        || version.key_of.is_some_and(named)
         || version.key.as_ref().is_some_and(|key| rotate::listed(&o.key, record, key))
 }
 
@@ -87,6 +88,10 @@ pub(super) fn supplied(o: &Observed, record: &Record, _: &Env, plan: &mut Plan) 
 fn retiring(record: &Record, numbers: &[i32], env: &Env) -> Record {
     let mut next = successor(record, env);
     for number in numbers {
+        let undelivered = record.version(*number).filter(|v| v.state == VersionState::Pending);
+        if let Some(version) = undelivered {
+            super::pin::asks_again(version, &mut next);
+        }
         let begun = next.advance(*number, VersionState::Retiring);
         if let Some(version) = next.version_mut(*number)
             && (begun || version.put_off(env.now).is_some())

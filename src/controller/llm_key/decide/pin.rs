@@ -285,13 +285,13 @@ pub(super) fn borrowed(o: &Observed, record: &Record, version: &Version) -> bool
 }
 
 /// What was asked for has not happened: the token asks again.
-fn asks_again(version: &Version, next: &mut Record) {
+pub(super) fn asks_again(version: &Version, next: &mut Record) {
     if version.reason == RotationReason::Requested {
         next.handled_rotate = None;
     }
 }
 
-/// Ends an attempt to make a key that the pin leaves no room for.
+/// Ends an attempt to make a key that the spec leaves no room for.
 pub(super) fn abandon_attempt(o: &Observed, record: &Record, version: &Version, env: &Env, plan: &mut Plan) {
     retire::abandon_intents(&super::view(o, record), env, plan);
     for effect in &mut plan.effects {

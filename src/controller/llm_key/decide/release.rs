@@ -57,7 +57,11 @@ pub(super) fn take_over(o: &Observed, record: &Record, env: &Env, plan: &mut Pla
     let mut next = successor(record, env);
     next.owner = Some(o.key.uid.clone());
     next.released = None;
-    next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
+    // One that is there at creation is answered; a later one asks.
+    let asked = o.key.asked.rotate.as_ref().and_then(|requester| requester.at);
+    if asked.is_none_or(|at| at <= o.key.created) {
+        next.handled_rotate = o.key.rotate.clone().or(next.handled_rotate);
+    }
     if !keeps_keys(o, record, env) {
         // By the terms of the LLMKey that they were made for.
         let until = match &record.released {

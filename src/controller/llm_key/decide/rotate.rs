@@ -26,9 +26,11 @@ pub(super) fn before_intent(o: &Observed, record: &Record, env: &Env, plan: &mut
     let first = lease::missing(o).or_else(|| choice.then_some(Effect::Choose));
     let waits = first.is_some();
     plan.effects.extend(first);
-    waits
+    let waits = waits
         || slots::before_intent(o, record, env, plan)
-        || spare::usable(o, record).is_none() && unnamed::before_intent(o, record, env, plan)
+        || spare::usable(o, record).is_none() && unnamed::before_intent(o, record, env, plan);
+    plan.awaits_room |= waits;
+    waits
 }
 
 /// L1 of a minted version: its name is on record before the provider hears of it. A rotation takes the spare, if there is one.
@@ -75,6 +77,8 @@ pub(super) fn supplied(
     next.versions.push(Version {
         key: Some(facts.clone()),
         account: o.provider.account.clone(),
+        // The first one becomes current without a write of its own.
+        target: Some(o.key.target_name.clone()),
         ..Version::begun(number, VersionState::Publishing, Origin::Supplied, reason, env.now)
     });
     next.prune();

@@ -129,7 +129,9 @@ pub(super) fn finalizer(o: &Observed, record: &Record, env: &Env, plan: &mut Pla
         return;
     }
     let intents = record.versions.iter().any(|v| v.state == VersionState::Intent);
-    let needed = (record.minted_alive().next().is_some() || intents) && !o.key.retain_on_delete;
+    // Set before there was room: taken off meanwhile it would be set again at once.
+    let waits = plan.awaits_room && o.key.finalizer;
+    let needed = (record.minted_alive().next().is_some() || intents || waits) && !o.key.retain_on_delete;
     if needed != o.key.finalizer {
         plan.effects.push(Effect::SetFinalizer(needed));
     }

@@ -1,5 +1,6 @@
 //! Keys at the account that this ledger's attempts made and that no version points to.
 
+use crate::controller::sweeper::decide::is_of_another_history;
 use crate::domain::names::{MintName, lineage_code};
 use crate::ledger::Record;
 use crate::provider::ProviderKeyId;
@@ -29,7 +30,11 @@ pub(crate) fn strays(
         .into_iter()
         .filter(|(_, name)| {
             name.parse::<MintName>().is_ok_and(|name| {
-                name.lineage == lineage && name.attempt_number() < below && i64::from(name.version) >= first
+                name.lineage == lineage
+                    && name.attempt_number() < below
+                    && i64::from(name.version) >= first
+                    // The sweep tells of it, and freezes the account.
+                    && (all || !is_of_another_history(&name, record))
             })
         })
         .filter(|(id, _)| !recorded.iter().any(|known| known.same_handle(id)))

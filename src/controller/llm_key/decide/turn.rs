@@ -86,5 +86,5 @@ fn gives_way(o: &Observed, version: &Version, env: &Env) -> bool {
         Reason::MintFailed => f.count >= PATIENCE,
         _ => f.at_provider(),
     });
-    fails || env.now >= version.created_at + delta(env.timings.scale(o.policy.timeout))
+    fails || env.now >= version.wanted_since() + delta(env.timings.scale(o.policy.timeout))
 }

@@ -121,3 +121,19 @@ fn a_version_on_its_way_is_given_up_and_leaves_no_key() {
     assert_eq!(run.world.live_keys().count(), 1);
     assert_eq!(serde_json::to_value(record.versions[0].state).unwrap(), json!("Abandoned"));
 }
+
+#[test]
+fn a_rotation_whose_version_is_listed_before_it_is_delivered_is_asked_for_again() {
+    let mut run = delivered();
+    run.world.provider.refuses.insert("proj_1".into());
+    run.world.rotate("now");
+    run.until(&[], 660).unwrap();
+    assert_eq!(states(&run.world), [Current, Intent]);
+    run.world.provider.refuses.clear();
+    burn(&mut run, &[2]);
+    run.until(&[], 2400).unwrap();
+    let record = run.world.record();
+    let newest = record.versions.last().map(|v| (v.version, v.state, v.reason));
+    assert_eq!(newest, Some((3, Current, RotationReason::Requested)), "{}", run.story());
+    assert_eq!(record.handled_rotate.as_deref(), Some("now"));
+}

@@ -174,3 +174,9 @@ fn a_value_that_comes_back_in_its_overlap_is_not_ended() {
     assert_eq!(states(&run.world), [Republished, Revoked, Current], "{}", run.story());
     assert_eq!(live(&run.world), ["key_1"]);
 }
+
+#[test]
+fn the_first_one_has_on_record_where_it_is_delivered() {
+    let run = after(world(true), 60);
+    assert_eq!(run.world.record().versions[0].target.as_deref(), Some("chat"), "{}", run.story());
+}

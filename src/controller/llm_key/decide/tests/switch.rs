@@ -79,3 +79,16 @@ fn keys_that_are_off_are_revoked_by_name() {
     run.until(&[], HOUR).unwrap();
     assert_eq!(states(&run.world), [Revoked], "{}", run.story());
 }
+
+#[test]
+fn a_listed_key_is_replaced_and_revoked_also_while_all_are_to_be_off() {
+    let mut run = after(switching(), 600);
+    desire(&mut run, DesiredState::Disabled);
+    run.until(&[], 1200).unwrap();
+    // The new key is accepted only after a while: until then it is no key that is off.
+    run.world.provider.spreading = std::time::Duration::from_secs(300);
+    run.world.edit(|key| key.spec.revoked_versions = vec![1]);
+    run.until(&[], 3 * HOUR).unwrap();
+    assert_eq!((states(&run.world), off(&run)), (vec![Revoked, Current], 2), "{}", run.story());
+    assert_eq!(ready(&run.world), "False SwitchedOff");
+}

@@ -209,3 +209,18 @@ fn status_shows_the_next_three_and_none_while_one_is_due() {
     assert_eq!(upcoming(&run), (Vec::new(), Some(days(1))), "since when it is due");
     assert!(at(0) < run.world.now);
 }
+
+#[test]
+fn one_that_takes_an_old_spare_has_all_the_time_that_others_have() {
+    let mut run = crowded();
+    run.world.turn = Turn::Now;
+    run.world.provider.full = true;
+    run.until(&[], DAY + 60).unwrap();
+    run.world.now += chrono::Duration::hours(1);
+    assert_eq!(stands(&run, &look(&run)), Standing::Aside);
+    let now = run.world.now;
+    run.world.ledger.as_mut().unwrap().record.versions[1].promoted_at = Some(now);
+    let mut o = look(&run);
+    o.memory.failing.clear();
+    assert_eq!(stands(&run, &o), Standing::Rotating);
+}

@@ -4,6 +4,8 @@ use super::deliver::{after, states};
 use super::driver::{Fault, Run};
 use super::world::{ProviderKey, World, at};
 use crate::api::DesiredState;
+use crate::domain::health::Verdict;
+use crate::domain::lifecycle::Origin;
 use crate::domain::lifecycle::VersionState::{Abandoned, Current, Overlap, Revoked};
 
 const HOUR: i64 = 3600;
@@ -197,4 +199,31 @@ fn an_attempt_that_nobody_wants_any_more_leaves_nothing() {
         run.story()
     );
     assert_eq!(run.world.holder, None);
+}
+
+#[test]
+fn who_waits_for_room_beside_a_supplied_key_writes_nothing_meanwhile() {
+    let mut world = with(&["ACCA1", "ACCA2"]);
+    world.supply("sk-supplied-1", Verdict::Valid);
+    world.edit(|key| {
+        key.spec.source.mint = None;
+        let secret = serde_json::from_value(serde_json::json!({"name": "source", "key": "key"})).unwrap();
+        key.spec.source.secret_ref = Some(secret);
+    });
+    let mut run = after(world, 600);
+    let made: fn(&mut World) = |w| {
+        w.edit(|key| {
+            key.spec.source.secret_ref = None;
+            key.spec.source.mint = Some(crate::api::Mint {});
+        });
+    };
+    run.until(&[(600, made)], 660).unwrap();
+    assert_eq!(told(&run, "RotationDue").1, "SlotsTaken", "{}", run.story());
+    let (set, writes) = (places(&run, "set_finalizer").len(), run.world.history.writes);
+    run.until(&[], HOUR).unwrap();
+    let now = (places(&run, "set_finalizer").len(), run.world.history.writes);
+    assert_eq!((now, set), ((set, writes), 1), "{}", run.story());
+    let room: fn(&mut World) = |w| w.provider.keys.retain(|key| key.id != "ACCA1");
+    run.until(&[(HOUR, room)], 2 * HOUR).unwrap();
+    assert_eq!(run.world.record().current().map(|v| v.origin), Some(Origin::Minted), "{}", run.story());
 }
