@@ -132,7 +132,13 @@ pub fn burn(key: &LLMKey, named: &[i32]) -> Result<Change, PluginError> {
     }
     let told: Vec<String> =
         wanted.iter().map(|version| format!("{version}{}", four(key, *version))).collect();
-    let in_use = current.filter(|current| wanted.contains(current));
+    let fingerprint = |number: i32| versions(key).find(|v| v.version == number)?.fingerprint.as_ref();
+    // A key is hit and not a number: the version in use may have that of an older one.
+    let hit = |number: i32| {
+        let of = fingerprint(number);
+        wanted.contains(&number) || of.is_some() && wanted.iter().any(|wanted| fingerprint(*wanted) == of)
+    };
+    let in_use = current.filter(|current| hit(*current));
     let replaced = in_use.map_or_else(String::new, |current| {
         format!("; version {current} is in use and is replaced first, without an overlap: pods that do not get the next key at once are refused")
     });
@@ -253,6 +259,18 @@ mod tests {
         assert_eq!(change.notes, Vec::<String>::new());
         let held = rotate(&key(&json!({"pinnedVersion": 3}), &status()), "now");
         assert!(held.notes[0].contains("version 3"), "{:?}", held.notes);
+    }
+
+    #[test]
+    fn a_key_in_use_is_told_of_whichever_of_its_versions_is_burnt() {
+        let mut pinned = status();
+        pinned["versions"][0]["fingerprint"] = json!("a");
+        pinned["versions"][1]["fingerprint"] = json!("a");
+        let told = |versions: &[i32]| burn(&key(&json!({}), &pinned), versions).unwrap().asks;
+        assert!(told(&[2]).contains("version 3 is in use and is replaced first"), "{}", told(&[2]));
+        pinned["versions"][1]["fingerprint"] = json!("b");
+        let told = burn(&key(&json!({}), &pinned), &[2]).unwrap().asks;
+        assert!(!told.contains("in use"), "{told}");
     }
 
     #[test]

@@ -290,6 +290,8 @@ fn by(key: &LLMKey, policy: Option<&PolicyView>) -> (&'static str, &'static str)
         ("Person", "; put the next key into the source Secret")
     } else if reminds {
         ("Person", "; the policy only reminds: set llmkeys.dev/rotate")
+    } else if key.spec.pinned_version.is_some() {
+        ("Person", "; pinned: take spec.pinnedVersion away")
     } else if paused {
         ("Person", "; paused: take llmkeys.dev/paused away")
     } else {

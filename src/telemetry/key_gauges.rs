@@ -26,6 +26,8 @@ pub struct KeyGauges {
     pub ready: Option<bool>,
     /// When the next rotation is due.
     pub next_rotation: Option<i64>,
+    /// When the key ends at its provider, as `spec.expiresAt` says.
+    pub expiry: Option<i64>,
     /// When the provider was last asked about the published key.
     pub last_probe: Option<i64>,
     /// When the current version was published.
@@ -65,7 +67,7 @@ pub(super) struct KeyTable(Mutex<Keys>);
 type Value = fn(&KeyGauges) -> Option<i64>;
 
 /// Name, help, unit and value of each gauge that has no label beyond the two names.
-const GAUGES: [(&str, &str, Option<Unit>, Value); 5] = [
+const GAUGES: [(&str, &str, Option<Unit>, Value); 6] = [
     (
         "key_ready",
         "1 if the LLMKey's condition Ready is True; alert on 0 for longer than a rotation takes.",
@@ -75,6 +77,12 @@ const GAUGES: [(&str, &str, Option<Unit>, Value); 5] = [
     ("key_next_rotation_timestamp", "When the next rotation is due.", Some(Unit::Seconds), |g| {
         g.next_rotation
     }),
+    (
+        "key_expiry_timestamp",
+        "When the key ends at its provider, as spec.expiresAt says.",
+        Some(Unit::Seconds),
+        |g| g.expiry,
+    ),
     (
         "key_last_probe_timestamp",
         "When the provider was last asked about the published key.",
@@ -188,6 +196,6 @@ mod tests {
     #[test]
     fn a_key_costs_little() {
         let entry = size_of::<((Box<str>, Box<str>), KeyGauges)>();
-        assert!(entry <= 112, "{entry} bytes for each key, without its names");
+        assert!(entry <= 128, "{entry} bytes for each key, without its names");
     }
 }

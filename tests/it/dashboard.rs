@@ -66,7 +66,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
 }
 
-/// A key that was rotated, one that the provider refuses, one that was deleted and waits, and a provider without a credential.
+/// A key that was rotated and used, one that the provider refuses, one that was deleted and waits, and a provider without a credential.
 async fn busy(t: &Tenant) {
     let policy = json!({"schedule": {"interval": "24h"}, "overlap": {"minimum": "15m", "evidence": {"quietFor": "0s"}}});
     t.policy("policy", policy).await;
@@ -74,6 +74,8 @@ async fn busy(t: &Tenant) {
     t.ready("chat").await;
     t.annotate("chat", "llmkeys.dev/rotate", Some("1")).await;
     t.until("chat", "rotated", |key| state(key, 1).as_deref() == Some("Revoked")).await;
+    let value = t.delivered("chat", "OPENAI_API_KEY").await.unwrap();
+    assert_eq!(super::usage::call(t.sandbox(), &t.sandbox().base_url(), &value, "one two").await.0, 200);
 
     let value = t.person_key("refused");
     t.source("refused", &value).await;

@@ -37,7 +37,7 @@ fn question(key: &str) -> UsageQuestion {
 }
 
 /// Calls a model with a key. Returns the status and the answer.
-async fn call(sandbox: &Sandbox, base: &str, key: &str, words: &str) -> (u16, Value) {
+pub(crate) async fn call(sandbox: &Sandbox, base: &str, key: &str, words: &str) -> (u16, Value) {
     let body = json!({"model": "gpt-4o", "messages": [{"role": "user", "content": words}], "temperature": 0});
     let request = client(sandbox).post(format!("{base}/chat/completions")).bearer_auth(key).json(&body);
     let reply = request.send().await.unwrap();

@@ -418,6 +418,7 @@ fn gauges(ctx: &Ctx, o: &Observed, status: &LLMKeyStatus) {
             state: health.map_or("Unknown", |h| h.state.as_str()),
             ready: (!ended).then(|| holds("Ready")),
             next_rotation: seconds(&status.next_rotation_time),
+            expiry: o.key.expires_at.filter(|_| !ended).map(|at| at.timestamp()),
             last_probe: health.and_then(|h| h.last).map(|(_, at)| at.timestamp()),
             published: published.and_then(seconds),
             spare: (o.policy.spares > 0 && o.key.minted && !o.key.revoke_all)

@@ -67,6 +67,7 @@ fn rotations_of_all_keys_stand_in_order_with_who_and_why() {
         key("weekly", "weekly", json!({})),
         key("reminded", "reminding", json!({})),
         key("paused", "weekly", json!({"metadata": {"annotations": {"llmkeys.dev/paused": "true"}}})),
+        key("pinned", "weekly", json!({"spec": {"pinnedVersion": 1}})),
     ];
     let reminding = json!({
         "schedule": {"cron": {"expression": "0 12 10 * *"}}, "jitter": "1h", "mode": "RemindOnly",
@@ -77,7 +78,9 @@ fn rotations_of_all_keys_stand_in_order_with_who_and_why() {
     let weeks = ["2027-01-07", "2027-01-14", "2027-01-21", "2027-01-28"];
     let mut wanted: Vec<String> = weeks
         .iter()
-        .flat_map(|day| [format!("{day} paused Person"), format!("{day} weekly Operator")])
+        .flat_map(|day| {
+            [format!("{day} paused Person"), format!("{day} pinned Person"), format!("{day} weekly Operator")]
+        })
         .collect();
     wanted.push("2027-01-10 reminded Person".into());
     wanted.sort();

@@ -9,6 +9,7 @@ const KEY: KeyGauges = KeyGauges {
     state: HealthState::Valid.as_str(),
     ready: Some(true),
     next_rotation: Some(1_800_000_000),
+    expiry: Some(1_900_000_000),
     last_probe: Some(1_700_000_000),
     published: Some(1_600_000_000),
     spare: Some(true),
@@ -102,7 +103,7 @@ fn read(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
 
 #[test]
 fn the_text_is_valid() {
-    assert_eq!(read(&all().encode().unwrap()).len(), 30);
+    assert_eq!(read(&all().encode().unwrap()).len(), 31);
     assert_eq!(read(&Metrics::new("1.2.3", true).encode().unwrap()).len(), 4);
 }
 
